@@ -1,0 +1,143 @@
+/* The base room: context, errors, memory, files, random numbers, threads. Knows nothing about
+ * networks. Every other room may include it. */
+#ifndef NIBBLE_BASE_H
+#define NIBBLE_BASE_H
+
+#include <nibble/nibble.h>
+
+#if defined(__GNUC__)
+#define NBI_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define NBI_PRINTF(f, a)
+#endif
+#define NBI_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* ---- errors -------------------------------------------------------------------------------- */
+
+/* Records the message and returns `status`: return nb_fail(ctx, NB_EFORMAT, "node '%s': …", …).
+ * ctx may be NULL (no message is kept). */
+nb_status nb_fail(nb_ctx *ctx, nb_status status, const char *format, ...) NBI_PRINTF(3, 4);
+/* nb_fail for a failed allocation of `bytes`. */
+nb_status nb_fail_memory(nb_ctx *ctx, size_t bytes);
+/* Puts "text: " before the message of an error that is being forwarded; returns `status`. */
+nb_status nb_fail_prefix(nb_ctx *ctx, nb_status status, const char *format, ...) NBI_PRINTF(3, 4);
+void nb_log(nb_ctx *ctx, nb_log_level level, const char *format, ...) NBI_PRINTF(3, 4);
+/* Reports progress (rate-limited); returns NB_ECANCELLED after nb_ctx_cancel(). */
+nb_status nb_progress(nb_ctx *ctx, const char *what, double done, double total);
+bool nb_cancelled(const nb_ctx *ctx);
+/* Monotonic seconds since the context was made. */
+double nb_seconds(const nb_ctx *ctx);
+
+/* Forwards a failure. */
+#define NB_TRY(expr)                                                                               \
+    do {                                                                                           \
+        nb_status nb_try_status_ = (expr);                                                         \
+        if (nb_try_status_ != NB_OK) return nb_try_status_;                                        \
+    } while (0)
+/* Forwards a failure through the function's `done:` label; needs a local `nb_status st`. */
+#define NB_TRYG(expr)                                                                              \
+    do {                                                                                           \
+        st = (expr);                                                                               \
+        if (st != NB_OK) goto done;                                                                \
+    } while (0)
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* 64-byte aligned, zeroed; count*size is checked. *out is NULL for 0 bytes. Free with nbi_free. */
+nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
+/* Grows *pointer (from nbi_alloc or NULL) to hold `count` items, keeping the first `old_count`. */
+nb_status nbi_grow(nb_ctx *ctx, void *pointer, size_t old_count, size_t count, size_t size);
+void nbi_free(void *pointer); /* NULL is allowed */
+/* true and *out = a*b, or false on overflow. */
+bool nbi_mul_size(size_t a, size_t b, size_t *out);
+/* Makes the k-th allocation from now fail (k = 1 is the next one; 0 = never). Tests only. */
+void nbi_alloc_fail_after(long k);
+
+/* A bump allocator; everything is freed at once. Zero-initialised is a valid empty arena. */
+typedef struct nbi_arena {
+    struct nbi_arena_block *head;
+    size_t used, size; /* of the head block */
+    size_t total;      /* bytes handed out */
+} nbi_arena;
+/* Zeroed, 64-byte aligned for sizes ≥ 64, else 16. NULL when there is no memory. */
+void *nbi_arena_alloc(nbi_arena *arena, size_t count, size_t size);
+/* A copy of `length` bytes plus a NUL. NULL when there is no memory. */
+char *nbi_arena_text(nbi_arena *arena, const char *text, size_t length);
+char *nbi_arena_format(nbi_arena *arena, const char *format, ...) NBI_PRINTF(2, 3);
+void nbi_arena_free(nbi_arena *arena);
+
+/* A growing byte buffer; zero-initialised is empty. `data` always ends in a NUL past `size`. */
+typedef struct nbi_buf {
+    char *data;
+    size_t size, capacity;
+} nbi_buf;
+nb_status nbi_buf_append(nb_ctx *ctx, nbi_buf *buf, const void *data, size_t size);
+nb_status nbi_buf_printf(nb_ctx *ctx, nbi_buf *buf, const char *format, ...) NBI_PRINTF(3, 4);
+void nbi_buf_free(nbi_buf *buf);
+
+/* ---- files --------------------------------------------------------------------------------- */
+
+/* Reads a whole regular file of at most `max_bytes`. Free *out_data with nbi_free. */
+nb_status nbi_file_read(nb_ctx *ctx, const char *path, size_t max_bytes, void **out_data,
+                        size_t *out_size);
+/* Writes path.tmp, syncs, renames: the old content or the new one, never half. */
+nb_status nbi_file_write(nb_ctx *ctx, const char *path, const void *data, size_t size);
+/* mkdir -p; NB_OK when it exists. */
+nb_status nbi_make_folder(nb_ctx *ctx, const char *path);
+bool nbi_file_exists(const char *path);
+bool nbi_is_folder(const char *path);
+
+/* ---- random numbers ------------------------------------------------------------------------ */
+
+/* PCG32 (O'Neill 2014): small, seeded, the same on every machine. */
+typedef struct nbi_rng {
+    uint64_t state, inc;
+} nbi_rng;
+void nbi_rng_seed(nbi_rng *rng, uint64_t seed, uint64_t stream);
+uint32_t nbi_rng_u32(nbi_rng *rng);
+/* Uniform in 0..n-1 without bias; n ≥ 1. */
+uint32_t nbi_rng_below(nbi_rng *rng, uint32_t n);
+/* Uniform in [0, 1), 24 bits. */
+float nbi_rng_uniform(nbi_rng *rng);
+/* Standard normal (Box–Muller). */
+double nbi_rng_normal(nbi_rng *rng);
+/* Fisher–Yates. */
+void nbi_rng_shuffle(nbi_rng *rng, uint32_t *items, size_t n);
+/* 64-bit FNV-1a; start with NBI_HASH_START. */
+#define NBI_HASH_START 14695981039346656037ull
+uint64_t nbi_hash(uint64_t hash, const void *data, size_t size);
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+/* fn(user, begin, end, worker) on disjoint chunks that cover 0..n-1; chunk borders depend on n and
+ * `chunk` only, never on the thread count, so results may be summed per chunk deterministically.
+ * worker is 0..threads-1. The first failure is returned, other chunks may or may not have run.
+ * Nested calls run on the calling thread. */
+typedef nb_status (*nbi_range_fn)(void *user, size_t begin, size_t end, int worker);
+nb_status nbi_parallel(nb_ctx *ctx, size_t n, size_t chunk, nbi_range_fn fn, void *user);
+
+/* ---- options ------------------------------------------------------------------------------- */
+
+/* A table row of a scheme, search or reader: parsing, bounds errors, help and docs come from it. */
+typedef struct nbi_option {
+    const char *name;
+    enum { NBI_OPT_INT, NBI_OPT_REAL, NBI_OPT_BOOL, NBI_OPT_CHOICE } type;
+    double def, min, max;
+    const char *choices; /* "a|b|c" for NBI_OPT_CHOICE: the value is the index */
+    const char *help;
+} nbi_option;
+/* Parses "key=value,key=value" over a table into values[i] (defaults first). text NULL or "" = all
+ * defaults. The error names the key, the value and the bounds. `owner` names whose options. */
+nb_status nbi_options_parse(nb_ctx *ctx, const char *owner, const nbi_option *table, size_t n,
+                            const char *text, double *values);
+
+/* ---- data types ---------------------------------------------------------------------------- */
+
+/* "float32" …; never NULL. */
+const char *nbi_dtype_name(nb_dtype dtype);
+/* Bits per element: 32, 8, 4, 2…; 0 for NONE and STRING. BOOL is 8. */
+int nbi_dtype_bits(nb_dtype dtype);
+/* Bytes of `count` elements, packed (ceil). */
+size_t nbi_dtype_bytes(nb_dtype dtype, size_t count);
+
+#endif

@@ -1,0 +1,23 @@
+/* The fields of nb_ctx; only base/ looks inside. */
+#ifndef NIBBLE_BASE_CTX_H
+#define NIBBLE_BASE_CTX_H
+
+#include "base/base.h"
+
+#include <stdatomic.h>
+
+struct nb_ctx {
+    char message[1024];
+    int threads;
+    uint64_t seed;
+    atomic_bool cancel;
+    double start, last_progress;
+    nb_log_fn log;
+    void *log_user;
+    nb_progress_fn progress;
+    void *progress_user;
+};
+
+int nbi_cores(void);
+
+#endif

@@ -1,0 +1,36 @@
+/* Runs a float graph whose shapes are all known: plan once, run many times. Uses linalg (oneDNN
+ * where built in) for the heavy operators and each op's reference for the rest. */
+#ifndef NIBBLE_EXEC_EXEC_H
+#define NIBBLE_EXEC_EXEC_H
+
+#include "ir/graph.h"
+#include "ops/op.h"
+
+typedef struct nbi_exec nbi_exec;
+
+enum {
+    NBI_EXEC_REFERENCE = 1u << 0, /* plain C only, contiguous ONNX order: the oracle */
+    NBI_EXEC_KEEP_ALL = 1u << 1   /* no buffer is re-used: every tensor can be read afterwards */
+};
+
+/* A copy of `graph` with the given input shapes bound (n = graph->n_inputs; dims all ≥ 0), every
+ * shape inferred, shape arithmetic and constants folded, dead nodes gone. NB_EFORMAT if a shape
+ * cannot be determined; nodes of unknown type and what only they feed are kept, unshaped. */
+nb_status nbi_specialize(nb_ctx *ctx, const nbi_graph *graph, const nbi_view *input_shapes,
+                         nbi_graph **out);
+/* nbi_specialize with dimension 0 of every input = batch where it is unknown (other unknown
+ * dimensions are an error that names them). */
+nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
+
+/* `graph` must outlive the plan. Fails with NB_EUNSUPPORTED naming the first node that has no
+ * implementation among those that the requested outputs need. */
+nb_status nbi_exec_new(nb_ctx *ctx, const nbi_graph *graph, unsigned flags, nbi_exec **out);
+void nbi_exec_free(nbi_exec *exec);
+/* Inputs in graph-input order: contiguous ONNX order, dtype and shape as in the graph. */
+nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *exec, const void *const *inputs);
+/* The value of a tensor after a run (outputs always; others with KEEP_ALL): strided view. */
+nb_status nbi_exec_value(nb_ctx *ctx, const nbi_exec *exec, int tensor, nbi_view *out);
+/* Peak bytes of the planned activation arena. */
+size_t nbi_exec_arena_bytes(const nbi_exec *exec);
+
+#endif

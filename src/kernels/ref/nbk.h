@@ -1,0 +1,139 @@
+/* nbk: the definition of nibble's quantized arithmetic. Freestanding C99 (stdint.h and stddef.h
+ * only), no allocation, no global state. The engine runs these functions or SIMD twins proven equal
+ * to them; the C generator copies these files and emits calls to them. One function family per
+ * file: nbk_conv.c, nbk_dwconv.c, nbk_add.c, nbk_mul.c, nbk_pool.c, nbk_lut.c, nbk_copy.c.
+ *
+ * A tensor holds 8-bit values v (u8 or s8) in H,W,C order, one image; its real value is
+ * scale·(v − zero). Scales never appear here: they are folded into integer multipliers.
+ * All sizes and products are proven not to overflow int32 when a program is lowered. */
+#ifndef NBK_H
+#define NBK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { NBK_U8 = 0, NBK_S8 = 1, NBK_S32 = 2 }; /* element types */
+
+/* The one rounding: nearest, ties towards +infinity. 1 ≤ shift ≤ 62, |acc·mult| < 2^62. */
+static inline int64_t nbk_rescale(int32_t acc, int32_t mult, int shift) {
+    return ((int64_t)acc * mult + ((int64_t)1 << (shift - 1))) >> shift;
+}
+static inline int32_t nbk_clamp(int64_t v, int32_t lo, int32_t hi) {
+    return v < lo ? lo : v > hi ? hi : (int32_t)v;
+}
+
+/* ---- weights ------------------------------------------------------------------------------- */
+
+/* Packed weights: codes of `bits` (1..8) as one little-endian bit stream, first code in the lowest
+ * bits of byte 0, no padding between codes. A code is a two's complement number, or, with a level
+ * table, an index into it. Writes `count` levels from code number `first` on. */
+void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t first, size_t count,
+                int8_t *out);
+
+/* ---- convolution --------------------------------------------------------------------------- */
+
+/* y[o] = clamp(rescale(bias[o] + Σ w[o]·x, mult[o], shift[o]) + out_zero, out_lo, out_hi).
+ * A padded tap has the value in_zero, so Σ runs over all taps; the term −in_zero·Σw is in bias. */
+typedef struct nbk_conv {
+    int16_t in_h, in_w, in_c, out_h, out_w, out_c; /* out_c over all groups */
+    int16_t kh, kw, sh, sw, dh, dw, pt, pl;        /* kernel, stride, dilation, pad top, pad left */
+    int16_t groups;                                /* divides in_c and out_c */
+    int16_t in_zero, out_zero;
+    uint8_t in_type, out_type; /* NBK_U8, NBK_S8; out also NBK_S32 */
+    uint8_t w_bits;
+    int32_t out_lo, out_hi;
+    const uint8_t *w;       /* packed [out_c][kh][kw][in_c/groups] */
+    const int8_t *w_levels; /* NULL or 2^w_bits levels */
+    const int32_t *bias;    /* [out_c] */
+    const int32_t *mult;    /* [out_c], 0 ≤ mult */
+    const uint8_t *shift;   /* [out_c], 1..62 */
+} nbk_conv;
+/* scratch: nbk_conv_scratch() bytes (one output channel's weights, decoded). A dense layer is a
+ * 1×1 convolution of a 1×1 image. */
+size_t nbk_conv_scratch(const nbk_conv *p);
+void nbk_conv_run(const nbk_conv *p, const void *in, void *out, void *scratch);
+/* The sums only: acc[out_h][out_w][out_c] = bias + Σ w·x. */
+void nbk_conv_sums(const nbk_conv *p, const void *in, int32_t *acc, void *scratch);
+
+/* Depthwise (groups = in_c = out_c): the same struct and arithmetic, weights packed [kh][kw][c]. */
+size_t nbk_dwconv_scratch(const nbk_conv *p);
+void nbk_dwconv_run(const nbk_conv *p, const void *in, void *out, void *scratch);
+void nbk_dwconv_sums(const nbk_conv *p, const void *in, int32_t *acc, void *scratch);
+
+/* acc (from …_sums) → out, with the mult, shift and limits of p. pixels = out_h·out_w. */
+void nbk_conv_finish(const nbk_conv *p, const int32_t *acc, size_t pixels, void *out);
+
+/* ---- element-wise -------------------------------------------------------------------------- */
+
+/* out = clamp((((a−a_zero)·a_mult + (b−b_zero)·b_mult + 2^(shift−1)) >> shift) + out_zero, …) in
+ * int32; the multipliers may be negative (Sub). 1 ≤ shift ≤ 30. */
+typedef struct nbk_add {
+    int32_t count;
+    int32_t a_mult, b_mult;
+    int16_t a_zero, b_zero, out_zero;
+    int16_t out_lo, out_hi;
+    uint8_t a_type, b_type, out_type, shift;
+} nbk_add;
+void nbk_add_run(const nbk_add *p, const void *a, const void *b, void *out);
+
+/* out = clamp(rescale((a−a_zero)·(b−b_zero), mult, shift) + out_zero, …). b_channels = 0: b has the
+ * shape of a; else b is a vector of b_channels values, repeated for every pixel. */
+typedef struct nbk_mul {
+    int32_t count, b_channels;
+    int32_t mult;
+    int16_t a_zero, b_zero, out_zero;
+    int16_t out_lo, out_hi;
+    uint8_t a_type, b_type, out_type, shift;
+} nbk_mul;
+void nbk_mul_run(const nbk_mul *p, const void *a, const void *b, void *out);
+
+/* out[i] = table[in[i] as a raw byte]; channels = 1: one table of 256; channels = C: table c for
+ * element i with c = i mod C. Input and output are bytes of any 8-bit type. */
+typedef struct nbk_lut {
+    int32_t count;
+    int16_t channels;
+    const uint8_t *table; /* [channels][256] */
+} nbk_lut;
+void nbk_lut_run(const nbk_lut *p, const void *in, void *out);
+
+/* ---- pooling ------------------------------------------------------------------------------- */
+
+typedef struct nbk_pool {
+    int16_t in_h, in_w, out_h, out_w, c;
+    int16_t kh, kw, sh, sw, dh, dw, pt, pl;
+    int16_t in_zero, out_zero;
+    uint8_t type, out_type;  /* max: the same */
+    uint8_t count_pad;       /* average: divide by kh·kw everywhere (else by the valid taps) */
+    int16_t out_lo, out_hi;  /* average only */
+    const int32_t *mult;     /* average: [kh·kw + 1], by the number of taps divided by */
+    const uint8_t *shift;    /* average: likewise, 1..62 */
+} nbk_pool;
+/* Maximum over the valid taps; at least one tap of each window is valid. */
+void nbk_maxpool_run(const nbk_pool *p, const void *in, void *out);
+/* clamp(rescale(Σ over valid taps (v − in_zero), mult[n], shift[n]) + out_zero, out_lo, out_hi). */
+void nbk_avgpool_run(const nbk_pool *p, const void *in, void *out);
+
+/* ---- moving bytes -------------------------------------------------------------------------- */
+
+/* Optionally fills out[0..fill_bytes) with fill_value, then for every index i0 < n[0], … copies one
+ * element: out[out_offset + Σ i·out_stride] = in[in_offset + Σ i·in_stride] (in elements of `size`
+ * bytes, 1 or 4; strides may be negative). Slice, Pad, Concat, Transpose are rows of these. */
+#define NBK_COPY_RANK 6
+typedef struct nbk_copy {
+    int32_t n[NBK_COPY_RANK]; /* leading ones where the rank is smaller */
+    int32_t in_stride[NBK_COPY_RANK], out_stride[NBK_COPY_RANK];
+    int32_t in_offset, out_offset;
+    int32_t fill_bytes; /* 0: no fill */
+    int16_t fill_value;
+    uint8_t size;
+} nbk_copy;
+void nbk_copy_run(const nbk_copy *p, const void *in, void *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,86 @@
+/* Search: methods know only this problem, never networks. A problem has variables (groups of
+ * quantization sites that are decided together), each with a list of options (scheme, bits); a
+ * policy is one option index per variable. */
+#ifndef NIBBLE_SEARCH_SEARCH_H
+#define NIBBLE_SEARCH_SEARCH_H
+
+#include "base/base.h"
+
+typedef enum nbi_cost_id { /* rows of costs.def */
+    NBI_COST_BYTES,
+    NBI_COST_BYTES_ONNX,
+    NBI_COST_AVG_BITS, /* weights */
+    NBI_COST_RAM,      /* peak activation arena, bytes */
+    NBI_COST_BOPS,
+    NBI_COST_LATENCY,  /* seconds */
+    NBI_COST_COUNT
+} nbi_cost_id;
+const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
+
+typedef struct nbi_problem {
+    void *self;
+    int n_vars;
+    const int *n_options;       /* [n_vars] ≥ 1; options of a variable sorted by rising cost */
+    double limit[NBI_COST_COUNT]; /* INFINITY: none */
+    /* Exact costs of a policy; cheap, thread-safe. */
+    nb_status (*cost)(nb_ctx *ctx, void *self, const uint8_t *policy, double out[NBI_COST_COUNT]);
+    /* The loss to minimise, measured on the integer program over held-out images; the problem
+     * caches by policy and by prefix and records the trial in the study. May use threads. */
+    nb_status (*score)(nb_ctx *ctx, void *self, const uint8_t *policy, double *out);
+    /* Additive model, filled by the problem when asked for by a method (may be NULL before):
+     * delta[v][o] = loss of option o at variable v with every other variable at its best option,
+     * minus the loss of the best policy. */
+    nb_status (*sensitivity)(nb_ctx *ctx, void *self, double **delta);
+    /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
+    nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
+} nbi_problem;
+
+/* true when every limit holds. */
+bool nbi_feasible(const nbi_problem *problem, const double cost[NBI_COST_COUNT]);
+
+typedef struct nbi_search_result {
+    uint8_t *policy; /* [n_vars], caller's */
+    double score;
+    bool feasible;   /* false: the closest policy found (smallest relative excess) */
+    long evaluations;
+} nbi_search_result;
+
+typedef struct nbi_search_run {
+    nbi_problem *problem;
+    const double *options; /* parsed values of the method's table */
+    long max_trials;       /* 0: the method's default */
+    double deadline;       /* nb_seconds() to stop at; INFINITY: none */
+    uint64_t seed;
+    nbi_search_result *result; /* policy allocated by the caller */
+} nbi_search_run;
+
+/* One row per method, one file; searches.def. */
+typedef struct nbi_search {
+    const char *name, *help;
+    const nbi_option *options;
+    size_t n_options;
+    /* Anytime: on cancel or deadline returns NB_OK with the best so far. NB_ELIMIT when no policy
+     * can meet the limits (result = the closest). */
+    nb_status (*run)(nb_ctx *ctx, const nbi_search_run *run);
+} nbi_search;
+const nbi_search *const *nbi_searches(size_t *n);
+const nbi_search *nbi_search_find(const char *name);
+
+/* ---- exact selection: multiple-choice knapsack with several limits --------------------------- */
+
+typedef struct nbi_select_problem {
+    int n_vars;
+    const int *n_options;
+    const double *const *value; /* [v][o] to minimise in sum; finite */
+    int n_limits;
+    /* weight[l][v][o] ≥ 0: Σ_v weight ≤ limit[l]. */
+    const double *const *const *weight;
+    const double *limit;
+} nbi_select_problem;
+/* Exact branch and bound (Lagrangian bounds). *gap = 0 when proven optimal, else the relative gap
+ * of the incumbent at the deadline (seconds from now; ≤ 0: none). NB_ELIMIT: no choice fits, and
+ * `choice` holds the one with the least relative excess. */
+nb_status nbi_select(nb_ctx *ctx, const nbi_select_problem *p, double seconds, int *choice,
+                     double *value, double *gap);
+
+#endif
