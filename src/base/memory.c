@@ -45,7 +45,7 @@ nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
 }
 
 nb_status nbi_grow(nb_ctx *ctx, void *pointer, size_t old_count, size_t count, size_t size) {
-    void *old, *grown;
+    void *old, *grown = NULL;
     memcpy(&old, pointer, sizeof old);
     NB_TRY(nbi_alloc(ctx, count, size, &grown));
     if (old_count) memcpy(grown, old, old_count * size);
