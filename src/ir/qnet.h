@@ -93,11 +93,14 @@ typedef struct nbi_layer {
     int weight_site;
     double macs;
     bool is_first, is_last;
+    /* The float tensor from which Σ w·x can be measured: value = sign[c]·Σ w·x + offset[c]. */
+    int sum_tensor;
+    float *sum_sign, *sum_offset; /* [out_c] */
     /* Float statistics of Σ w·x per output channel on the calibration images. */
     double *mean, *deviation; /* [out_c]; NULL before calibration */
 
     nbk_pool pool;  /* MAXPOOL, AVGPOOL: geometry */
-    int n_copy;     /* COPY: copy[i] moves in[copy_in[i]] */
+    int n_copy;     /* COPY: copy[i] moves in[copy_in[i]]; 0: the same bytes under another shape */
     nbk_copy *copy;
     int *copy_in;
 } nbi_layer;
