@@ -32,7 +32,10 @@ enum {
     NBI_OP_INPLACE = 1u << 3,
     /* The output only re-reads the input's bytes in order (Reshape, Flatten, Squeeze…): exec may
      * alias the buffers when the input is contiguous. */
-    NBI_OP_ALIAS = 1u << 4
+    NBI_OP_ALIAS = 1u << 4,
+    /* Index n of output 0's first dimension depends on index n of input 0 only: exec may run
+     * forward() on slices of both, one per worker. */
+    NBI_OP_PER_IMAGE = 1u << 5
 };
 
 typedef struct nbi_op {
