@@ -62,12 +62,14 @@ static bool inputs_typed(const nbi_graph *graph, const nbi_node *node) {
     return true;
 }
 
+nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    if (!node->op || !node->params) NB_TRY(nbi_node_prepare(ctx, graph, node));
+    if (!node->op || !inputs_typed(graph, node)) return NB_OK;
+    return node->op->infer(ctx, graph, node);
+}
+
 nb_status nbi_graph_infer(nb_ctx *ctx, nbi_graph *graph) {
-    for (int n = 0; n < graph->n_nodes; n++) {
-        nbi_node *node = graph->node[n];
-        if (!node->op || !node->params) NB_TRY(nbi_node_prepare(ctx, graph, node));
-        if (!node->op || !inputs_typed(graph, node)) continue;
-        NB_TRY(node->op->infer(ctx, graph, node));
-    }
+    for (int n = 0; n < graph->n_nodes; n++)
+        NB_TRY(nbi_node_infer(ctx, graph, graph->node[n]));
     return NB_OK;
 }

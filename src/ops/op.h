@@ -63,6 +63,8 @@ const nbi_op *const *nbi_ops(size_t *n);
 const nbi_op *nbi_op_find(const char *domain, const char *op_type);
 /* Looks up node->op and calls prepare; an unknown operator keeps op = NULL and is NB_OK. */
 nb_status nbi_node_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
+/* prepare (where params are missing) and infer of one node; unknown operators are left alone. */
+nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
 /* prepare (where params are missing) and infer for every node in order; constants known. Nodes that
  * are unknown leave their outputs unknown. */
 nb_status nbi_graph_infer(nb_ctx *ctx, nbi_graph *graph);
