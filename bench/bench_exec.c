@@ -74,9 +74,9 @@ int main(int argc, char **argv) {
     }
     qsort(times, (size_t)n, sizeof *times, compare);
     printf("%s batch %s threads %s: %d nodes, %.0f images/s (median %.3f ms, best %.3f ms), plan "
-           "%.0f ms, arena %zu bytes\n", argv[1], argv[2], argv[3], g->n_nodes,
-           atof(argv[2]) / times[n / 2], times[n / 2] * 1e3, times[0] * 1e3, plan * 1e3,
-           nbi_exec_arena_bytes(e));
+           "%.0f ms, arena %zu bytes\n",
+           argv[1], argv[2], argv[3], g->n_nodes, atof(argv[2]) / times[n / 2], times[n / 2] * 1e3,
+           times[0] * 1e3, plan * 1e3, nbi_exec_arena_bytes(e));
     int rc = argc > 6 ? write_output(ctx, e, g, argv[6]) : 0;
     free(x);
     nbi_exec_free(e);
