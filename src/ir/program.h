@@ -7,7 +7,8 @@
 #include "ir/graph.h"
 #include "kernels/kernels.h"
 
-/* A buffer. Storage order: N=1 dropped; rank ≥ 3 channels last (H,W,C or L,C); else flat. */
+/* A buffer. Storage order: N=1 dropped; rank 3 and 4 channels last (L,C or H,W,C); any other rank in
+ * ONNX order (h = w = 1, c = count). */
 typedef struct nbi_ptensor {
     const char *name; /* of the ONNX tensor */
     nb_dtype dtype;   /* U8, S8, S32, F32 */
