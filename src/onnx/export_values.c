@@ -85,10 +85,12 @@ nb_status nbi_value_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *a
 
 static nb_status unpack_attr(nb_ctx *ctx, const nbi_attr *attr, nbi_arena *arena,
                              Onnx__AttributeProto **out) {
-    ProtobufCAllocator allocator = nbi_proto_allocator(arena);
-    *out = onnx__attribute_proto__unpack(&allocator, attr->s_length, (const uint8_t *)attr->s);
-    if (*out) return NB_OK;
-    return nb_fail(ctx, NB_EFORMAT, "attribute '%s' cannot be written again", attr->name);
+    ProtobufCMessage *message = NULL;
+    nb_status st = nbi_proto_unpack(ctx, &onnx__attribute_proto__descriptor, attr->s,
+                                    attr->s_length, arena, &message);
+    if (st != NB_OK) return nb_fail_prefix(ctx, st, "attribute '%s'", attr->name);
+    *out = (Onnx__AttributeProto *)message;
+    return NB_OK;
 }
 
 static nb_status texts_to_proto(nb_ctx *ctx, const nbi_attr *attr, nbi_arena *arena,

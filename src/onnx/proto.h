@@ -36,8 +36,6 @@ nb_status nbi_proto_pack(nb_ctx *ctx, const ProtobufCMessage *message, nbi_buf *
  * protobuf-c unpacks the bytes in bounded depth, time and memory. */
 nb_status nbi_proto_guard(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, const void *data,
                           size_t size);
-/* protobuf-c allocations from an arena; freeing is a no-op. */
-ProtobufCAllocator nbi_proto_allocator(nbi_arena *arena);
 /* Guard, then unpack into the arena. */
 nb_status nbi_proto_unpack(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, const void *data,
                            size_t size, nbi_arena *arena, ProtobufCMessage **out);
