@@ -82,5 +82,13 @@ typedef struct nbi_select_problem {
  * `choice` holds the one with the least relative excess. */
 nb_status nbi_select(nb_ctx *ctx, const nbi_select_problem *p, double seconds, int *choice,
                      double *value, double *gap);
+typedef struct nbi_select_outcome {
+    double value, gap;
+    long nodes;
+} nbi_select_outcome;
+/* The same with a bound on nodes (0: none): the answer then depends on the problem only, not on the
+ * clock. */
+nb_status nbi_select_effort(nb_ctx *ctx, const nbi_select_problem *p, double seconds,
+                            long max_nodes, int *choice, nbi_select_outcome *out);
 
 #endif
