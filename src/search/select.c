@@ -158,7 +158,7 @@ static nb_status solve(nb_ctx *ctx, nbi_select_search *s, nbi_select_best *best,
     }
     bool negative = false;
     for (int l = 0; l < c->limits; l++) negative = negative || c->cap[l] < 0;
-    if (!negative) NB_TRY(nbi_select_dual(ctx, c, lambda, &s->bound, best));
+    if (!negative) NB_TRY(nbi_select_dual(ctx, c, INFINITY, lambda, &s->bound, best));
     double bound = s->bound;
     if (best->value == INFINITY) {
         NB_TRY(least_excess(ctx, s, lambda_excess, best));

@@ -25,9 +25,10 @@ typedef struct nbi_select_best {
 #define NBI_SELECT_EPS 1e-11
 
 /* Maximises the Lagrangian bound min Σ value + λ·(Σ weight - cap) over λ ≥ 0 and offers every
- * choice met on the way, repaired, to `best`. *bound is a valid lower bound in every case. */
-nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *core, double *lambda, double *bound,
-                          nbi_select_best *best);
+ * choice met on the way, repaired, to `best` (may be NULL); stops once the bound reaches
+ * `ceiling`. *bound is a valid lower bound in every case. Needs cap ≥ 0. */
+nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *core, double ceiling, double *lambda,
+                          double *bound, nbi_select_best *best);
 /* The same for the least largest excess: λ sums to 1, values do not count. */
 nb_status nbi_select_dual_excess(nb_ctx *ctx, const nbi_select_core *core, double *lambda,
                                  double *bound, nbi_select_best *best);

@@ -10,8 +10,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef POOL
+#ifndef POOL
+#ifndef POOL
+#ifndef POOL
+#ifndef POOL
 #define POOL 32
-#define LEARN_NODES 400 /* a subtree this large without an incumbent teaches a multiplier */
+#endif
+#endif
+#endif
+#endif
+#endif
+#ifndef LEARN_NODES
+#ifndef LEARN_NODES
+#ifndef LEARN_NODES
+#ifndef LEARN_NODES
+#ifndef LEARN_NODES
+#define LEARN_NODES 400
+#endif
+#endif
+#endif
+#endif
+#endif
 
 typedef struct item {
     double reduced;
@@ -29,11 +49,14 @@ typedef struct branch {
     int *order;    /* [groups] core group */
     int *first;    /* [groups+1] into items */
     item *items;   /* candidates by reduced cost; [0] of a group is its base */
+    double *value, *weight; /* of the items */
+    double *left;  /* [limits] */
     double *tail;  /* [groups+1][1+limits] value and weights of the bases from here on */
     double *suffix; /* [groups+1][POOL] */
     double *pool;  /* [limits][POOL] */
     double offset[POOL];
     int learned, fixed;
+    nb_status st;
     int *now;      /* [n] the current choice */
     double *stack; /* [groups+1][limits] */
     double *reduced; /* [options] */
@@ -53,10 +76,8 @@ static void set_pool(branch *b, int j, const double *lambda) {
     for (int g = b->groups - 1; g >= 0; g--) {
         double least = INFINITY;
         for (int i = b->first[g]; i < b->first[g + 1]; i++) {
-            int o = b->items[i].option;
-            double x = a * c->value[o];
-            for (int l = 0; l < b->limits; l++)
-                x += lambda[l] * c->weight[(size_t)o * (size_t)b->limits + (size_t)l];
+            double x = a * b->value[i];
+            for (int l = 0; l < b->limits; l++) x += lambda[l] * b->weight[i * b->limits + l];
             least = fmin(least, x);
         }
         sum += least;
@@ -86,50 +107,22 @@ static bool pruned(const branch *b, int g, double value, const double *weight) {
     return cut != 0;
 }
 
-/* Subgradient steps for the multipliers of a subproblem; keeps them when they would have pruned
- * it. Deterministic: depends on the search so far only. */
+/* Solves the dual of a subproblem that grew large and keeps its multipliers when they prune it.
+ * Deterministic: depends on the search so far only. */
 static void learn(branch *b, int g, double value, const double *weight) {
-    const nbi_select_core *c = b->c;
-    double a = b->s->excess ? 0 : 1, best = -INFINITY, lambda[16], used[16], sum = 0;
-    if (b->limits > 16) return;
-    memcpy(lambda, b->s->lambda, (size_t)b->limits * sizeof *lambda);
-    for (int step = 0; step < 30; step++) {
-        double here = a * value, norm = 0;
-        for (int l = 0; l < b->limits; l++) {
-            used[l] = weight[l] - c->cap[l];
-            here += lambda[l] * used[l];
-        }
-        for (int k = g; k < b->groups; k++) {
-            double least = INFINITY;
-            int at = b->items[b->first[k]].option;
-            for (int i = b->first[k]; i < b->first[k + 1]; i++) {
-                int o = b->items[i].option;
-                double x = a * c->value[o];
-                for (int l = 0; l < b->limits; l++)
-                    x += lambda[l] * c->weight[(size_t)o * (size_t)b->limits + (size_t)l];
-                if (x < least) least = x, at = o;
-            }
-            here += least;
-            for (int l = 0; l < b->limits; l++)
-                used[l] += c->weight[(size_t)at * (size_t)b->limits + (size_t)l];
-        }
-        if (here > best) {
-            best = here;
-            memcpy(b->guess, lambda, (size_t)b->limits * sizeof *lambda);
-        }
-        if (best >= b->threshold) break;
-        for (int l = 0; l < b->limits; l++) norm += used[l] * used[l];
-        if (norm < 1e-30) return;
-        /* Polyak's step towards the threshold */
-        double rate = (b->threshold - here) / norm;
-        sum = 0;
-        for (int l = 0; l < b->limits; l++) {
-            lambda[l] = fmax(0, lambda[l] + rate * used[l]);
-            sum += lambda[l];
-        }
-        for (int l = 0; l < b->limits && b->s->excess && sum > 0; l++) lambda[l] /= sum;
+    if (b->s->excess) return;
+    double bound;
+    nbi_select_core rest = {.n = b->groups - g, .limits = b->limits, .start = b->first + g,
+                            .value = b->value, .weight = b->weight, .cap = b->left};
+    for (int l = 0; l < b->limits; l++) {
+        b->left[l] = b->c->cap[l] - weight[l];
+        if (b->left[l] < 0) return;
     }
-    if (best < b->threshold) return;
+    double ceiling = b->threshold - value;
+    ceiling += 1e-12 * fabs(ceiling);
+    b->st = nbi_select_dual(b->ctx, &rest, ceiling, b->guess, &bound, NULL);
+    if (b->st != NB_OK) b->s->stopped = true;
+    if (b->st != NB_OK) return;
     set_pool(b, b->fixed + b->learned % (POOL - b->fixed), b->guess);
     b->learned++;
 }
@@ -151,40 +144,39 @@ static bool spent(branch *b) {
 }
 
 static void descend(branch *b, int g, double value, double reduced, const double *prefix) {
-    const nbi_select_core *c = b->c;
     size_t limits = (size_t)b->limits;
-    double *weight = b->stack + (size_t)g * 2 * limits, *child = weight + limits;
+    double *weight = b->stack + (size_t)g * 2 * limits, *child = weight + limits, full[64];
     memcpy(weight, prefix, limits * sizeof *weight);
-    int g0 = g;
-    long nodes0 = b->s->nodes;
-    double value0 = value, best0 = b->best->value;
+    long learn_at = b->s->nodes + LEARN_NODES;
     for (; g < b->groups; g++) {
-        if (pruned(b, g, value, weight)) break;
-        int base = b->items[b->first[g]].option;
-        for (int i = b->first[g] + 1; i < b->first[g + 1]; i++) {
-            int o = b->items[i].option;
+        if (pruned(b, g, value, weight)) return;
+        int base = b->first[g];
+        const double *tail = b->tail + (size_t)(g + 1) * (1 + limits);
+        for (int i = base + 1; i < b->first[g + 1]; i++) {
+            const double *w = b->weight + (size_t)i * limits;
             if (b->s->bound + reduced + b->items[i].reduced >= b->threshold) break;
-            double full[64];
-            const double *w = c->weight + (size_t)o * limits;
-            const double *tail = b->tail + (size_t)(g + 1) * (1 + limits);
             if (spent(b)) return;
             for (size_t l = 0; l < limits; l++) child[l] = weight[l] + w[l];
             for (size_t l = 0; l < limits; l++) full[l] = child[l] + tail[1 + l];
-            b->now[b->order[g]] = o;
-            double x = objective(b, value + c->value[o] + tail[0], full);
+            b->now[b->order[g]] = b->items[i].option;
+            double x = objective(b, value + b->value[i] + tail[0], full);
             if (x < b->threshold) keep(b, x);
+            if (!b->s->stopped && g + 1 < b->groups)
+                descend(b, g + 1, value + b->value[i], reduced + b->items[i].reduced, child);
             if (b->s->stopped) return;
-            if (g + 1 < b->groups)
-                descend(b, g + 1, value + c->value[o], reduced + b->items[i].reduced, child);
-            if (b->s->stopped) return;
+            if (b->s->nodes > learn_at) {
+                learn(b, g, value, weight);
+                learn_at = b->s->nodes + LEARN_NODES;
+                if (b->s->stopped || pruned(b, g, value, weight)) {
+                    b->now[b->order[g]] = b->items[base].option;
+                    return;
+                }
+            }
         }
-        b->now[b->order[g]] = base;
-        value += c->value[base];
-        for (size_t l = 0; l < limits; l++)
-            weight[l] += c->weight[(size_t)base * limits + l];
+        b->now[b->order[g]] = b->items[base].option;
+        value += b->value[base];
+        for (size_t l = 0; l < limits; l++) weight[l] += b->weight[(size_t)base * limits + l];
     }
-    if (b->s->nodes - nodes0 > LEARN_NODES && b->best->value == best0)
-        learn(b, g0, value0, prefix);
 }
 
 static int by_reduced(const void *pa, const void *pb) {
@@ -237,18 +229,22 @@ static void candidates(branch *b, double room, double *value, double *weight) {
         b->now[v] = b->items[b->first[g]].option;
     }
     b->first[b->groups] = count;
+    for (int i = 0; i < count; i++) {
+        int o = b->items[i].option;
+        b->value[i] = c->value[o];
+        for (int l = 0; l < limits; l++) b->weight[i * limits + l] = c->weight[o * limits + l];
+    }
 }
 
 static void set_tail(branch *b) {
-    const nbi_select_core *c = b->c;
     size_t row = 1 + (size_t)b->limits;
     memset(b->tail + (size_t)b->groups * row, 0, row * sizeof *b->tail);
     for (int g = b->groups - 1; g >= 0; g--) {
         double *t = b->tail + (size_t)g * row;
-        int o = b->items[b->first[g]].option;
-        t[0] = t[row] + c->value[o];
+        int i = b->first[g];
+        t[0] = t[row] + b->value[i];
         for (int l = 0; l < b->limits; l++)
-            t[1 + l] = t[row + 1 + (size_t)l] + c->weight[o * b->limits + l];
+            t[1 + l] = t[row + 1 + (size_t)l] + b->weight[i * b->limits + l];
     }
 }
 
@@ -298,8 +294,12 @@ static nb_status branch_new(branch *b, nbi_arena *arena) {
     b->reduced = nbi_arena_alloc(arena, options, sizeof(double));
     b->span = nbi_arena_alloc(arena, n, sizeof(double));
     b->guess = nbi_arena_alloc(arena, l, sizeof(double));
+    b->left = nbi_arena_alloc(arena, l, sizeof(double));
+    b->value = nbi_arena_alloc(arena, options, sizeof(double));
+    b->weight = nbi_arena_alloc(arena, options * l, sizeof(double));
     if (!b->order || !b->first || !b->now || !b->items || !b->tail || !b->suffix || !b->pool ||
-        !b->stack || !b->reduced || !b->span || !b->guess)
+        !b->stack || !b->reduced || !b->span || !b->guess ||
+        !b->left || !b->value || !b->weight)
         return nb_fail_memory(b->ctx, options * sizeof *b->items);
     double a = b->s->excess ? 0 : 1;
     for (int v = 0; v < c->n; v++) {
@@ -331,6 +331,7 @@ nb_status nbi_select_branch(nb_ctx *ctx, nbi_select_search *s, nbi_select_best *
         if (!s->stopped) s->bound = best->value < before ? best->value : proven;
         room *= 1.4;
     }
+    st = b.st;
 done:
     nbi_arena_free(&arena);
     return st;

@@ -160,8 +160,8 @@ static double duals(const master *t, int limits, double *lambda) {
     return sigma;
 }
 
-nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *c, double *lambda, double *bound,
-                          nbi_select_best *best) {
+nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *c, double ceiling, double *lambda,
+                          double *bound, nbi_select_best *best) {
     scratch s;
     nb_status st = scratch_new(ctx, c, &s);
     if (st != NB_OK) goto done;
@@ -174,7 +174,7 @@ nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *c, double *lambda,
     /* a column that weighs nothing and costs too much starts the master */
     for (int l = 0; l < c->limits; l++) s.t.rhs[l] = c->cap[l];
     s.t.rhs[c->limits] = 1;
-    s.t.cost[c->limits] = 16 * range;
+    s.t.cost[c->limits] = fmin(16 * range, ceiling + 0.01 * fabs(ceiling));
     *bound = -INFINITY;
     for (int round = 0; round < MAX_ROUNDS; round++) {
         double sigma = duals(&s.t, c->limits, s.lambda), value;
@@ -194,7 +194,8 @@ nb_status nbi_select_dual(nb_ctx *ctx, const nbi_select_core *c, double *lambda,
         if (here > *bound) {
             *bound = here;
             memcpy(lambda, s.lambda, (size_t)c->limits * sizeof *lambda);
-            repair(c, s.choice, s.weight, s.trial, best);
+            if (best) repair(c, s.choice, s.weight, s.trial, best);
+            if (here >= ceiling) break;
         }
         if (least >= sigma - 1e-12 * range || !enter(&s.t, value, s.image)) break;
     }
