@@ -4,8 +4,10 @@
 
 #include <stdio.h>
 
+static const char *const array_name[] = {"bytes", "levels", "words"};
+
 static const char *table_name(const nbi_program *p, int table) {
-    static const char *const conv[NBI_STEP_TABLES] = {"w", "levels", "bias", "mult", "shift"};
+    static const char *const conv[NBI_STEP_TABLES] = {"weights", "levels", "bias", "mult", "shift"};
     static const char *const pool[NBI_STEP_TABLES] = {"mult", "shift", "", "", ""};
     const int slot = table % NBI_STEP_TABLES;
     switch (p->step[table / NBI_STEP_TABLES].type) {
@@ -18,26 +20,42 @@ static const char *table_name(const nbi_program *p, int table) {
     }
 }
 
-static nb_status write_tables(const nbi_cgen *g, nbi_buf *buf, int step) {
-    static const char *const type[] = {"uint8_t", "int8_t", "int32_t"};
-    for (int i = step * NBI_STEP_TABLES; i < (step + 1) * NBI_STEP_TABLES; i++) {
-        const nbi_const_table *t = &g->table[i];
-        if (!t->bytes || t->home != i) continue;
-        const size_t count = t->kind == NBI_CONST_S32 ? t->bytes / 4 : t->bytes;
-        NB_TRY(nbi_buf_printf(g->ctx, buf, "static const %s %s%d[%zu] = {\n", type[t->kind],
-                              table_name(&g->program, i), step + 1, count));
-        NB_TRY(nbi_cgen_values(g->ctx, buf, t->kind, t->data, count));
-        NB_TRY(nbi_buf_printf(g->ctx, buf, "};\n"));
-    }
-    return NB_OK;
+static size_t elements(const nbi_const_table *t) {
+    return t->kind == NBI_CONST_S32 ? t->bytes / 4 : t->bytes;
 }
 
-/* "    .name = w3,\n" for one table of a step, or nothing when it has none. */
+static bool is_stored(const nbi_cgen *g, int table, nbi_const_kind kind) {
+    const nbi_const_table *t = &g->table[table];
+    return t->bytes && t->home == table && t->kind == kind;
+}
+
+/* All tables of one kind as one array: nothing is lost to alignment between them. */
+static nb_status write_array(const nbi_cgen *g, nbi_buf *buf, nbi_const_kind kind) {
+    static const char *const type[] = {"uint8_t", "int8_t", "int32_t"};
+    const int n = g->program.n_steps * NBI_STEP_TABLES;
+    size_t count = 0;
+    for (int i = 0; i < n; i++)
+        if (is_stored(g, i, kind)) count += elements(&g->table[i]);
+    if (!count) return NB_OK;
+    NB_TRY(nbi_buf_printf(g->ctx, buf, "static const %s %s[%zu] = {\n", type[kind],
+                          array_name[kind], count));
+    for (int i = 0; i < n; i++) {
+        if (!is_stored(g, i, kind)) continue;
+        NB_TRY(nbi_buf_printf(g->ctx, buf, "    /* step%d: %s */\n", i / NBI_STEP_TABLES + 1,
+                              table_name(&g->program, i)));
+        NB_TRY(nbi_cgen_values(g->ctx, buf, kind, g->table[i].data, elements(&g->table[i])));
+    }
+    return nbi_buf_printf(g->ctx, buf, "};\n\n");
+}
+
+/* "    .bias = words + 48,\n" for one table of a step, or nothing when it has none. */
 static nb_status pointer(const nbi_cgen *g, nbi_buf *buf, const char *field, int step, int slot) {
     const nbi_const_table *t = &g->table[step * NBI_STEP_TABLES + slot];
+    size_t at = 0;
     if (!t->bytes) return NB_OK;
-    return nbi_buf_printf(g->ctx, buf, "    .%s = %s%d,\n", field,
-                          table_name(&g->program, t->home), t->home / NBI_STEP_TABLES + 1);
+    for (int i = 0; i < t->home; i++)
+        if (is_stored(g, i, t->kind)) at += elements(&g->table[i]);
+    return nbi_buf_printf(g->ctx, buf, "    .%s = %s + %zu,\n", field, array_name[t->kind], at);
 }
 
 static const char *type_text(int type) {
@@ -153,7 +171,9 @@ nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf) {
     NB_TRY(nbi_buf_printf(g->ctx, buf, "#ifndef %s_WEIGHTS_H\n#define %s_WEIGHTS_H\n\n", g->upper,
                           g->upper));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "#include \"nbk.h\"\n\n"));
-    for (int s = 0; s < g->program.n_steps; s++) NB_TRY(write_tables(g, buf, s));
+    NB_TRY(write_array(g, buf, NBI_CONST_U8));
+    NB_TRY(write_array(g, buf, NBI_CONST_S8));
+    NB_TRY(write_array(g, buf, NBI_CONST_S32));
     for (int s = 0; s < g->program.n_steps; s++) {
         const nbi_step *step = &g->program.step[s];
         if (!emit[step->type])
