@@ -51,7 +51,8 @@ foreach(src ${TEST_SOURCES})
     continue()
   endif()
   add_executable(${name} ${src})
-  target_link_libraries(${name} PRIVATE nibble_objects PkgConfig::CMOCKA nibble_dependencies)
+  target_link_libraries(${name} PRIVATE nibble_objects PkgConfig::CMOCKA nibble_dependencies
+    nibble_warnings)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE _POSIX_C_SOURCE=200809L
     NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_DATA="${NIBBLE_DATA}"
