@@ -23,7 +23,7 @@ void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out) {
     }
 }
 
-void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed) {
+void nbi_pack_elements(nb_dtype dtype, const void *elements, size_t count, void *packed) {
     unsigned bits = (unsigned)nbi_dtype_bits(dtype), per = 8 / bits, mask = (1u << bits) - 1;
     const uint8_t *from = elements;
     uint8_t *to = packed;
@@ -97,7 +97,7 @@ static nb_status run_folded(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, nbi_a
         size_t count = (size_t)nbi_view_count(&out[i]);
         t->data = nbi_arena_alloc(&graph->arena, nbi_dtype_bytes(t->dtype, count) + 1, 1);
         if (!t->data) return nb_fail_memory(ctx, count);
-        nbi_pack(t->dtype, out[i].data, count, t->data);
+        nbi_pack_elements(t->dtype, out[i].data, count, t->data);
     }
     return NB_OK;
 }
