@@ -43,7 +43,7 @@ on_debian() {
 }
 
 elsewhere() {
-    local absent=() tool module header found dir
+    local absent=() tool module
     for tool in cc cmake pkg-config protoc-c; do
         command -v "$tool" >/dev/null || absent+=("$tool")
     done
@@ -52,11 +52,8 @@ elsewhere() {
             pkg-config --exists "$module" || absent+=("$module")
         done
     fi
-    for header in onnx/onnx.proto; do
-        found=
-        for dir in /usr/include /usr/local/include; do [[ -e $dir/$header ]] && found=1; done
-        [[ $found ]] || absent+=("$header")
-    done
+    [[ -e /usr/include/onnx/onnx.proto || -e /usr/local/include/onnx/onnx.proto ]] ||
+        absent+=(onnx/onnx.proto)
     [[ ${#absent[@]} -eq 0 ]] && return 0
     cat >&2 <<TXT
 nibble needs: a C11 compiler with OpenMP, CMake 3.20 or newer, Ninja or make, pkg-config, protoc-c,
