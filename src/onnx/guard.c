@@ -157,8 +157,17 @@ nb_status nbi_proto_guard(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, c
 
 /* ---- unpacking ----------------------------------------------------------------------------- */
 
+/* protobuf-c allocates from an arena; freeing is a no-op. */
+typedef struct unpacker {
+    nbi_arena *arena;
+    bool failed;
+} unpacker;
+
 static void *arena_alloc(void *user, size_t size) {
-    return nbi_arena_alloc(user, size ? size : 1, 1);
+    unpacker *u = user;
+    void *p = nbi_arena_alloc(u->arena, size ? size : 1, 1);
+    u->failed |= p == NULL;
+    return p;
 }
 
 static void arena_free(void *user, void *pointer) {
@@ -166,20 +175,15 @@ static void arena_free(void *user, void *pointer) {
     (void)pointer;
 }
 
-ProtobufCAllocator nbi_proto_allocator(nbi_arena *arena) {
-    return (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = arena};
-}
-
 nb_status nbi_proto_unpack(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, const void *data,
                            size_t size, nbi_arena *arena, ProtobufCMessage **out) {
+    unpacker u = {.arena = arena};
+    ProtobufCAllocator allocator = {arena_alloc, arena_free, &u};
     NB_TRY(nbi_proto_guard(ctx, type, data, size));
-    ProtobufCAllocator allocator = nbi_proto_allocator(arena);
     ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, size, data);
+    if (!message && u.failed) return nb_fail_memory(ctx, size);
     if (!message)
-        return nb_fail(ctx, NB_EFORMAT,
-                       "not a valid ONNX file: a field has the wrong type (or there is no memory "
-                       "for %zu bytes)",
-                       size);
+        return nb_fail(ctx, NB_EFORMAT, "not a valid ONNX file: a field has the wrong type");
     *out = message;
     return NB_OK;
 }

@@ -342,20 +342,13 @@ static nb_status read_node(importer *im, size_t index, nbi_arena *scratch) {
     return mark_captures(im, node, (int)p->n_input, n_captured);
 }
 
-static bool has_opaque_attribute(const nbi_node *node) {
-    for (int i = 0; i < node->n_attr; i++)
-        if (node->attr[i].type == NBI_ATTR_GRAPH) return true;
-    return false;
-}
-
 static nb_status read_nodes(importer *im) {
     nbi_arena scratch = {0};
     nb_status st = NB_OK;
     for (size_t n = 0; n < im->proto->n_node; n++) NB_TRYG(read_node(im, n, &scratch));
     NB_TRYG(nbi_graph_sort(im->ctx, im->graph));
     for (int n = 0; n < im->graph->n_nodes; n++)
-        if (!has_opaque_attribute(im->graph->node[n]))
-            NB_TRYG(nbi_node_prepare(im->ctx, im->graph, im->graph->node[n]));
+        NB_TRYG(nbi_node_prepare(im->ctx, im->graph, im->graph->node[n]));
 done:
     nbi_arena_free(&scratch);
     return st;

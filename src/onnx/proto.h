@@ -8,6 +8,22 @@
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "ONNX raw data is little-endian; this file format code does not swap bytes"
+/* ---- export_values.c ----------------------------------------------------------------------- */
+
+/* Everything below allocates from `arena` and points into the graph: both must outlive the result.
+ */
+nb_status nbi_proto_new(nb_ctx *ctx, nbi_arena *arena, const ProtobufCMessageDescriptor *type,
+                        void *out_pointer);
+/* dims, type, raw_data and, unless empty, the name. */
+nb_status nbi_tensor_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *arena,
+                              Onnx__TensorProto **out);
+nb_status nbi_value_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *arena,
+                             Onnx__ValueInfoProto **out);
+nb_status nbi_attr_to_proto(nb_ctx *ctx, const nbi_attr *attr, nbi_arena *arena,
+                            Onnx__AttributeProto **out);
+/* Appends the packed message. */
+nb_status nbi_proto_pack(nb_ctx *ctx, const ProtobufCMessage *message, nbi_buf *out);
+
 #endif
 
 /* Key prefix under which the opset version of a domain other than ai.onnx is kept in graph->meta.
@@ -20,8 +36,6 @@
  * protobuf-c unpacks the bytes in bounded depth, time and memory. */
 nb_status nbi_proto_guard(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, const void *data,
                           size_t size);
-/* protobuf-c allocations from an arena; freeing is a no-op. */
-ProtobufCAllocator nbi_proto_allocator(nbi_arena *arena);
 /* Guard, then unpack into the arena. */
 nb_status nbi_proto_unpack(nb_ctx *ctx, const ProtobufCMessageDescriptor *type, const void *data,
                            size_t size, nbi_arena *arena, ProtobufCMessage **out);
@@ -69,5 +83,21 @@ nb_status nbi_attr_from_proto(nb_ctx *ctx, const Onnx__AttributeProto *proto, co
  * as tensor indices in *out (from the arena). */
 nb_status nbi_attr_captures(nb_ctx *ctx, const Onnx__NodeProto *node, const nbi_names *outer,
                             nbi_arena *arena, int *out_n, int **out);
+
+/* ---- export_values.c ----------------------------------------------------------------------- */
+
+/* Everything below allocates from `arena` and points into the graph: both must outlive the result.
+ */
+nb_status nbi_proto_new(nb_ctx *ctx, nbi_arena *arena, const ProtobufCMessageDescriptor *type,
+                        void *out_pointer);
+/* dims, type, raw_data and, unless empty, the name. */
+nb_status nbi_tensor_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *arena,
+                              Onnx__TensorProto **out);
+nb_status nbi_value_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *arena,
+                             Onnx__ValueInfoProto **out);
+nb_status nbi_attr_to_proto(nb_ctx *ctx, const nbi_attr *attr, nbi_arena *arena,
+                            Onnx__AttributeProto **out);
+/* Appends the packed message. */
+nb_status nbi_proto_pack(nb_ctx *ctx, const ProtobufCMessage *message, nbi_buf *out);
 
 #endif
