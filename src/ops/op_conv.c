@@ -88,15 +88,17 @@ static void add_tap(double *acc, int64_t first, int64_t count, const nbi_window3
 #define ROW 128
 static void conv_row(const nbi_window3 *g, const nbi_view *xv, const nbi_view *wv, const float *x,
                      const float *w, const int64_t *at, double *acc, int64_t count) {
-    for (int64_t c = 0; c < wv->dim[1]; c++, x += xv->stride[1])
+    for (int64_t c = 0; c < wv->dim[1]; c++, x += xv->stride[1], w += wv->stride[1])
         for (int64_t kd = 0; kd < g->kernel[0]; kd++) {
             int64_t d = at[0] * g->stride[0] + kd * g->dilation[0] - g->pad[0];
             for (int64_t kh = 0; kh < g->kernel[1]; kh++) {
                 int64_t h = at[1] * g->stride[1] + kh * g->dilation[1] - g->pad[1];
-                for (int64_t kw = 0; kw < g->kernel[2]; kw++, w++)
+                for (int64_t kw = 0; kw < g->kernel[2]; kw++)
                     if (d >= 0 && d < g->in[0] && h >= 0 && h < g->in[1])
-                        add_tap(acc, at[2], count, g, kw,
-                                x + d * g->x_stride[0] + h * g->x_stride[1], (double)*w);
+                        add_tap(
+                            acc, at[2], count, g, kw, x + d * g->x_stride[0] + h * g->x_stride[1],
+                            (double)
+                                w[kd * g->w_stride[0] + kh * g->w_stride[1] + kw * g->w_stride[2]]);
             }
         }
 }
@@ -124,13 +126,14 @@ static nb_status forward(const nbi_op_call *call) {
     const float *bias = call->node->n_in > 2 ? call->in[2].data : NULL;
     nbi_window3 g;
     nbi_window3_make(&p->w, x, y, &g);
-    int64_t per_group = w->dim[0] / p->group, area = g.kernel[0] * g.kernel[1] * g.kernel[2];
+    int64_t per_group = w->dim[0] / p->group;
+    for (int i = 0; i < 3; i++) g.w_stride[i] = i < 3 - p->w.n ? 0 : w->stride[i + p->w.n - 1];
     for (int64_t n = 0; n < y->dim[0]; n++)
         for (int64_t m = 0; m < w->dim[0]; m++)
             conv_filter(&g, x, w,
                         (const float *)x->data + n * x->stride[0] +
                             m / per_group * w->dim[1] * x->stride[1],
-                        (const float *)w->data + m * w->dim[1] * area, bias ? (double)bias[m] : 0,
+                        (const float *)w->data + m * w->stride[0], bias ? (double)bias[m] : 0,
                         (float *)y->data + n * y->stride[0] + m * y->stride[1]);
     return NB_OK;
 }
