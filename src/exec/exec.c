@@ -41,15 +41,19 @@ static nb_status mark_needed(nb_ctx *ctx, const nbi_graph *g, bool *needed_tenso
         const nbi_node *node = g->node[n];
         if (!needed[n]) continue;
         if (!node->op || !node->op->forward || !node->params)
-            return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s': operator %s%s%s of opset %d is not "
-                           "supported", node->name, node->domain, *node->domain ? "." : "",
-                           node->op_type, g->opset);
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "node '%s': operator %s%s%s of opset %d is not "
+                           "supported",
+                           node->name, node->domain, *node->domain ? "." : "", node->op_type,
+                           g->opset);
         for (int i = 0; i < node->n_in + node->n_out; i++) {
             int t = i < node->n_in ? node->in[i] : node->out[i - node->n_in];
             if (t < 0) continue;
             if (!nbi_shape_known(g->tensor[t]) || nbi_dtype_bits(g->tensor[t]->dtype) == 0)
-                return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): the shape or type of '%s' is not "
-                               "known", node->name, node->op_type, g->tensor[t]->name);
+                return nb_fail(ctx, NB_EFORMAT,
+                               "node '%s' (%s): the shape or type of '%s' is not "
+                               "known",
+                               node->name, node->op_type, g->tensor[t]->name);
         }
     }
     return NB_OK;

@@ -8,30 +8,6 @@
 
 #define MAX_FOLDED ((int64_t)1 << 26) /* elements: a hostile file cannot make us fill memory */
 
-static bool is_signed(nb_dtype dtype) {
-    return dtype == NB_DTYPE_S4 || dtype == NB_DTYPE_S2;
-}
-
-void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out) {
-    unsigned bits = (unsigned)nbi_dtype_bits(dtype), per = 8 / bits, mask = (1u << bits) - 1;
-    const uint8_t *from = packed;
-    int8_t *to = out;
-    for (size_t i = 0; i < count; i++) {
-        int v = (int)((unsigned)from[i / per] >> (i % per * bits) & mask);
-        if (is_signed(dtype) && v > (int)(mask >> 1)) v -= (int)mask + 1;
-        to[i] = (int8_t)v;
-    }
-}
-
-void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed) {
-    unsigned bits = (unsigned)nbi_dtype_bits(dtype), per = 8 / bits, mask = (1u << bits) - 1;
-    const uint8_t *from = elements;
-    uint8_t *to = packed;
-    memset(to, 0, nbi_dtype_bytes(dtype, count));
-    for (size_t i = 0; i < count; i++)
-        to[i / per] = (uint8_t)(to[i / per] | (from[i] & mask) << (i % per * bits));
-}
-
 nbi_view nbi_tensor_view(const nbi_tensor *t) {
     nbi_view v = {.dtype = nbi_view_dtype(t->dtype), .rank = t->rank};
     memcpy(v.dim, t->dim, sizeof v.dim);

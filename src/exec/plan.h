@@ -3,10 +3,8 @@
 #define NIBBLE_EXEC_PLAN_H
 
 #include "exec/exec.h"
+#include "ops/op_util.h"
 
-/* One element per byte from packed sub-byte storage (S4, U4, S2, U2), and back. */
-void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out);
-void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed);
 /* Contiguous view of a tensor with a known shape; data is left NULL. */
 nbi_view nbi_tensor_view(const nbi_tensor *t);
 /* Runs forward() of a node on constants and known shapes into new constants of the graph's arena;

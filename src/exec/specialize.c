@@ -11,8 +11,10 @@ static nb_status bind_shape(nb_ctx *ctx, nbi_tensor *t, const nbi_view *shape) {
         if (shape->dim[d] < 0)
             return nb_fail(ctx, NB_EFORMAT, "dimension %d of input '%s' is not known", d, t->name);
         if (t->rank >= 0 && t->dim[d] >= 0 && t->dim[d] != shape->dim[d])
-            return nb_fail(ctx, NB_EFORMAT, "dimension %d of input '%s' is %lld in the model, %lld "
-                           "is given", d, t->name, (long long)t->dim[d], (long long)shape->dim[d]);
+            return nb_fail(ctx, NB_EFORMAT,
+                           "dimension %d of input '%s' is %lld in the model, %lld "
+                           "is given",
+                           d, t->name, (long long)t->dim[d], (long long)shape->dim[d]);
         t->dim[d] = shape->dim[d];
         t->dim_name[d] = NULL;
     }
@@ -43,9 +45,10 @@ static nb_status check_shapes(nb_ctx *ctx, const nbi_graph *g) {
             if (node->in[i] >= 0) shaped &= nbi_shape_known(g->tensor[node->in[i]]);
         for (int i = 0; shaped && i < node->n_out; i++)
             if (node->out[i] >= 0 && !nbi_shape_known(g->tensor[node->out[i]]))
-                return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): the shape of '%s' depends on "
-                               "values that are only known at run time", node->name, node->op_type,
-                               g->tensor[node->out[i]]->name);
+                return nb_fail(ctx, NB_EFORMAT,
+                               "node '%s' (%s): the shape of '%s' depends on "
+                               "values that are only known at run time",
+                               node->name, node->op_type, g->tensor[node->out[i]]->name);
     }
     return NB_OK;
 }
@@ -78,8 +81,8 @@ nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batc
                                nbi_graph **out) {
     nbi_view *shape = NULL;
     nb_status st;
-    if (batch < 1) return nb_fail(ctx, NB_EINVAL, "the batch is %lld, want 1 or more",
-                                  (long long)batch);
+    if (batch < 1)
+        return nb_fail(ctx, NB_EINVAL, "the batch is %lld, want 1 or more", (long long)batch);
     NB_TRY(nbi_alloc(ctx, (size_t)graph->n_inputs + 1, sizeof *shape, &shape));
     for (int i = 0; i < graph->n_inputs; i++) {
         const nbi_tensor *t = graph->tensor[graph->input[i]];

@@ -42,6 +42,14 @@ static nb_status check_arity(nb_ctx *ctx, const nbi_node *node, const nbi_op *op
     return NB_OK;
 }
 
+/* Valid, but beyond us: the node is treated like one of an unknown operator, and the log says why.
+ */
+static nb_status leave_alone(nb_ctx *ctx, nbi_node *node) {
+    if (ctx) nb_log(ctx, NB_LOG_WARNING, "%s", nb_ctx_message(ctx));
+    node->op = NULL;
+    return NB_OK;
+}
+
 nb_status nbi_node_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     const nbi_op *op = nbi_op_find(node->domain, node->op_type);
     node->op = NULL;
@@ -50,9 +58,10 @@ nb_status nbi_node_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     for (int i = 0; i < node->n_attr; i++)
         if (node->attr[i].type == NBI_ATTR_GRAPH) return NB_OK;
     NB_TRY(check_arity(ctx, node, op));
-    NB_TRY(op->prepare(ctx, graph, node));
-    node->op = op;
-    return NB_OK;
+    nb_status st = op->prepare(ctx, graph, node);
+    if (st == NB_EUNSUPPORTED) return leave_alone(ctx, node);
+    if (st == NB_OK) node->op = op;
+    return st;
 }
 
 /* True when an input that the node needs is of unknown type: nothing can be said about outputs. */
@@ -65,11 +74,11 @@ static bool inputs_typed(const nbi_graph *graph, const nbi_node *node) {
 nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (!node->op || !node->params) NB_TRY(nbi_node_prepare(ctx, graph, node));
     if (!node->op || !inputs_typed(graph, node)) return NB_OK;
-    return node->op->infer(ctx, graph, node);
+    nb_status st = node->op->infer(ctx, graph, node);
+    return st == NB_EUNSUPPORTED ? leave_alone(ctx, node) : st;
 }
 
 nb_status nbi_graph_infer(nb_ctx *ctx, nbi_graph *graph) {
-    for (int n = 0; n < graph->n_nodes; n++)
-        NB_TRY(nbi_node_infer(ctx, graph, graph->node[n]));
+    for (int n = 0; n < graph->n_nodes; n++) NB_TRY(nbi_node_infer(ctx, graph, graph->node[n]));
     return NB_OK;
 }

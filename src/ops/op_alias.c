@@ -63,8 +63,10 @@ static nb_status reshape_dims(nb_ctx *ctx, const nbi_graph *graph, const nbi_nod
     for (int i = 0; i < n; i++) {
         if (dim[i] == 0 && !allow_zero) {
             if (x->rank >= 0 && i >= x->rank)
-                return nb_fail(ctx, NB_EFORMAT, "node '%s' (Reshape): shape value %d is 0, but the "
-                               "input has only %d dimensions", node->name, i, x->rank);
+                return nb_fail(ctx, NB_EFORMAT,
+                               "node '%s' (Reshape): shape value %d is 0, but the "
+                               "input has only %d dimensions",
+                               node->name, i, x->rank);
             dim[i] = x->rank < 0 ? -1 : x->dim[i];
             if (dim[i] < 0) rest = -1;
         } else if (dim[i] == -1) {
@@ -84,9 +86,11 @@ static nb_status reshape_dims(nb_ctx *ctx, const nbi_graph *graph, const nbi_nod
     bool fits = open < 0 ? rest == total : rest > 0 ? total % rest == 0 : total == 0;
     if (!fits) {
         char text[96];
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Reshape): '%s' of shape %s has %lld elements, "
-                       "the wanted shape %lld", node->name, x->name,
-                       nbi_shape_text(x, text, sizeof text), (long long)total, (long long)rest);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Reshape): '%s' of shape %s has %lld elements, "
+                       "the wanted shape %lld",
+                       node->name, x->name, nbi_shape_text(x, text, sizeof text), (long long)total,
+                       (long long)rest);
     }
     if (open >= 0) dim[open] = rest > 0 ? total / rest : 0;
     return NB_OK;
@@ -112,8 +116,8 @@ static nb_status reshape_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
 /* ---- Squeeze, Unsqueeze -------------------------------------------------------------------- */
 
 /* axes: attribute before opset 13, input after. *n = −1 when omitted, *known false: later. */
-static nb_status read_axes(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node,
-                           int64_t *axis, int *n, bool *known) {
+static nb_status read_axes(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node, int64_t *axis,
+                           int *n, bool *known) {
     *known = true;
     if (graph->opset < 13) return nbi_op_attr_ints(ctx, node, "axes", axis, NBI_MAX_RANK, n);
     NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, axis, NBI_MAX_RANK, n));
@@ -136,8 +140,7 @@ static nb_status squeeze_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
         drop[a] = true;
     }
     for (int i = 0; i < x->rank; i++) {
-        if (n < 0 && x->dim[i] < 0)
-            return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
+        if (n < 0 && x->dim[i] < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
         if (!(n < 0 ? x->dim[i] == 1 : drop[i])) dim[rank++] = x->dim[i];
     }
     return nbi_op_set_out(ctx, graph, node, 0, x->dtype, rank, dim);
@@ -169,8 +172,8 @@ static nb_status unsqueeze_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) 
 
 static nb_status dropout_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (node->n_out > 1 && node->out[1] >= 0 && nbi_graph_uses(graph, node->out[1]))
-        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (Dropout): the mask output is not supported",
-                       node->name);
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "node '%s' (Dropout): the mask output is not supported", node->name);
     return nbi_op_prepare_none(ctx, graph, node);
 }
 
@@ -183,27 +186,69 @@ static nb_status dropout_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return nbi_op_infer_same(ctx, graph, node);
 }
 
-const nbi_op nbi_op_flatten = {.name = "Flatten", .domain = "", .min_opset = 1, .min_in = 1,
-                               .max_in = 1, .min_out = 1, .max_out = 1, .flags = NBI_OP_ALIAS,
-                               .prepare = flatten_prepare, .infer = flatten_infer,
+const nbi_op nbi_op_flatten = {.name = "Flatten",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 1,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = flatten_prepare,
+                               .infer = flatten_infer,
                                .forward = forward};
-const nbi_op nbi_op_reshape = {.name = "Reshape", .domain = "", .min_opset = 1, .min_in = 1,
-                               .max_in = 2, .min_out = 1, .max_out = 1, .flags = NBI_OP_ALIAS,
-                               .prepare = reshape_prepare, .infer = reshape_infer,
+const nbi_op nbi_op_reshape = {.name = "Reshape",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 2,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = reshape_prepare,
+                               .infer = reshape_infer,
                                .forward = forward};
-const nbi_op nbi_op_squeeze = {.name = "Squeeze", .domain = "", .min_opset = 1, .min_in = 1,
-                               .max_in = 2, .min_out = 1, .max_out = 1, .flags = NBI_OP_ALIAS,
-                               .prepare = nbi_op_prepare_none, .infer = squeeze_infer,
+const nbi_op nbi_op_squeeze = {.name = "Squeeze",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 2,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = nbi_op_prepare_none,
+                               .infer = squeeze_infer,
                                .forward = forward};
-const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze", .domain = "", .min_opset = 1, .min_in = 1,
-                                 .max_in = 2, .min_out = 1, .max_out = 1, .flags = NBI_OP_ALIAS,
-                                 .prepare = nbi_op_prepare_none, .infer = unsqueeze_infer,
+const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
+                                 .domain = "",
+                                 .min_opset = 1,
+                                 .min_in = 1,
+                                 .max_in = 2,
+                                 .min_out = 1,
+                                 .max_out = 1,
+                                 .flags = NBI_OP_ALIAS,
+                                 .prepare = nbi_op_prepare_none,
+                                 .infer = unsqueeze_infer,
                                  .forward = forward};
-const nbi_op nbi_op_identity = {.name = "Identity", .domain = "", .min_opset = 1, .min_in = 1,
-                                .max_in = 1, .min_out = 1, .max_out = 1, .flags = NBI_OP_ALIAS,
-                                .prepare = nbi_op_prepare_none, .infer = nbi_op_infer_same,
+const nbi_op nbi_op_identity = {.name = "Identity",
+                                .domain = "",
+                                .min_opset = 1,
+                                .min_in = 1,
+                                .max_in = 1,
+                                .min_out = 1,
+                                .max_out = 1,
+                                .flags = NBI_OP_ALIAS,
+                                .prepare = nbi_op_prepare_none,
+                                .infer = nbi_op_infer_same,
                                 .forward = forward};
-const nbi_op nbi_op_dropout = {.name = "Dropout", .domain = "", .min_opset = 1, .min_in = 1,
-                               .max_in = 3, .min_out = 1, .max_out = 2, .flags = NBI_OP_ALIAS,
-                               .prepare = dropout_prepare, .infer = dropout_infer,
+const nbi_op nbi_op_dropout = {.name = "Dropout",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 3,
+                               .min_out = 1,
+                               .max_out = 2,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = dropout_prepare,
+                               .infer = dropout_infer,
                                .forward = forward};

@@ -34,8 +34,8 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
         if (t->rank == 1 && t->dim[0] >= 0 && channels >= 0 && t->dim[0] != channels)
             return nb_fail(ctx, NB_EFORMAT,
                            "node '%s' (BatchNormalization): '%s' has %lld values, the input has "
-                           "%lld channels", node->name, t->name, (long long)t->dim[0],
-                           (long long)channels);
+                           "%lld channels",
+                           node->name, t->name, (long long)t->dim[0], (long long)channels);
     }
     return nbi_op_infer_same(ctx, graph, node);
 }

@@ -16,9 +16,10 @@ static nb_status check_weights(nb_ctx *ctx, const nbi_node *node, const nbi_tens
         int64_t k = w->dim[2 + i];
         if (p->w.kernel[i] == 0) p->w.kernel[i] = k;
         if (k == 0 || (k > 0 && p->w.kernel[i] != k))
-            return nb_fail(ctx, NB_EFORMAT, "node '%s' (Conv): kernel_shape has the value %lld, "
-                           "the weights have %lld", node->name, (long long)p->w.kernel[i],
-                           (long long)k);
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (Conv): kernel_shape has the value %lld, "
+                           "the weights have %lld",
+                           node->name, (long long)p->w.kernel[i], (long long)k);
         if (p->w.kernel[i] < 1) p->w.kernel[i] = 0; /* weights not known yet */
     }
     if (w->dim[0] >= 0 && w->dim[0] % p->group)
@@ -30,8 +31,10 @@ static nb_status check_weights(nb_ctx *ctx, const nbi_node *node, const nbi_tens
                        (long long)(w->dim[1] * p->group));
     if (bias && (bias->rank > 1 || (bias->rank == 1 && w->dim[0] >= 0 && bias->dim[0] >= 0 &&
                                     bias->dim[0] != w->dim[0])))
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Conv): bias '%s' has another length than the "
-                       "%lld output channels", node->name, bias->name, (long long)w->dim[0]);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Conv): bias '%s' has another length than the "
+                       "%lld output channels",
+                       node->name, bias->name, (long long)w->dim[0]);
     return NB_OK;
 }
 
@@ -41,8 +44,10 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     int rank = x->rank >= 0 ? x->rank : w->rank;
     if (rank < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
     if (rank < 3)
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Conv): input '%s' has %d dimensions, want 3 or "
-                       "more", node->name, x->name, rank);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Conv): input '%s' has %d dimensions, want 3 or "
+                       "more",
+                       node->name, x->name, rank);
     NB_TRY(nbi_op_want_rank(ctx, graph, node, 0, rank));
     NB_TRY(nbi_op_want_rank(ctx, graph, node, 1, rank));
     NB_TRY(nbi_window_read(ctx, node, rank - 2, &p->w));

@@ -19,8 +19,10 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     int64_t m = a->rank < 0 ? -1 : a->dim[p->trans_a], n = b->rank < 0 ? -1 : b->dim[!p->trans_b];
     int64_t ka = a->rank < 0 ? -1 : a->dim[!p->trans_a], kb = b->rank < 0 ? -1 : b->dim[p->trans_b];
     if (ka >= 0 && kb >= 0 && ka != kb)
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Gemm): '%s' has %lld columns, '%s' has %lld "
-                       "rows", node->name, a->name, (long long)ka, b->name, (long long)kb);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Gemm): '%s' has %lld columns, '%s' has %lld "
+                       "rows",
+                       node->name, a->name, (long long)ka, b->name, (long long)kb);
     const nbi_tensor *c = nbi_op_in(graph, node, 2);
     if (c && c->rank >= 0) {
         int64_t want[2] = {m, n};
@@ -31,9 +33,11 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
         }
         char text[96];
         if (!fits)
-            return nb_fail(ctx, NB_EFORMAT, "node '%s' (Gemm): '%s' of shape %s does not "
-                           "broadcast to [%lld,%lld]", node->name, c->name,
-                           nbi_shape_text(c, text, sizeof text), (long long)m, (long long)n);
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (Gemm): '%s' of shape %s does not "
+                           "broadcast to [%lld,%lld]",
+                           node->name, c->name, nbi_shape_text(c, text, sizeof text), (long long)m,
+                           (long long)n);
     }
     return nbi_op_set_out(ctx, graph, node, 0, a->dtype, 2, (int64_t[]){m, n});
 }

@@ -7,8 +7,10 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
     if (x->rank < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
     if (x->rank < 3)
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): input '%s' has %d dimensions, want 3 or "
-                       "more", node->name, node->op_type, x->name, x->rank);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (%s): input '%s' has %d dimensions, want 3 or "
+                       "more",
+                       node->name, node->op_type, x->name, x->rank);
     int64_t dim[NBI_MAX_RANK];
     for (int i = 0; i < x->rank; i++) dim[i] = i < 2 ? x->dim[i] : 1;
     return nbi_op_set_out(ctx, graph, node, 0, x->dtype, x->rank, dim);
@@ -54,11 +56,25 @@ static nb_status forward_max(const nbi_op_call *call) {
 }
 
 #define POOL_FLAGS (NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST | NBI_OP_PER_IMAGE)
-const nbi_op nbi_op_globalaveragepool = {
-    .name = "GlobalAveragePool", .domain = "", .min_opset = 1, .min_in = 1, .max_in = 1,
-    .min_out = 1, .max_out = 1, .flags = POOL_FLAGS, .prepare = nbi_op_prepare_none,
-    .infer = infer, .forward = forward_average};
-const nbi_op nbi_op_globalmaxpool = {
-    .name = "GlobalMaxPool", .domain = "", .min_opset = 1, .min_in = 1, .max_in = 1,
-    .min_out = 1, .max_out = 1, .flags = POOL_FLAGS, .prepare = nbi_op_prepare_none,
-    .infer = infer, .forward = forward_max};
+const nbi_op nbi_op_globalaveragepool = {.name = "GlobalAveragePool",
+                                         .domain = "",
+                                         .min_opset = 1,
+                                         .min_in = 1,
+                                         .max_in = 1,
+                                         .min_out = 1,
+                                         .max_out = 1,
+                                         .flags = POOL_FLAGS,
+                                         .prepare = nbi_op_prepare_none,
+                                         .infer = infer,
+                                         .forward = forward_average};
+const nbi_op nbi_op_globalmaxpool = {.name = "GlobalMaxPool",
+                                     .domain = "",
+                                     .min_opset = 1,
+                                     .min_in = 1,
+                                     .max_in = 1,
+                                     .min_out = 1,
+                                     .max_out = 1,
+                                     .flags = POOL_FLAGS,
+                                     .prepare = nbi_op_prepare_none,
+                                     .infer = infer,
+                                     .forward = forward_max};

@@ -12,8 +12,10 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     size_t mode = 0;
     while (mode < NBI_COUNT(modes) && strcmp(text, modes[mode])) mode++;
     if (mode == NBI_COUNT(modes))
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Pad): mode is '%.32s', want constant, edge, "
-                       "reflect or wrap", node->name, text);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Pad): mode is '%.32s', want constant, edge, "
+                       "reflect or wrap",
+                       node->name, text);
     p->mode = (nbi_pad_mode)mode;
     if (graph->opset >= 11 && node->n_in < 2)
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Pad): pads is missing", node->name);
@@ -21,8 +23,8 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return NB_OK;
 }
 
-static nb_status read_pads(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node,
-                           int64_t *pads, int *n, int *axes) {
+static nb_status read_pads(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node, int64_t *pads,
+                           int *n, int *axes) {
     int n_axes = -1;
     int64_t axis[NBI_MAX_RANK];
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
@@ -94,8 +96,7 @@ typedef struct fill {
 static void fill_row(void *user, char *const *p, const int64_t *step, int64_t count) {
     const fill *f = user;
     size_t size = (size_t)nbi_dtype_bits(f->dtype) / 8;
-    for (int64_t i = 0; i < count; i++)
-        memcpy(p[0] + i * step[0] * (int64_t)size, f->value, size);
+    for (int64_t i = 0; i < count; i++) memcpy(p[0] + i * step[0] * (int64_t)size, f->value, size);
 }
 
 /* Input index of output index o along axis i, −1: the constant. */
@@ -103,15 +104,18 @@ static int64_t source(const nbi_pad_params *p, int i, int64_t dim, int64_t o) {
     int64_t at = o - p->begin[i];
     if (at >= 0 && at < dim) return at;
     switch (p->mode) {
-    case NBI_PAD_EDGE: return at < 0 ? 0 : dim - 1;
-    case NBI_PAD_WRAP: return ((at % dim) + dim) % dim;
+    case NBI_PAD_EDGE:
+        return at < 0 ? 0 : dim - 1;
+    case NBI_PAD_WRAP:
+        return ((at % dim) + dim) % dim;
     case NBI_PAD_REFLECT: {
         if (dim == 1) return 0;
         int64_t period = 2 * (dim - 1);
         at = ((at % period) + period) % period;
         return at < dim ? at : period - at;
     }
-    default: return -1;
+    default:
+        return -1;
     }
 }
 

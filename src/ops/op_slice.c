@@ -1,4 +1,5 @@
-/* Slice: attributes before opset 10, inputs after. Everything becomes start, step, size per axis. */
+/* Slice: attributes before opset 10, inputs after. Everything becomes start, step, size per axis.
+ */
 #include "ops/op_util.h"
 
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {

@@ -121,13 +121,24 @@ nb_status nbi_op_broadcast(nb_ctx *ctx, const nbi_node *node, const nbi_tensor *
             dim[i] = da;
         else {
             char ta[96], tb[96];
-            return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): shapes %s of '%s' and %s of '%s' do "
-                           "not broadcast", node->name, node->op_type,
-                           nbi_shape_text(a, ta, sizeof ta), a->name,
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (%s): shapes %s of '%s' and %s of '%s' do "
+                           "not broadcast",
+                           node->name, node->op_type, nbi_shape_text(a, ta, sizeof ta), a->name,
                            nbi_shape_text(b, tb, sizeof tb), b->name);
         }
     }
     return NB_OK;
+}
+
+nb_dtype nbi_dtype_of_onnx(int64_t number) {
+    static const nb_dtype table[] = {
+        [1] = NB_DTYPE_F32,  [2] = NB_DTYPE_U8,   [3] = NB_DTYPE_S8,   [4] = NB_DTYPE_U16,
+        [5] = NB_DTYPE_S16,  [6] = NB_DTYPE_S32,  [7] = NB_DTYPE_S64,  [9] = NB_DTYPE_BOOL,
+        [11] = NB_DTYPE_F64, [12] = NB_DTYPE_U32, [13] = NB_DTYPE_U64, [21] = NB_DTYPE_U4,
+        [22] = NB_DTYPE_S4,  [25] = NB_DTYPE_U2,  [26] = NB_DTYPE_S2};
+    if (number < 0 || number >= (int64_t)NBI_COUNT(table)) return NB_DTYPE_NONE;
+    return table[number];
 }
 
 /* ---- the sliding window -------------------------------------------------------------------- */
@@ -143,9 +154,10 @@ static nb_status window_list(nb_ctx *ctx, const nbi_node *node, const char *name
                        node->op_type, name, found, n);
     for (int i = 0; i < found; i++) {
         if (values[i] < least || values[i] > MAX_WINDOW)
-            return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): %s has the value %lld, want %lld or "
-                           "more", node->name, node->op_type, name, (long long)values[i],
-                           (long long)least);
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (%s): %s has the value %lld, want %lld or "
+                           "more",
+                           node->name, node->op_type, name, (long long)values[i], (long long)least);
         out[i] = values[i];
     }
     return NB_OK;
@@ -157,8 +169,10 @@ nb_status nbi_window_read(nb_ctx *ctx, const nbi_node *node, int n, nbi_window *
     size_t mode = 0;
     while (mode < NBI_COUNT(modes) && strcmp(text, modes[mode])) mode++;
     if (mode == NBI_COUNT(modes))
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): auto_pad is '%.32s', want NOTSET, "
-                       "SAME_UPPER, SAME_LOWER or VALID", node->name, node->op_type, text);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (%s): auto_pad is '%.32s', want NOTSET, "
+                       "SAME_UPPER, SAME_LOWER or VALID",
+                       node->name, node->op_type, text);
     if (n > NBI_MAX_SPATIAL)
         return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (%s): %d spatial axes, at most %d",
                        node->name, node->op_type, n, NBI_MAX_SPATIAL);
@@ -199,9 +213,10 @@ nb_status nbi_window_resolve(nb_ctx *ctx, const nbi_node *node, nbi_window *w, c
         }
         int64_t room = in[i] + w->pad_begin[i] + w->pad_end[i] - reach;
         if (room < 0)
-            return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): the window of %lld does not fit into "
-                           "%lld values (padding %lld and %lld included)", node->name,
-                           node->op_type, (long long)reach,
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (%s): the window of %lld does not fit into "
+                           "%lld values (padding %lld and %lld included)",
+                           node->name, node->op_type, (long long)reach,
                            (long long)(in[i] + w->pad_begin[i] + w->pad_end[i]),
                            (long long)w->pad_begin[i], (long long)w->pad_end[i]);
         out[i] = (w->ceil_mode ? room + s - 1 : room) / s + 1;

@@ -1,4 +1,5 @@
-/* What operators share: access to a node's tensors, errors, the element walk, the sliding window. */
+/* What operators share: access to a node's tensors, errors, the element walk, the sliding window.
+ */
 #ifndef NIBBLE_OPS_OP_UTIL_H
 #define NIBBLE_OPS_OP_UTIL_H
 
@@ -52,6 +53,12 @@ void nbi_set_int(nb_dtype dtype, void *data, int64_t index, int64_t value);
 bool nbi_dtype_is_float(nb_dtype dtype);
 /* The dtype that a run-time view has: below 8 bits, one element per byte (S4 → S8, U4 → U8). */
 nb_dtype nbi_view_dtype(nb_dtype dtype);
+
+/* One element per byte from packed sub-byte storage (S4, U4, S2, U2), and back. */
+void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out);
+void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed);
+/* The dtype of a TensorProto.DataType number, NONE for those that are not supported. */
+nb_dtype nbi_dtype_of_onnx(int64_t number);
 
 /* Walks all elements of v[0] (the output), the others broadcast to its shape, in the output's
  * memory order with dimensions merged: fn gets n pointers to the first elements of a row, their

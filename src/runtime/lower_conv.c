@@ -109,7 +109,7 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
     if (pack) {
         uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);
         if (!packed) return nb_fail_memory(ctx, out->w_bytes);
-        nbi_pack(out->levels, out->w_count, conv->bits, packed);
+        nbi_pack_weights(out->levels, out->w_count, conv->bits, packed);
         out->p.w = packed;
     }
     return NB_OK;

@@ -107,10 +107,11 @@ static inline int64_t naive_sum(const problem *q, int y, int x, int o) {
 }
 
 /* Needs the compiler's 128-bit integers: floor((acc·mult)/2^shift + ½). */
+__extension__ typedef __int128 wide;
 static inline int64_t naive_output(const nbk_conv *p, int64_t acc, int o) {
-    const __int128 one = 1, twice = (__int128)acc * p->mult[o] * 2 + (one << p->shift[o]);
-    const __int128 divisor = one << (p->shift[o] + 1);
-    __int128 v = twice / divisor;
+    const wide one = 1, twice = (wide)acc * p->mult[o] * 2 + (one << p->shift[o]);
+    const wide divisor = one << (p->shift[o] + 1);
+    wide v = twice / divisor;
     if (twice % divisor < 0) v--;
     v += p->out_zero;
     return (int64_t)(v < p->out_lo ? p->out_lo : v > p->out_hi ? p->out_hi : v);

@@ -32,52 +32,46 @@ static inline __m256i madd(__m256i sum, __m256i x, __m256i w) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
 }
 
-static void wide_tile1(const nbi_tile *t) {
+static void wide_1(const nbi_tile *t, size_t first) {
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const uint8_t *x = t->pixel[0] + t->segment[s];
-        for (size_t k = 0; k < t->steps; k++, x += 4, w += 64) {
-            const __m256i v = broadcast4(x);
-            a0 = madd(a0, v, load(w));
-            a1 = madd(a1, v, load(w + 32));
-        }
+    const uint8_t *w = t->w, *x = t->pixel[first];
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const __m256i v = broadcast4(x + t->offset[k]);
+        a0 = madd(a0, v, load(w));
+        a1 = madd(a1, v, load(w + 32));
     }
-    store(t->acc, a0);
-    store(t->acc + 8, a1);
+    store(t->acc + first * NBI_LANES, a0);
+    store(t->acc + first * NBI_LANES + 8, a1);
 }
 
-static void wide_tile(const nbi_tile *t, int pixels) {
-    if (pixels == 1) {
-        wide_tile1(t);
-        return;
-    }
+static void wide_4(const nbi_tile *t, size_t first) {
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
     __m256i b0 = a0, b1 = a1, c0 = a0, c1 = a1, d0 = a0, d1 = a1;
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const size_t at = t->segment[s], end = 4 * t->steps;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t k = 0; k < end; k += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + k);
-            a0 = madd(a0, x, w0);
-            a1 = madd(a1, x, w1);
-            x = broadcast4(xb + k);
-            b0 = madd(b0, x, w0);
-            b1 = madd(b1, x, w1);
-            x = broadcast4(xc + k);
-            c0 = madd(c0, x, w0);
-            c1 = madd(c1, x, w1);
-            x = broadcast4(xd + k);
-            d0 = madd(d0, x, w0);
-            d1 = madd(d1, x, w1);
-        }
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd(a0, x, w0);
+        a1 = madd(a1, x, w1);
+        x = broadcast4(xb + at);
+        b0 = madd(b0, x, w0);
+        b1 = madd(b1, x, w1);
+        x = broadcast4(xc + at);
+        c0 = madd(c0, x, w0);
+        c1 = madd(c1, x, w1);
+        x = broadcast4(xd + at);
+        d0 = madd(d0, x, w0);
+        d1 = madd(d1, x, w1);
     }
-    int32_t *acc = t->acc;
+    int32_t *acc = t->acc + first * NBI_LANES;
     store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
+}
+
+static void wide_tile(const nbi_tile *t) {
+    for (size_t i = 0; i < t->pixels; i += 4) (t->pixels - i == 1 ? wide_1 : wide_4)(t, i);
 }
 
 /* ---- ubs ----------------------------------------------------------------------------------- */
@@ -86,49 +80,43 @@ static inline __m256i madd4(__m256i sum, __m256i x, __m256i w, __m256i ones) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones));
 }
 
-static void ubs_tile1(const nbi_tile *t) {
+static void ubs_1(const nbi_tile *t, size_t first) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const uint8_t *x = t->pixel[0] + t->segment[s];
-        for (size_t k = 0; k < t->steps; k++, x += 4, w += 64) {
-            const __m256i v = broadcast4(x);
-            a0 = madd4(a0, v, load(w), ones);
-            a1 = madd4(a1, v, load(w + 32), ones);
-        }
+    const uint8_t *w = t->w, *x = t->pixel[first];
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const __m256i v = broadcast4(x + t->offset[k]);
+        a0 = madd4(a0, v, load(w), ones);
+        a1 = madd4(a1, v, load(w + 32), ones);
     }
-    store(t->acc, a0);
-    store(t->acc + 8, a1);
+    store(t->acc + first * NBI_LANES, a0);
+    store(t->acc + first * NBI_LANES + 8, a1);
 }
 
 /* Every step is widened. */
-static void ubs_tile_each(const nbi_tile *t) {
+static void ubs_4(const nbi_tile *t, size_t first) {
     const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
     __m256i b0 = a0, b1 = a1, c0 = a0, c1 = a1, d0 = a0, d1 = a1;
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const size_t at = t->segment[s], end = 4 * t->steps;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t k = 0; k < end; k += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + k);
-            a0 = madd4(a0, x, w0, ones);
-            a1 = madd4(a1, x, w1, ones);
-            x = broadcast4(xb + k);
-            b0 = madd4(b0, x, w0, ones);
-            b1 = madd4(b1, x, w1, ones);
-            x = broadcast4(xc + k);
-            c0 = madd4(c0, x, w0, ones);
-            c1 = madd4(c1, x, w1, ones);
-            x = broadcast4(xd + k);
-            d0 = madd4(d0, x, w0, ones);
-            d1 = madd4(d1, x, w1, ones);
-        }
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd4(a0, x, w0, ones);
+        a1 = madd4(a1, x, w1, ones);
+        x = broadcast4(xb + at);
+        b0 = madd4(b0, x, w0, ones);
+        b1 = madd4(b1, x, w1, ones);
+        x = broadcast4(xc + at);
+        c0 = madd4(c0, x, w0, ones);
+        c1 = madd4(c1, x, w1, ones);
+        x = broadcast4(xd + at);
+        d0 = madd4(d0, x, w0, ones);
+        d1 = madd4(d1, x, w1, ones);
     }
-    int32_t *acc = t->acc;
+    int32_t *acc = t->acc + first * NBI_LANES;
     store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
 }
@@ -143,57 +131,44 @@ static inline __m256i madd2(__m256i sum, __m256i x, __m256i w) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w));
 }
 
-/* t->chunk steps are summed in int16 before they are widened; the int32 sums live in memory. */
-static void ubs_tile_chunks(const nbi_tile *t) {
-    const __m256i zero = _mm256_setzero_si256();
-    __m256i a0 = zero, a1 = zero, b0 = zero, b1 = zero, c0 = zero, c1 = zero, d0 = zero, d1 = zero;
-    const uint8_t *w = t->w;
-    int32_t *acc = t->acc;
-    size_t budget = (size_t)t->chunk;
-    for (int i = 0; i < 4; i++) memcpy(acc + i * NBI_LANES, t->bias, NBI_LANES * sizeof *acc);
-    for (size_t s = 0, k = 0; s < t->segments;) {
-        const size_t at = t->segment[s] + 4 * k;
-        size_t n = t->steps - k;
-        if (n > budget) n = budget;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t i = 0; i < 4 * n; i += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + i);
-            a0 = madd2(a0, x, w0);
-            a1 = madd2(a1, x, w1);
-            x = broadcast4(xb + i);
-            b0 = madd2(b0, x, w0);
-            b1 = madd2(b1, x, w1);
-            x = broadcast4(xc + i);
-            c0 = madd2(c0, x, w0);
-            c1 = madd2(c1, x, w1);
-            x = broadcast4(xd + i);
-            d0 = madd2(d0, x, w0);
-            d1 = madd2(d1, x, w1);
-        }
-        k += n;
-        budget -= n;
-        if (k == t->steps) {
-            k = 0;
-            s++;
-        }
-        if (budget > 0 && s < t->segments) continue;
-        budget = (size_t)t->chunk;
-        widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
-        widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
-        widen_into(acc + 48, d0), widen_into(acc + 56, d1);
-        a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero;
+/* Steps from…to−1, summed in int16, then added to the int32 sums in memory. */
+static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_t to) {
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w + from * 64;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0;
+    __m256i b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+    for (size_t k = from; k < to; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd2(a0, x, w0);
+        a1 = madd2(a1, x, w1);
+        x = broadcast4(xb + at);
+        b0 = madd2(b0, x, w0);
+        b1 = madd2(b1, x, w1);
+        x = broadcast4(xc + at);
+        c0 = madd2(c0, x, w0);
+        c1 = madd2(c1, x, w1);
+        x = broadcast4(xd + at);
+        d0 = madd2(d0, x, w0);
+        d1 = madd2(d1, x, w1);
     }
+    int32_t *acc = t->acc + first * NBI_LANES;
+    widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
+    widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
+    widen_into(acc + 48, d0), widen_into(acc + 56, d1);
 }
 
-static void ubs_tile(const nbi_tile *t, int pixels) {
-    if (pixels == 1)
-        ubs_tile1(t);
-    else if (t->chunk < 2)
-        ubs_tile_each(t);
-    else
-        ubs_tile_chunks(t);
+static void ubs_chunks(const nbi_tile *t, size_t first) {
+    for (size_t i = 0; i < 4; i++)
+        memcpy(t->acc + (first + i) * NBI_LANES, t->bias, NBI_LANES * sizeof *t->acc);
+    for (size_t k = 0; k < t->steps; k += t->chunk)
+        ubs_chunk(t, first, k, t->steps - k < t->chunk ? t->steps : k + t->chunk);
+}
+
+static void ubs_tile(const nbi_tile *t) {
+    for (size_t i = 0; i < t->pixels; i += 4)
+        (t->pixels - i == 1 ? ubs_1 : t->chunk < 2 ? ubs_4 : ubs_chunks)(t, i);
 }
 
 /* ---- copies -------------------------------------------------------------------------------- */
@@ -245,41 +220,48 @@ static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, vo
     }
 }
 
+static void requant_partial(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
+    int32_t row[NBI_LANES];
+    const size_t n = (size_t)q->channels;
+    const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
+    if (q->type == NBK_S32) {
+        store(row, a);
+        store(row + 8, b);
+        memcpy((int32_t *)out + at, row, n * sizeof row[0]);
+        return;
+    }
+    _mm_storeu_si128((__m128i *)row, narrow(a, b, q->type));
+    memcpy((uint8_t *)out + at, row, n);
+}
+
+/* 16 channels as bytes: the common case. */
+static inline void requant_bytes(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
+                                 size_t pixels, uint8_t type, uint8_t *out) {
+    for (size_t i = 0; i < pixels; i++, acc += acc_stride, out += q->stride) {
+        const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
+        _mm_storeu_si128((__m128i *)out, narrow(a, b, type));
+    }
+}
+
 void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_stride, size_t pixel,
                       size_t pixels, void *out) {
-    const size_t n = (size_t)q->channels;
-    for (size_t i = 0; i < pixels; i++, acc += acc_stride) {
-        const size_t at = (pixel + i) * q->stride + (size_t)q->first;
-        if (!q->fast) {
-            requant_slow(q, acc, at, out);
-            continue;
-        }
-        const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
-        if (q->type == NBK_S32) {
-            int32_t row[NBI_LANES];
-            store(row, a);
-            store(row + 8, b);
-            memcpy((int32_t *)out + at, row, n * sizeof row[0]);
-            continue;
-        }
-        uint8_t *to = (uint8_t *)out + at;
-        const __m128i v = narrow(a, b, q->type);
-        if (n == NBI_LANES) {
-            _mm_storeu_si128((__m128i *)to, v);
-        } else {
-            uint8_t row[NBI_LANES];
-            _mm_storeu_si128((__m128i *)row, v);
-            memcpy(to, row, n);
-        }
-    }
+    const nbi_requant local = *q; /* a copy that stores to `out` cannot change */
+    const size_t at = pixel * q->stride + (size_t)q->first;
+    if (q->fast && q->channels == NBI_LANES && q->type == NBK_U8)
+        requant_bytes(&local, acc, acc_stride, pixels, NBK_U8, (uint8_t *)out + at);
+    else if (q->fast && q->channels == NBI_LANES && q->type == NBK_S8)
+        requant_bytes(&local, acc, acc_stride, pixels, NBK_S8, (uint8_t *)out + at);
+    else
+        for (size_t i = 0; i < pixels; i++)
+            (q->fast ? requant_partial : requant_slow)(&local, acc + i * acc_stride,
+                                                       at + i * q->stride, out);
 }
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
-static const nbi_dense WIDE = {
-    .element = 2, .tile_pixels = 4, .copy = nbi_widen_avx2, .tile = wide_tile};
+static const nbi_dense WIDE = {.element = 2, .group = 4, .copy = nbi_widen_avx2, .tile = wide_tile};
 static const nbi_dense UBS = {
-    .element = 1, .tile_pixels = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
+    .element = 1, .group = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
 
 static size_t wide_packed(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&WIDE, p);
