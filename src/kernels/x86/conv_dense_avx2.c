@@ -192,25 +192,32 @@ void nbi_widen_avx2(void *dst, const uint8_t *src, size_t n, uint8_t type, int a
 /* ---- requantization ------------------------------------------------------------------------ */
 
 /* 8 channels from number `at` of the block: the products in 64 bits, of which the upper halves
- * shifted by shift − 32 are left; then + zero and the limits. */
-static inline __m256i rescale8(const nbi_requant *q, int at, __m256i acc) {
-    const __m256i mult = load(q->mult + at);
-    __m256i even = _mm256_mul_epi32(acc, mult);
-    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), _mm256_srli_epi64(mult, 32));
+ * shifted by shift − 32 are left. */
+static inline __m256i rescale8(const nbi_requant *q, int at, const int32_t *acc) {
+    const __m256i mult = load(q->mult + at), sum = load(acc + at);
+    __m256i even = _mm256_mul_epi32(sum, mult);
+    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(sum, 32), _mm256_srli_epi64(mult, 32));
     even = _mm256_add_epi64(even, load(q->half_even + at / 2));
     odd = _mm256_add_epi64(odd, load(q->half_odd + at / 2));
-    __m256i v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    v = _mm256_srav_epi32(v, load(q->shift_high + at));
-    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
-    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
-    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+    const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_srav_epi32(high, load(q->shift_high + at));
 }
 
-/* Two vectors of 8 clamped values → 16 bytes. */
-static inline __m128i narrow(__m256i a, __m256i b, uint8_t type) {
-    const __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
-    return type == NBK_U8 ? _mm_packus_epi16(low, high) : _mm_packs_epi16(low, high);
+/* 16 channels of two pixels → 2 × 16 bytes. Saturation on the way cannot change the result: the
+ * limits lie within the type, and |zero| is far below 2^15. */
+static inline __m256i requant_two(const nbi_requant *q, const int32_t *acc0, const int32_t *acc1,
+                                  uint8_t type) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i zero = _mm256_set1_epi16((int16_t)q->zero);
+    const __m256i lo = _mm256_set1_epi8((char)q->lo), hi = _mm256_set1_epi8((char)q->hi);
+    __m256i a = _mm256_packs_epi32(rescale8(q, 0, acc0), rescale8(q, 8, acc0));
+    __m256i b = _mm256_packs_epi32(rescale8(q, 0, acc1), rescale8(q, 8, acc1));
+    a = _mm256_adds_epi16(a, zero);
+    b = _mm256_adds_epi16(b, zero);
+    __m256i v = type == NBK_U8 ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b);
+    v = type == NBK_U8 ? _mm256_max_epu8(v, lo) : _mm256_max_epi8(v, lo);
+    v = type == NBK_U8 ? _mm256_min_epu8(v, hi) : _mm256_min_epi8(v, hi);
+    return _mm256_permutevar8x32_epi32(v, order);
 }
 
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
@@ -220,26 +227,33 @@ static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, vo
     }
 }
 
-static void requant_partial(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
+static __m256i limit32(const nbi_requant *q, __m256i v) {
+    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
+    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
+    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+}
+
+/* One pixel, any number of channels, any type. */
+static void requant_one(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
     int32_t row[NBI_LANES];
     const size_t n = (size_t)q->channels;
-    const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
     if (q->type == NBK_S32) {
-        store(row, a);
-        store(row + 8, b);
+        store(row, limit32(q, rescale8(q, 0, acc)));
+        store(row + 8, limit32(q, rescale8(q, 8, acc)));
         memcpy((int32_t *)out + at, row, n * sizeof row[0]);
         return;
     }
-    _mm_storeu_si128((__m128i *)row, narrow(a, b, q->type));
+    store(row, requant_two(q, acc, acc, q->type));
     memcpy((uint8_t *)out + at, row, n);
 }
 
-/* 16 channels as bytes: the common case. */
-static inline void requant_bytes(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
+/* 16 channels of an even number of pixels as bytes: the common case. */
+static inline void requant_pairs(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
                                  size_t pixels, uint8_t type, uint8_t *out) {
-    for (size_t i = 0; i < pixels; i++, acc += acc_stride, out += q->stride) {
-        const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
-        _mm_storeu_si128((__m128i *)out, narrow(a, b, type));
+    for (size_t i = 0; i < pixels; i += 2, acc += 2 * acc_stride, out += 2 * q->stride) {
+        const __m256i v = requant_two(q, acc, acc + acc_stride, type);
+        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i *)(out + q->stride), _mm256_extracti128_si256(v, 1));
     }
 }
 
@@ -247,14 +261,15 @@ void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_strid
                       size_t pixels, void *out) {
     const nbi_requant local = *q; /* a copy that stores to `out` cannot change */
     const size_t at = pixel * q->stride + (size_t)q->first;
-    if (q->fast && q->channels == NBI_LANES && q->type == NBK_U8)
-        requant_bytes(&local, acc, acc_stride, pixels, NBK_U8, (uint8_t *)out + at);
-    else if (q->fast && q->channels == NBI_LANES && q->type == NBK_S8)
-        requant_bytes(&local, acc, acc_stride, pixels, NBK_S8, (uint8_t *)out + at);
+    const bool whole = q->fast && q->channels == NBI_LANES && q->type != NBK_S32;
+    const size_t pairs = whole ? pixels / 2 * 2 : 0;
+    if (q->type == NBK_U8)
+        requant_pairs(&local, acc, acc_stride, pairs, NBK_U8, (uint8_t *)out + at);
     else
-        for (size_t i = 0; i < pixels; i++)
-            (q->fast ? requant_partial : requant_slow)(&local, acc + i * acc_stride,
-                                                       at + i * q->stride, out);
+        requant_pairs(&local, acc, acc_stride, pairs, NBK_S8, (uint8_t *)out + at);
+    for (size_t i = pairs; i < pixels; i++)
+        (q->fast ? requant_one : requant_slow)(&local, acc + i * acc_stride, at + i * q->stride,
+                                               out);
 }
 
 /* ---- the rows ------------------------------------------------------------------------------ */
