@@ -13,27 +13,39 @@ static inline void store(void *at, __m256i v) {
     _mm256_storeu_si256((__m256i *)at, v);
 }
 
-static inline void depthwise_1(const nbi_tile *t, const uint8_t *x, int32_t *acc) {
-    __m256i low = _mm256_setzero_si256(), high = low;
-    const uint8_t *w = t->w;
-    for (size_t k = 0; k < t->steps; k += 2, w += 64) {
-        const __m256i a = load(x + t->offset[k]), b = load(x + t->offset[k + 1]);
-        const __m256i wl = load(w), wh = load(w + 32);
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), wl));
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), wh));
-    }
-    const __m256i first = _mm256_permute2x128_si256(low, high, 0x20);
-    const __m256i second = _mm256_permute2x128_si256(low, high, 0x31);
-    store(acc, _mm256_add_epi32(load(t->bias), first));
-    store(acc + 8, _mm256_add_epi32(load(t->bias + 8), second));
+/* One pair of taps: low += channels 0–3, 8–11, high += 4–7, 12–15. */
+static inline void two_taps(__m256i a, __m256i b, __m256i wl, __m256i wh, __m256i *low,
+                            __m256i *high) {
+    *low = _mm256_add_epi32(*low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), wl));
+    *high = _mm256_add_epi32(*high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), wh));
 }
 
+static inline void finish_pixel(int32_t *acc, const int32_t *bias, __m256i low, __m256i high) {
+    const __m256i first = _mm256_permute2x128_si256(low, high, 0x20);
+    const __m256i second = _mm256_permute2x128_si256(low, high, 0x31);
+    store(acc, _mm256_add_epi32(load(bias), first));
+    store(acc + 8, _mm256_add_epi32(load(bias + 8), second));
+}
+
+/* Two pixels, so that weights and offsets are loaded once for both. */
 static void depthwise_tile(const nbi_tile *t) {
-    for (size_t i = 0; i < t->pixels; i++) depthwise_1(t, t->pixel[i], t->acc + i * NBI_LANES);
+    const uint32_t *offset = t->offset, *end = offset + t->steps;
+    for (size_t i = 0; i < t->pixels; i += 2) {
+        const uint8_t *x = t->pixel[i], *y = t->pixel[i + 1], *w = t->w;
+        __m256i xl = _mm256_setzero_si256(), xh = xl, yl = xl, yh = xl;
+        for (const uint32_t *o = offset; o < end; o += 2, w += 64) {
+            const size_t first = o[0], second = o[1];
+            const __m256i wl = load(w), wh = load(w + 32);
+            two_taps(load(x + first), load(x + second), wl, wh, &xl, &xh);
+            two_taps(load(y + first), load(y + second), wl, wh, &yl, &yh);
+        }
+        finish_pixel(t->acc + i * NBI_LANES, t->bias, xl, xh);
+        finish_pixel(t->acc + (i + 1) * NBI_LANES, t->bias, yl, yh);
+    }
 }
 
 static const nbi_dense DEPTHWISE = {
-    .element = 2, .group = 1, .copy = nbi_widen_avx2, .tile = depthwise_tile, .depthwise = true};
+    .element = 2, .group = 2, .copy = nbi_widen_avx2, .tile = depthwise_tile, .depthwise = true};
 
 static size_t packed_bytes(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&DEPTHWISE, p);
