@@ -7,7 +7,8 @@
 #include "ir/graph.h"
 #include "kernels/kernels.h"
 
-/* A buffer. Storage order: N=1 dropped; rank ≥ 3 channels last (H,W,C or L,C); else flat. */
+/* A buffer. Storage order: N=1 dropped; rank 3 and 4 channels last (L,C or H,W,C); any other rank in
+ * ONNX order (h = w = 1, c = count). */
 typedef struct nbi_ptensor {
     const char *name; /* of the ONNX tensor */
     nb_dtype dtype;   /* U8, S8, S32, F32 */
@@ -78,16 +79,48 @@ typedef struct nbi_program {
     int output[8];
     size_t arena_bytes;    /* planned activations, the input included */
     size_t scratch_bytes;  /* largest scratch of the reference kernels */
-    size_t const_bytes;    /* flash: packed weights, bias, mult, shift, tables */
+    size_t const_bytes;    /* flash: nbi_program_const_bytes() */
     nbi_graph *float_graph; /* of the float islands; NULL if none */
 } nbi_program;
 
-void nbi_program_free(nbi_program *program); /* NULL is allowed */
-/* Offsets by liveness: largest buffer first, lowest offset that does not collide with a live one;
- * 16-byte aligned. Sets tensor[].offset and arena_bytes. Outputs live to the end; element-wise
- * steps may write over an input that dies there. */
+/* Frees a program from nbi_alloc, its arena and its float graph. NULL is allowed. */
+void nbi_program_free(nbi_program *program);
+/* Offsets by liveness, 16-byte aligned: several orders and in-place choices are tried, the smallest
+ * arena wins (the same on every machine). Sets tensor[].offset and arena_bytes. Outputs live to the
+ * end; element-wise steps may write over an input that dies there, the program's input included. */
 nb_status nbi_program_plan(nb_ctx *ctx, nbi_program *program);
-/* Bytes of constants one step stores in flash (as the C generator emits them). */
+/* The least arena any plan could need: the largest sum of buffers that are live at one step, with
+ * the best in-place choice there. */
+nb_status nbi_program_plan_bound(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes);
+/* Where the reference kernels' scratch fits into a planned program: offset[i] for step i (offset
+ * may be NULL), and the whole RAM, arena_bytes or a little more: the size of the generated C's
+ * arena. */
+nb_status nbi_program_place_scratch(nb_ctx *ctx, const nbi_program *program, size_t *offset,
+                                    size_t *out_ram_bytes);
+/* Scratch of the reference kernel of one step. */
+size_t nbi_step_scratch_bytes(const nbi_step *step);
+
+/* Constant tables of a step, as the C generator emits them. */
+typedef enum nbi_const_kind { NBI_CONST_U8, NBI_CONST_S8, NBI_CONST_S32 } nbi_const_kind;
+typedef struct nbi_const_table {
+    const void *data; /* NULL: the step has no such table */
+    size_t bytes;
+    nbi_const_kind kind;
+    int home; /* the table that holds these bytes: itself, or one that starts with them */
+} nbi_const_table;
+/* A convolution has w, levels, bias, mult, shift; a LUT its table; an average pool mult, shift; in
+ * this order. */
+#define NBI_STEP_TABLES 5
+void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES]);
+/* All tables, NBI_STEP_TABLES per step; those whose bytes start another table (equal LUTs, zero
+ * biases) get it as their home and are not stored. Free with nbi_free. */
+nb_status nbi_program_tables(nb_ctx *ctx, const nbi_program *program, nbi_const_table **out);
+/* The descriptor (nbk_conv, …) of a step on a machine with 4-byte pointers. */
+size_t nbi_step_descriptor_bytes(const nbi_step *step);
+/* Bytes of constants one step stores in flash (as the C generator emits them): its tables, shared
+ * or not, and its descriptor. */
 size_t nbi_step_const_bytes(const nbi_step *step);
+/* The same for the program, tables that are shared counted once. */
+nb_status nbi_program_const_bytes(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes);
 
 #endif

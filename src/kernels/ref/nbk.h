@@ -26,6 +26,19 @@ static inline int32_t nbk_clamp(int64_t v, int32_t lo, int32_t hi) {
     return v < lo ? lo : v > hi ? hi : (int32_t)v;
 }
 
+/* One element of type `type` (NBK_S32 only for store). */
+static inline int32_t nbk_load(const void *x, uint8_t type, size_t i) {
+    return type == NBK_U8 ? ((const uint8_t *)x)[i] : ((const int8_t *)x)[i];
+}
+static inline void nbk_store(void *y, uint8_t type, size_t i, int32_t v) {
+    if (type == NBK_U8)
+        ((uint8_t *)y)[i] = (uint8_t)v;
+    else if (type == NBK_S8)
+        ((int8_t *)y)[i] = (int8_t)v;
+    else
+        ((int32_t *)y)[i] = v;
+}
+
 /* ---- weights ------------------------------------------------------------------------------- */
 
 /* Packed weights: codes of `bits` (1..8) as one little-endian bit stream, first code in the lowest

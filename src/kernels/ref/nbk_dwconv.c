@@ -1,0 +1,54 @@
+/* Depthwise convolution: one filter per channel. The taps of one channel are decoded once, then
+ * used for every pixel. */
+#include "nbk.h"
+
+size_t nbk_dwconv_scratch(const nbk_conv *p) {
+    return (size_t)p->kh * (size_t)p->kw;
+}
+
+static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int c, int oy,
+                         int ox) {
+    int32_t sum = 0;
+    for (int i = 0; i < p->kh; i++) {
+        const int y = oy * p->sh - p->pt + i * p->dh;
+        for (int j = 0; j < p->kw; j++, w++) {
+            const int x = ox * p->sw - p->pl + j * p->dw;
+            if (y < 0 || y >= p->in_h || x < 0 || x >= p->in_w) {
+                sum += p->in_zero * *w;
+                continue;
+            }
+            const size_t pixel = (size_t)y * (size_t)p->in_w + (size_t)x;
+            sum += nbk_load(in, p->in_type, pixel * (size_t)p->in_c + (size_t)c) * *w;
+        }
+    }
+    return sum;
+}
+
+/* Exactly one of out and acc is given. */
+static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void *scratch) {
+    const size_t channels = (size_t)p->out_c, taps = nbk_dwconv_scratch(p);
+    int8_t *w = (int8_t *)scratch;
+    for (int c = 0; c < p->out_c; c++) {
+        for (size_t t = 0; t < taps; t++)
+            nbk_unpack(p->w, p->w_bits, p->w_levels, t * channels + (size_t)c, 1, w + t);
+        size_t at = (size_t)c;
+        for (int y = 0; y < p->out_h; y++)
+            for (int x = 0; x < p->out_w; x++, at += channels) {
+                const int32_t sum = p->bias[c] + pixel_sum(p, in, w, c, y, x);
+                if (acc) {
+                    acc[at] = sum;
+                    continue;
+                }
+                const int64_t v = nbk_rescale(sum, p->mult[c], p->shift[c]) + p->out_zero;
+                nbk_store(out, p->out_type, at, nbk_clamp(v, p->out_lo, p->out_hi));
+            }
+    }
+}
+
+void nbk_dwconv_run(const nbk_conv *p, const void *in, void *out, void *scratch) {
+    run(p, in, out, NULL, scratch);
+}
+
+void nbk_dwconv_sums(const nbk_conv *p, const void *in, int32_t *acc, void *scratch) {
+    run(p, in, NULL, acc, scratch);
+}
