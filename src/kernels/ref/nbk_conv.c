@@ -62,12 +62,12 @@ static int32_t row_sum(const nbk_conv *p, const void *in, const int8_t *w, int g
         sum *= p->in_zero;
     }
     if (first == last) return sum;
-    const size_t row = (size_t)y * (size_t)p->in_w;
+    const size_t row = (size_t)y * (size_t)p->in_w, in_c = (size_t)p->in_c;
     if (p->dw == 1 && p->groups == 1) /* the taps are neighbours in memory */
         return sum + dot(in, p->in_type, (row + (size_t)(x0 + first)) * (size_t)c, w + first * c,
                          (last - first) * c);
     for (int k = first; k < last; k++) {
-        const size_t at = (row + (size_t)(x0 + k * p->dw)) * (size_t)p->in_c + (size_t)(group * c);
+        const size_t at = (row + (size_t)(x0 + k * p->dw)) * in_c + (size_t)(group * c);
         sum += dot(in, p->in_type, at, w + k * c, c);
     }
     return sum;
@@ -103,6 +103,7 @@ size_t nbk_conv_scratch(const nbk_conv *p) {
 /* Exactly one of out and acc is given. */
 static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void *scratch) {
     const size_t k = (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
+    const size_t out_c = (size_t)p->out_c;
     for (int o = 0; o < p->out_c; o++) {
         const int8_t *w = (const int8_t *)p->w + (size_t)o * k;
         if (!is_plain(p)) {
@@ -112,7 +113,7 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
         const int group = o / (p->out_c / p->groups);
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
-            for (int x = 0; x < p->out_w; x++, at += (size_t)p->out_c) {
+            for (int x = 0; x < p->out_w; x++, at += out_c) {
                 const int32_t sum = p->bias[o] + pixel_sum(p, in, w, group, y, x);
                 if (acc)
                     acc[at] = sum;

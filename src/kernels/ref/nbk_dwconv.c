@@ -8,6 +8,7 @@ size_t nbk_dwconv_scratch(const nbk_conv *p) {
 
 static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int c, int oy,
                          int ox) {
+    const size_t in_w = (size_t)p->in_w, in_c = (size_t)p->in_c;
     int32_t sum = 0;
     for (int i = 0; i < p->kh; i++) {
         const int y = oy * p->sh - p->pt + i * p->dh;
@@ -17,8 +18,8 @@ static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int
                 sum += p->in_zero * *w;
                 continue;
             }
-            const size_t pixel = (size_t)y * (size_t)p->in_w + (size_t)x;
-            sum += nbk_load(in, p->in_type, pixel * (size_t)p->in_c + (size_t)c) * *w;
+            const size_t pixel = (size_t)y * in_w + (size_t)x;
+            sum += nbk_load(in, p->in_type, pixel * in_c + (size_t)c) * *w;
         }
     }
     return sum;
