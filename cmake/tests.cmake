@@ -8,7 +8,9 @@ endif()
 file(GLOB TEST_SOURCES CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
   tests/unit/test_*.c tests/kern/test_*.c tests/ops/test_*.c tests/onnx/test_*.c
   tests/codegen/test_*.c)
-# Programs named *_data.c need NIBBLE_DATA.
+# Programs named *_data.c need NIBBLE_DATA; *_arm.c need a cross compiler and an emulator.
+find_program(ARM_GCC arm-none-eabi-gcc)
+find_program(QEMU_ARM qemu-system-arm)
 set(SKIPPED "")
 foreach(src ${TEST_SOURCES})
   get_filename_component(name ${src} NAME_WE)
@@ -17,6 +19,10 @@ foreach(src ${TEST_SOURCES})
   string(REPLACE "test_" "" short ${name})
   if(name MATCHES "_data$" AND NOT NIBBLE_DATA)
     list(APPEND SKIPPED ${room}.${short})
+    continue()
+  endif()
+  if(name MATCHES "_arm$" AND NOT (ARM_GCC AND QEMU_ARM))
+    message(STATUS "Test left out without arm-none-eabi-gcc, qemu-system-arm: ${room}.${short}")
     continue()
   endif()
   add_executable(${name} ${src})

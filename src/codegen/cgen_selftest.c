@@ -87,11 +87,12 @@ nb_status nbi_cgen_main(nbi_cgen *g, nbi_buf *buf) {
     const nbi_program *p = &g->program;
     const char *u = g->upper, *name = g->prefix;
     NB_TRY(nbi_cgen_banner(g, buf, "Test program"));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "/* Without arguments: runs the self test. With IN OUT: runs every input "
-                          "of the file IN and writes\n * all outputs to the file OUT, as raw bytes. "
-                          "*/\n#include \"%s.h\"\n\n#include <stdio.h>\n\n",
-                          name));
+    NB_TRY(
+        nbi_buf_printf(g->ctx, buf,
+                       "/* Without arguments: runs the self test. With IN OUT: runs every input "
+                       "of the file IN and writes\n * all outputs to the file OUT, as raw bytes. "
+                       "*/\n#include \"%s.h\"\n\n#include <stdio.h>\n\n",
+                       name));
     NB_TRY(nbi_buf_printf(g->ctx, buf,
                           "static int run_file(const char *in, const char *out) {\n"
                           "    FILE *from = fopen(in, \"rb\"), *to = fopen(out, \"wb\");\n"
