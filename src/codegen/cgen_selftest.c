@@ -98,7 +98,7 @@ nb_status nbi_cgen_main(nbi_cgen *g, nbi_buf *buf) {
                           "    FILE *from = fopen(in, \"rb\"), *to = fopen(out, \"wb\");\n"
                           "    int ok = from && to;\n"
                           "    while (ok && fread(%s_input(), sizeof *%s_input(), %s_INPUT_COUNT, "
-                          "from) == %s_INPUT_COUNT) {\n        ok = ",
+                          "from) ==\n                     %s_INPUT_COUNT) {\n        ok = ",
                           name, name, u, u));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "%s_run(%s_input()", name, name));
     NB_TRY(no_outputs(g, buf));

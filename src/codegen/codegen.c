@@ -18,6 +18,7 @@ static bool is_letter(char c) {
 }
 
 static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
+    static const char *const headers[] = {"stddef", "stdint", "stdio"};
     const size_t length = prefix ? strlen(prefix) : 0;
     bool ok = length > 0 && length <= MAX_PREFIX && is_letter(prefix[0]);
     for (size_t i = 0; i < length && ok; i++)
@@ -28,6 +29,9 @@ static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
                        prefix ? prefix : "", MAX_PREFIX);
     if (strncmp(prefix, "nbk", 3) == 0 || strncmp(prefix, "NBK", 3) == 0)
         return nb_fail(ctx, NB_EINVAL, "prefix '%s': 'nbk' belongs to the kernels", prefix);
+    for (size_t i = 0; i < NBI_COUNT(headers); i++)
+        if (strcmp(prefix, headers[i]) == 0)
+            return nb_fail(ctx, NB_EINVAL, "prefix '%s' would hide C's own <%s.h>", prefix, prefix);
     return NB_OK;
 }
 

@@ -299,9 +299,17 @@ static void test_hostile_text(void **state) {
 
 static void test_bad_options(void **state) {
     (void)state;
-    static const char *const bad[] = {
-        NULL,  "",    "9a",       "_a",   "a b",
-        "a/b", "nbk", "nbk_conv", "../x", "a123456789012345678901234567890123"};
+    static const char *const bad[] = {NULL,
+                                      "",
+                                      "9a",
+                                      "_a",
+                                      "a b",
+                                      "a/b",
+                                      "nbk",
+                                      "nbk_conv",
+                                      "../x",
+                                      "stdint",
+                                      "a123456789012345678901234567890123"};
     handmade n;
     nbi_codegen_options o = nbi_codegen_options_default();
     handmade_start(&n, 8, NB_DTYPE_U8, 9, 9, 3);
