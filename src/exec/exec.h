@@ -16,11 +16,18 @@ enum {
 /* A copy of `graph` with the given input shapes bound (n = graph->n_inputs; dims all ≥ 0), every
  * shape inferred, shape arithmetic and constants folded, dead nodes gone. NB_EFORMAT if a shape
  * cannot be determined; nodes of unknown type and what only they feed are kept, unshaped. */
+/* An input whose view has data is bound to that value, too: it becomes a constant and is no longer a
+ * graph input (contiguous; below 8 bits one element per byte). */
 nb_status nbi_specialize(nb_ctx *ctx, const nbi_graph *graph, const nbi_view *input_shapes,
                          nbi_graph **out);
 /* nbi_specialize with dimension 0 of every input = batch where it is unknown (other unknown
  * dimensions are an error that names them). */
 nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
+
+/* In place: infers shapes, computes nodes whose inputs are all constant (Shape of a known shape,
+ * too), removes Identity, Dropout and dead nodes. Quantize and DequantizeLinear are kept: they carry
+ * the quantization of a file. */
+nb_status nbi_graph_fold(nb_ctx *ctx, nbi_graph *graph);
 
 /* `graph` must outlive the plan. Fails with NB_EUNSUPPORTED naming the first node that has no
  * implementation among those that the requested outputs need. */
@@ -28,7 +35,8 @@ nb_status nbi_exec_new(nb_ctx *ctx, const nbi_graph *graph, unsigned flags, nbi_
 void nbi_exec_free(nbi_exec *exec);
 /* Inputs in graph-input order: contiguous ONNX order, dtype and shape as in the graph. */
 nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *exec, const void *const *inputs);
-/* The value of a tensor after a run (outputs always; others with KEEP_ALL): strided view. */
+/* The value of a tensor after a run (outputs, inputs and constants always; others with KEEP_ALL):
+ * strided view. Types below 8 bits are seen as S8 or U8, one element per byte. */
 nb_status nbi_exec_value(nb_ctx *ctx, const nbi_exec *exec, int tensor, nbi_view *out);
 /* Peak bytes of the planned activation arena. */
 size_t nbi_exec_arena_bytes(const nbi_exec *exec);

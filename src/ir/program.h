@@ -7,7 +7,8 @@
 #include "ir/graph.h"
 #include "kernels/kernels.h"
 
-/* A buffer. Storage order: N=1 dropped; rank ≥ 3 channels last (H,W,C or L,C); else flat. */
+/* A buffer. Storage order: N=1 dropped; rank 3 and 4 channels last (L,C or H,W,C); any other rank in
+ * ONNX order (h = w = 1, c = count). */
 typedef struct nbi_ptensor {
     const char *name; /* of the ONNX tensor */
     nb_dtype dtype;   /* U8, S8, S32, F32 */
@@ -16,9 +17,9 @@ typedef struct nbi_ptensor {
     int h, w, c;               /* storage shape: h·w·c elements */
     double scale;              /* real = scale·(v − zero) */
     int32_t zero;
-    int32_t lo, hi;      /* values that can occur */
-    size_t count, bytes; /* elements; bytes */
-    size_t offset;       /* in the arena (planned) */
+    int32_t lo, hi;            /* values that can occur */
+    size_t count, bytes;       /* elements; bytes */
+    size_t offset;             /* in the arena (planned) */
     bool is_input, is_output;
 } nbi_ptensor;
 
@@ -36,14 +37,13 @@ typedef enum nbi_step_type {
 } nbi_step_type;
 
 typedef struct nbi_step_conv {
-    nbk_conv p; /* p.w: packed codes, owned by the program's arena */
+    nbk_conv p;              /* p.w: packed codes, owned by the program's arena */
     nbi_conv_range range;
     const int8_t *levels;    /* unpacked, same order as p.w */
     size_t w_count, w_bytes; /* weights; packed bytes */
 } nbi_step_conv;
 
-/* A float operator between integer ones: inputs are dequantized, the output quantized (or float).
- */
+/* A float operator between integer ones: inputs are dequantized, the output quantized (or float). */
 typedef struct nbi_step_float {
     const nbi_graph *graph; /* holds `node`; lives as long as the program */
     const nbi_node *node;
@@ -73,13 +73,13 @@ typedef struct nbi_program {
     nbi_ptensor *tensor;
     int n_steps;
     nbi_step *step;
-    int input; /* U8 H,W,C pixels (first step: a LUT), or S8/U8 codes of a float input */
+    int input;             /* U8 H,W,C pixels (first step: a LUT), or S8/U8 codes of a float input */
     bool input_is_pixels;
     int n_outputs;
     int output[8];
-    size_t arena_bytes;     /* planned activations, the input included */
-    size_t scratch_bytes;   /* largest scratch of the reference kernels */
-    size_t const_bytes;     /* flash: nbi_program_const_bytes() */
+    size_t arena_bytes;    /* planned activations, the input included */
+    size_t scratch_bytes;  /* largest scratch of the reference kernels */
+    size_t const_bytes;    /* flash: nbi_program_const_bytes() */
     nbi_graph *float_graph; /* of the float islands; NULL if none */
 } nbi_program;
 

@@ -49,7 +49,8 @@ const nbi_conv_kernel *const *nbi_conv_kernels(size_t *n);
 const nbi_conv_kernel *nbi_conv_select(const nbk_conv *p, const nbi_conv_range *range,
                                        bool depthwise, nbi_isa isa);
 
-/* Element-wise and pooling: tables of functions with the reference signatures, one set per isa. */
+/* Element-wise and pooling: tables of functions with the reference signatures, one set per isa. The
+ * input of a pool may be read up to NBI_KERNEL_SLACK bytes past its end, as for convolutions. */
 typedef struct nbi_simple_kernels {
     nbi_isa isa;
     void (*add)(const nbk_add *, const void *, const void *, void *);

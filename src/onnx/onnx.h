@@ -21,5 +21,11 @@ nb_status nbi_onnx_serialize(nb_ctx *ctx, const nbi_graph *graph, nbi_buf *out);
 /* A TensorProto file (.pb), .npy or one array of an .npz is read into a new constant of `graph`. */
 nb_status nbi_tensor_read_pb(nb_ctx *ctx, const char *path, nbi_graph *graph, int *out_tensor);
 nb_status nbi_tensor_write_pb(nb_ctx *ctx, const nbi_tensor *tensor, const char *path);
+/* Little-endian, C order; the tensor is named after the file. */
+nb_status nbi_tensor_read_npy(nb_ctx *ctx, const char *path, nbi_graph *graph, int *out_tensor);
+nb_status nbi_tensor_write_npy(nb_ctx *ctx, const nbi_tensor *tensor, const char *path);
+/* name NULL: the file's only array. */
+nb_status nbi_tensor_read_npz(nb_ctx *ctx, const char *path, const char *name, nbi_graph *graph,
+                              int *out_tensor);
 
 #endif

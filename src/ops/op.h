@@ -32,13 +32,16 @@ enum {
     NBI_OP_INPLACE = 1u << 3,
     /* The output only re-reads the input's bytes in order (Reshape, Flatten, Squeeze…): exec may
      * alias the buffers when the input is contiguous. */
-    NBI_OP_ALIAS = 1u << 4
+    NBI_OP_ALIAS = 1u << 4,
+    /* Index n of output 0's first dimension depends on index n of input 0 only: exec may run
+     * forward() on slices of both, one per worker. */
+    NBI_OP_PER_IMAGE = 1u << 5
 };
 
 typedef struct nbi_op {
-    const char *name;   /* ONNX op_type */
-    const char *domain; /* "" for ai.onnx */
-    int min_opset;      /* oldest opset whose meaning prepare() understands */
+    const char *name;                     /* ONNX op_type */
+    const char *domain;                   /* "" for ai.onnx */
+    int min_opset;                        /* oldest opset whose meaning prepare() understands */
     int min_in, max_in, min_out, max_out; /* max_in -1: variadic */
     unsigned flags;
     /* Checks arity, reads attributes (of graph->opset) and constant inputs that act as attributes
@@ -58,8 +61,12 @@ typedef struct nbi_op {
 const nbi_op *const *nbi_ops(size_t *n);
 /* NULL if unknown. */
 const nbi_op *nbi_op_find(const char *domain, const char *op_type);
-/* Looks up node->op and calls prepare; an unknown operator keeps op = NULL and is NB_OK. */
+/* Looks up node->op and calls prepare; an unknown operator keeps op = NULL and is NB_OK, and so
+ * does a known one used in a way that is not supported (NB_EUNSUPPORTED of prepare or infer is
+ * logged). */
 nb_status nbi_node_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
+/* prepare (where params are missing) and infer of one node; unknown operators are left alone. */
+nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
 /* prepare (where params are missing) and infer for every node in order; constants known. Nodes that
  * are unknown leave their outputs unknown. */
 nb_status nbi_graph_infer(nb_ctx *ctx, nbi_graph *graph);

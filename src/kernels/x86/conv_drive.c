@@ -1,0 +1,290 @@
+/* The dense convolution around its tile: packing, padding, blocking. Plain C; see conv_x86.h. */
+#include "kernels/x86/conv_x86.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+
+enum { BAND_BYTES = 12 * 1024 }; /* a band and a block of weights share the 32 KiB of L1 */
+
+static size_t round_up(size_t n, size_t to) {
+    return (n + to - 1) / to * to;
+}
+
+/* ---- bands --------------------------------------------------------------------------------- */
+
+static int band_rows(const nbk_conv *p, int height) {
+    return (height - 1) * p->sh + (p->kh - 1) * p->dh + 1;
+}
+
+nbi_band nbi_band_of(const nbk_conv *p, size_t element, bool as_is) {
+    nbi_band b = {.element = element, .width = (p->out_w - 1) * p->sw + (p->kw - 1) * p->dw + 1};
+    b.row_bytes = (size_t)b.width * (size_t)p->in_c * element;
+    b.height = p->out_h;
+    b.rows = band_rows(p, b.height);
+    if (as_is && p->pt == 0 && p->pl == 0 && b.rows <= p->in_h && b.width <= p->in_w) {
+        b.row_bytes = (size_t)p->in_w * (size_t)p->in_c;
+        return b;
+    }
+    while (b.height > 1 && (size_t)b.rows * b.row_bytes > BAND_BYTES) {
+        b.height--;
+        b.rows = band_rows(p, b.height);
+    }
+    b.bytes = round_up((size_t)b.rows * b.row_bytes + 2 * NBI_KERNEL_SLACK, 64);
+    return b;
+}
+
+static void fill(uint8_t *dst, size_t bytes, size_t element, int value) {
+    if (element == 1) {
+        memset(dst, value, bytes);
+        return;
+    }
+    const int16_t v = (int16_t)value;
+    for (size_t i = 0; i < bytes; i += 2) memcpy(dst + i, &v, 2);
+}
+
+const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *b, nbi_widen_fn copy, int add,
+                             const uint8_t *in, int y, int height, uint8_t *buffer) {
+    if (b->bytes == 0) return in + (size_t)(y * p->sh) * b->row_bytes;
+    const size_t c = (size_t)p->in_c, pixel = c * b->element;
+    const int left = p->pl < b->width ? p->pl : b->width;
+    const int rest = b->width - left;
+    const int body = rest < p->in_w ? rest : p->in_w;
+    const int zero = p->in_zero + add, rows = band_rows(p, height);
+    for (int r = 0; r < rows; r++) {
+        uint8_t *row = buffer + (size_t)r * b->row_bytes;
+        const int iy = y * p->sh - p->pt + r;
+        if (iy < 0 || iy >= p->in_h) {
+            fill(row, b->row_bytes, b->element, zero);
+            continue;
+        }
+        const uint8_t *src = in + (size_t)iy * (size_t)p->in_w * c;
+        /* in this order: the copy may write a little past its end */
+        fill(row, (size_t)left * pixel, b->element, zero);
+        copy(row + (size_t)left * pixel, src, (size_t)body * c, p->in_type, add);
+        fill(row + (size_t)(left + body) * pixel, (size_t)(rest - body) * pixel, b->element, zero);
+    }
+    return buffer;
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+typedef struct layout {
+    size_t c, n;             /* channels of a group: in, out */
+    size_t segments, length; /* elements of a segment */
+    size_t steps, per_step;  /* elements per step */
+    size_t blocks;           /* of 16 output channels, per group */
+    size_t block_bytes;
+} layout;
+
+static layout layout_of(const nbi_dense *d, const nbk_conv *p) {
+    layout l = {.c = (size_t)(p->in_c / p->groups), .n = (size_t)(p->out_c / p->groups)};
+    const bool whole_rows = p->dw == 1 && p->groups == 1;
+    l.segments = (size_t)p->kh * (whole_rows ? 1 : (size_t)p->kw);
+    l.length = l.c * (whole_rows ? (size_t)p->kw : 1);
+    l.per_step = 4 / d->element;
+    l.steps = (l.length + l.per_step - 1) / l.per_step;
+    l.blocks = (l.n + NBI_LANES - 1) / NBI_LANES;
+    l.block_bytes = l.segments * l.steps * 4 * NBI_LANES;
+    return l;
+}
+
+/* In front of the weights: Σw of every output channel, for inputs that are shifted to unsigned. */
+static size_t sums_bytes(const nbk_conv *p) {
+    return round_up((size_t)p->out_c * 4, 64);
+}
+
+size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p) {
+    const layout l = layout_of(d, p);
+    return sums_bytes(p) + (size_t)p->groups * l.blocks * l.block_bytes;
+}
+
+static void pack_channel(const layout *l, const int8_t *w, size_t element, uint8_t *out) {
+    for (size_t s = 0; s < l->segments; s++)
+        for (size_t i = 0; i < l->length; i++) {
+            const size_t step = s * l->steps + i / l->per_step;
+            uint8_t *at = out + step * 4 * NBI_LANES + i % l->per_step * element;
+            const int16_t v = w[s * l->length + i];
+            memcpy(at, &v, element); /* little endian */
+        }
+}
+
+void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels, void *packed) {
+    const layout l = layout_of(d, p);
+    const size_t k = l.segments * l.length;
+    int32_t *sums = packed;
+    uint8_t *w = (uint8_t *)packed + sums_bytes(p);
+    memset(packed, 0, nbi_dense_packed_bytes(d, p));
+    for (size_t o = 0; o < (size_t)p->out_c; o++) {
+        const size_t group = o / l.n, in_group = o % l.n;
+        const size_t block = group * l.blocks + in_group / NBI_LANES;
+        for (size_t i = 0; i < k; i++) sums[o] += levels[o * k + i];
+        pack_channel(&l, levels + o * k, d->element,
+                     w + block * l.block_bytes + in_group % NBI_LANES * 4);
+    }
+}
+
+/* ---- running ------------------------------------------------------------------------------- */
+
+size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type) {
+    const int32_t x = range->in_max - (in_type == NBK_S8 ? range->in_min : 0);
+    const int32_t w = -range->w_min > range->w_max ? -range->w_min : range->w_max;
+    const int64_t pair = 2 * (int64_t)x * w;
+    if (x < 0 || x > 255 || range->in_min < (in_type == NBK_S8 ? -128 : 0)) return 0;
+    return pair <= 0 ? INT16_MAX : (size_t)(INT16_MAX / pair);
+}
+
+void nbi_requant_init(nbi_requant *q, const nbk_conv *p, int first, int channels) {
+    *q = (nbi_requant){.lo = p->out_lo,
+                       .hi = p->out_hi,
+                       .zero = p->out_zero,
+                       .type = p->out_type,
+                       .fast = true,
+                       .stride = (size_t)p->out_c,
+                       .first = first,
+                       .channels = channels};
+    for (int i = 0; i < NBI_LANES; i++) {
+        const int shift = i < channels ? p->shift[first + i] : 32;
+        q->mult[i] = i < channels ? p->mult[first + i] : 0;
+        q->shift[i] = shift;
+        q->shift_high[i] = shift - 32;
+        (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)1 << (shift - 1);
+        if (shift < 32) q->fast = false;
+    }
+}
+
+void nbi_finish_x86(const nbk_conv *p, const nbi_conv_range *range, const int32_t *acc,
+                    size_t pixels, void *out) {
+    (void)range;
+    const size_t stride = (size_t)p->out_c;
+    for (int first = 0; first < p->out_c; first += NBI_LANES) {
+        const int n = p->out_c - first < NBI_LANES ? p->out_c - first : NBI_LANES;
+        nbi_requant q;
+        nbi_requant_init(&q, p, first, n);
+        if (n == NBI_LANES) {
+            nbi_requant_avx2(&q, acc + first, stride, 0, pixels, out);
+            continue;
+        }
+        for (size_t i = 0; i < pixels; i++) { /* nothing may be read behind acc */
+            int32_t row[NBI_LANES] = {0};
+            memcpy(row, acc + i * stride + (size_t)first, (size_t)n * sizeof row[0]);
+            nbi_requant_avx2(&q, row, NBI_LANES, i, 1, out);
+        }
+    }
+}
+
+static size_t offset_bytes(const layout *l) {
+    return round_up(l->segments * l->steps * sizeof(uint32_t), 64);
+}
+
+size_t nbi_dense_scratch(const nbi_dense *d, const nbk_conv *p) {
+    const layout l = layout_of(d, p);
+    return offset_bytes(&l) + nbi_band_of(p, d->element, false).bytes;
+}
+
+/* One convolution in progress. */
+typedef struct job {
+    const nbi_dense *d;
+    const nbk_conv *p;
+    const nbi_dense_io *io;
+    layout l;
+    nbi_band band;
+    const uint8_t *base; /* of the band in work */
+    int y, height;       /* its output rows */
+    nbi_tile tile;
+} job;
+
+static void find_offsets(const job *j, uint32_t *offset) {
+    const nbk_conv *p = j->p;
+    const size_t columns = j->l.segments / (size_t)p->kh;
+    for (size_t s = 0; s < j->l.segments; s++) {
+        const size_t start = s / columns * (size_t)p->dh * j->band.row_bytes +
+                             s % columns * (size_t)(p->dw * p->in_c) * j->band.element;
+        for (size_t k = 0; k < j->l.steps; k++) *offset++ = (uint32_t)(start + 4 * k);
+    }
+}
+
+/* The addresses of output pixels, row by row. */
+typedef struct walk {
+    const uint8_t *row;
+    size_t x, width, step_x, step_y;
+} walk;
+
+static void find_pixels(walk *at, nbi_tile *t, size_t count, size_t group) {
+    for (size_t i = 0; i < count; i++) {
+        t->pixel[i] = at->row + at->x * at->step_x;
+        if (++at->x == at->width) {
+            at->x = 0;
+            at->row += at->step_y;
+        }
+    }
+    for (size_t i = count; i % group != 0; i++) t->pixel[i] = t->pixel[0];
+    t->pixels = count;
+}
+
+/* 16 channels of the band: first…first+n−1, input from `offset` bytes behind a pixel's start. */
+static void run_block(const job *j, int first, int n, size_t offset, const int32_t *bias) {
+    const nbk_conv *p = j->p;
+    const size_t total = (size_t)j->height * (size_t)p->out_w;
+    const size_t start = (size_t)j->y * (size_t)p->out_w;
+    _Alignas(64) int32_t acc[NBI_TILE_PIXELS * NBI_LANES];
+    walk at = {.row = j->base + offset,
+               .width = (size_t)p->out_w,
+               .step_x = (size_t)(p->sw * p->in_c) * j->band.element,
+               .step_y = (size_t)p->sh * j->band.row_bytes};
+    nbi_requant q;
+    nbi_tile t = j->tile;
+    nbi_requant_init(&q, p, first, n);
+    t.bias = bias;
+    t.acc = acc;
+    for (size_t done = 0; done < total; done += t.pixels) {
+        find_pixels(&at, &t, total - done < NBI_TILE_PIXELS ? total - done : NBI_TILE_PIXELS,
+                    j->d->group);
+        j->d->tile(&t);
+        if (!j->io->acc) {
+            nbi_requant_avx2(&q, acc, NBI_LANES, start + done, t.pixels, j->io->out);
+            continue;
+        }
+        for (size_t i = 0; i < t.pixels; i++)
+            memcpy(j->io->acc + (start + done + i) * q.stride + (size_t)first, acc + i * NBI_LANES,
+                   (size_t)n * sizeof acc[0]);
+    }
+}
+
+static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
+    const nbk_conv *p = j->p;
+    const int per_group = p->out_c / p->groups;
+    for (int g = 0; g < p->groups; g++)
+        for (int b = 0; b < per_group; b += NBI_LANES) {
+            const int first = g * per_group + b;
+            const int n = per_group - b < NBI_LANES ? per_group - b : NBI_LANES;
+            int32_t bias[NBI_LANES] = {0};
+            for (int i = 0; i < n; i++) /* modulo 2^32: only the final sum is known to fit */
+                bias[i] = (int32_t)((uint32_t)p->bias[first + i] -
+                                    (uint32_t)add * (uint32_t)sums[first + i]);
+            j->tile.w = w;
+            run_block(j, first, n, (size_t)g * j->l.c * j->d->element, bias);
+            w += j->l.block_bytes;
+        }
+}
+
+void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io) {
+    /* signed bytes become unsigned ones; Σw takes the difference back */
+    const int add = d->element == 1 && p->in_type == NBK_S8 ? -io->range->in_min : 0;
+    job j = {.d = d, .p = p, .io = io, .l = layout_of(d, p)};
+    j.band = nbi_band_of(p, d->element, d->element == 1 && add == 0 && p->in_type == NBK_U8);
+    find_offsets(&j, io->scratch);
+    j.tile.offset = io->scratch;
+    j.tile.steps = j.l.segments * j.l.steps;
+    j.tile.chunk = nbi_chunk_of(io->range, p->in_type);
+    const int32_t *sums = io->packed;
+    const uint8_t *w = (const uint8_t *)io->packed + sums_bytes(p);
+    uint8_t *buffer = (uint8_t *)io->scratch + offset_bytes(&j.l);
+    for (j.y = 0; j.y < p->out_h; j.y += j.band.height) {
+        j.height = p->out_h - j.y < j.band.height ? p->out_h - j.y : j.band.height;
+        j.base = nbi_band_fill(p, &j.band, d->copy, add, io->in, j.y, j.height, buffer);
+        run_band(&j, sums, w, add);
+    }
+}
+
+#endif

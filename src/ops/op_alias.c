@@ -1,0 +1,254 @@
+/* Operators whose output is the input's bytes in the same order: Reshape, Flatten, Squeeze,
+ * Unsqueeze, Identity, Dropout (inference). */
+#include "ops/op_util.h"
+
+#include <string.h>
+
+static nb_status forward(const nbi_op_call *call) {
+    nbi_view to = call->out[0];
+    /* Through contiguous strides of the input's shape: only the order of elements matters. */
+    nbi_view same = call->in[0];
+    same.data = to.data;
+    nbi_view_contiguous(&same);
+    if (nbi_view_is_contiguous(&to))
+        nbi_view_copy(&same, &call->in[0]);
+    else
+        nbi_view_copy(&to, &call->in[0]);
+    return NB_OK;
+}
+
+static nb_status flatten_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(int64_t)));
+    *(int64_t *)node->params = nbi_attr_int(node, "axis", 1);
+    return NB_OK;
+}
+
+static int64_t product(const int64_t *dim, int begin, int end) {
+    int64_t p = 1;
+    for (int i = begin; i < end; i++) {
+        if (dim[i] < 0) return -1;
+        p *= dim[i];
+    }
+    return p;
+}
+
+static nb_status flatten_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    int64_t axis = *(const int64_t *)node->params, dim[2] = {-1, -1};
+    if (x->rank >= 0) {
+        if (axis < -x->rank || axis > x->rank)
+            return nbi_op_fail(ctx, node, "axis", axis, "within the input's dimensions");
+        int at = (int)(axis < 0 ? axis + x->rank : axis);
+        dim[0] = product(x->dim, 0, at);
+        dim[1] = product(x->dim, at, x->rank);
+    }
+    return nbi_op_set_out(ctx, graph, node, 0, x->dtype, 2, dim);
+}
+
+/* ---- Reshape ------------------------------------------------------------------------------- */
+
+static nb_status reshape_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    if (graph->opset >= 5 && node->n_in < 2)
+        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Reshape): the shape is missing", node->name);
+    return nbi_op_prepare_none(ctx, graph, node);
+}
+
+/* 0 copies the input's dimension (unless allowzero), −1 takes what is left. */
+static nb_status reshape_dims(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node, int n,
+                              int64_t *dim) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    bool allow_zero = nbi_attr_int(node, "allowzero", 0) != 0;
+    int open = -1;
+    int64_t rest = 1, total = nbi_tensor_count(x);
+    for (int i = 0; i < n; i++) {
+        if (dim[i] == 0 && !allow_zero) {
+            if (x->rank >= 0 && i >= x->rank)
+                return nb_fail(ctx, NB_EFORMAT,
+                               "node '%s' (Reshape): shape value %d is 0, but the "
+                               "input has only %d dimensions",
+                               node->name, i, x->rank);
+            dim[i] = x->rank < 0 ? -1 : x->dim[i];
+            if (dim[i] < 0) rest = -1;
+        } else if (dim[i] == -1) {
+            if (open >= 0)
+                return nb_fail(ctx, NB_EFORMAT, "node '%s' (Reshape): the shape has two -1",
+                               node->name);
+            open = i;
+            continue;
+        } else if (dim[i] < 0 || dim[i] > (int64_t)1 << 40) {
+            return nbi_op_fail(ctx, node, "a shape value", dim[i], "-1 or more");
+        }
+        if (rest >= 0 && dim[i] > 0 && rest > ((int64_t)1 << 40) / dim[i])
+            return nbi_op_fail(ctx, node, "a shape value", dim[i], "a smaller number");
+        if (rest >= 0 && dim[i] >= 0) rest *= dim[i];
+    }
+    if (total < 0 || rest < 0) return NB_OK;
+    bool fits = open < 0 ? rest == total : rest > 0 ? total % rest == 0 : total == 0;
+    if (!fits) {
+        char text[96];
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (Reshape): '%s' of shape %s has %lld elements, "
+                       "the wanted shape %lld",
+                       node->name, x->name, nbi_shape_text(x, text, sizeof text), (long long)total,
+                       (long long)rest);
+    }
+    if (open >= 0) dim[open] = rest > 0 ? total / rest : 0;
+    return NB_OK;
+}
+
+static nb_status reshape_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0), *s = nbi_op_in(graph, node, 1);
+    int64_t dim[NBI_MAX_RANK];
+    int n;
+    if (graph->opset < 5)
+        NB_TRY(nbi_op_attr_ints(ctx, node, "shape", dim, NBI_MAX_RANK, &n));
+    else
+        NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, dim, NBI_MAX_RANK, &n));
+    if (n >= 0) {
+        NB_TRY(reshape_dims(ctx, graph, node, n, dim));
+        return nbi_op_set_out(ctx, graph, node, 0, x->dtype, n, dim);
+    }
+    bool rank_known = s && s->rank == 1 && s->dim[0] >= 0 && s->dim[0] <= NBI_MAX_RANK;
+    for (int i = 0; i < NBI_MAX_RANK; i++) dim[i] = -1;
+    return nbi_op_set_out(ctx, graph, node, 0, x->dtype, rank_known ? (int)s->dim[0] : -1, dim);
+}
+
+/* ---- Squeeze, Unsqueeze -------------------------------------------------------------------- */
+
+/* axes: attribute before opset 13, input after. *n = −1 when omitted, *known false: later. */
+static nb_status read_axes(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node, int64_t *axis,
+                           int *n, bool *known) {
+    *known = true;
+    if (graph->opset < 13) return nbi_op_attr_ints(ctx, node, "axes", axis, NBI_MAX_RANK, n);
+    NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, axis, NBI_MAX_RANK, n));
+    *known = *n >= 0 || nbi_op_is_omitted(node, 1);
+    return NB_OK;
+}
+
+static nb_status squeeze_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    int64_t axis[NBI_MAX_RANK], dim[NBI_MAX_RANK];
+    bool known, drop[NBI_MAX_RANK] = {false};
+    int n, rank = 0;
+    NB_TRY(read_axes(ctx, graph, node, axis, &n, &known));
+    if (!known || x->rank < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
+    for (int i = 0; i < n; i++) {
+        int a;
+        NB_TRY(nbi_op_axis(ctx, node, "an axis", axis[i], x->rank, &a));
+        if (x->dim[a] > 1 || x->dim[a] == 0)
+            return nbi_op_fail(ctx, node, "the squeezed dimension", x->dim[a], "1");
+        drop[a] = true;
+    }
+    for (int i = 0; i < x->rank; i++) {
+        if (n < 0 && x->dim[i] < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
+        if (!(n < 0 ? x->dim[i] == 1 : drop[i])) dim[rank++] = x->dim[i];
+    }
+    return nbi_op_set_out(ctx, graph, node, 0, x->dtype, rank, dim);
+}
+
+static nb_status unsqueeze_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    int64_t axis[NBI_MAX_RANK], dim[NBI_MAX_RANK];
+    bool known, added[NBI_MAX_RANK] = {false};
+    int n, from = 0;
+    NB_TRY(read_axes(ctx, graph, node, axis, &n, &known));
+    if (known && n < 0)
+        return nb_fail(ctx, NB_EFORMAT, "node '%s' (Unsqueeze): axes is missing", node->name);
+    if (!known || x->rank < 0) return nbi_op_set_out(ctx, graph, node, 0, x->dtype, -1, NULL);
+    int rank = x->rank + n;
+    if (rank > NBI_MAX_RANK)
+        return nbi_op_fail(ctx, node, "the number of output dimensions", rank, "at most 8");
+    for (int i = 0; i < n; i++) {
+        int a;
+        NB_TRY(nbi_op_axis(ctx, node, "an axis", axis[i], rank, &a));
+        if (added[a]) return nbi_op_fail(ctx, node, "an axis given twice", a, "each once");
+        added[a] = true;
+    }
+    for (int i = 0; i < rank; i++) dim[i] = added[i] ? 1 : x->dim[from++];
+    return nbi_op_set_out(ctx, graph, node, 0, x->dtype, rank, dim);
+}
+
+/* ---- Dropout ------------------------------------------------------------------------------- */
+
+static nb_status dropout_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    if (node->n_out > 1 && node->out[1] >= 0 && nbi_graph_uses(graph, node->out[1]))
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "node '%s' (Dropout): the mask output is not supported", node->name);
+    return nbi_op_prepare_none(ctx, graph, node);
+}
+
+static nb_status dropout_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *training = nbi_op_in(graph, node, 2);
+    if (training && training->data && nbi_tensor_count(training) > 0 &&
+        nbi_get_int(training->dtype, training->data, 0))
+        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (Dropout): training mode is not supported",
+                       node->name);
+    return nbi_op_infer_same(ctx, graph, node);
+}
+
+const nbi_op nbi_op_flatten = {.name = "Flatten",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 1,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = flatten_prepare,
+                               .infer = flatten_infer,
+                               .forward = forward};
+const nbi_op nbi_op_reshape = {.name = "Reshape",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 2,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = reshape_prepare,
+                               .infer = reshape_infer,
+                               .forward = forward};
+const nbi_op nbi_op_squeeze = {.name = "Squeeze",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 2,
+                               .min_out = 1,
+                               .max_out = 1,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = nbi_op_prepare_none,
+                               .infer = squeeze_infer,
+                               .forward = forward};
+const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
+                                 .domain = "",
+                                 .min_opset = 1,
+                                 .min_in = 1,
+                                 .max_in = 2,
+                                 .min_out = 1,
+                                 .max_out = 1,
+                                 .flags = NBI_OP_ALIAS,
+                                 .prepare = nbi_op_prepare_none,
+                                 .infer = unsqueeze_infer,
+                                 .forward = forward};
+const nbi_op nbi_op_identity = {.name = "Identity",
+                                .domain = "",
+                                .min_opset = 1,
+                                .min_in = 1,
+                                .max_in = 1,
+                                .min_out = 1,
+                                .max_out = 1,
+                                .flags = NBI_OP_ALIAS,
+                                .prepare = nbi_op_prepare_none,
+                                .infer = nbi_op_infer_same,
+                                .forward = forward};
+const nbi_op nbi_op_dropout = {.name = "Dropout",
+                               .domain = "",
+                               .min_opset = 1,
+                               .min_in = 1,
+                               .max_in = 3,
+                               .min_out = 1,
+                               .max_out = 2,
+                               .flags = NBI_OP_ALIAS,
+                               .prepare = dropout_prepare,
+                               .infer = dropout_infer,
+                               .forward = forward};

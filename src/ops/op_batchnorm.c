@@ -1,0 +1,91 @@
+/* BatchNormalization in inference form: per channel c, y = x·a + b with
+ * a = scale/sqrt(var + epsilon), b = bias − mean·a. */
+#include "ops/op_util.h"
+
+#include <math.h>
+
+static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_batchnorm_params)));
+    nbi_batchnorm_params *p = node->params;
+    p->epsilon = nbi_attr_float(node, "epsilon", 1e-5f);
+    bool training = nbi_attr_int(node, "training_mode", 0) != 0;
+    if (graph->opset < 7) training |= nbi_attr_int(node, "is_test", 0) == 0;
+    if (training)
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "node '%s' (BatchNormalization): training mode is not supported",
+                       node->name);
+    if (graph->opset < 9 && nbi_attr_int(node, "spatial", 1) == 0)
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "node '%s' (BatchNormalization): spatial=0 is not supported", node->name);
+    for (int i = 1; i < node->n_out; i++)
+        if (node->out[i] >= 0 && nbi_graph_uses(graph, node->out[i]))
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "node '%s' (BatchNormalization): output %d belongs to training mode",
+                           node->name, i);
+    return NB_OK;
+}
+
+static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    int64_t channels = x->rank < 0 ? -1 : x->rank > 1 ? x->dim[1] : 1;
+    for (int i = 1; i < 5; i++) {
+        const nbi_tensor *t = nbi_op_in(graph, node, i);
+        NB_TRY(nbi_op_want_rank(ctx, graph, node, i, 1));
+        if (t->rank == 1 && t->dim[0] >= 0 && channels >= 0 && t->dim[0] != channels)
+            return nb_fail(ctx, NB_EFORMAT,
+                           "node '%s' (BatchNormalization): '%s' has %lld values, the input has "
+                           "%lld channels",
+                           node->name, t->name, (long long)t->dim[0], (long long)channels);
+    }
+    return nbi_op_infer_same(ctx, graph, node);
+}
+
+static void cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out) {
+    out->macs = 0;
+    out->parameters = 4.0 * (double)nbi_tensor_count(nbi_op_in(graph, node, 1));
+}
+
+typedef struct affine {
+    float a, b;
+} affine;
+
+static void row(void *user, char *const *p, const int64_t *step, int64_t count) {
+    const affine *k = user;
+    float *y = (float *)(void *)p[0];
+    const float *x = (const float *)(const void *)p[1];
+    for (int64_t i = 0; i < count; i++) y[i * step[0]] = x[i * step[1]] * k->a + k->b;
+}
+
+static nb_status forward(const nbi_op_call *call) {
+    const nbi_batchnorm_params *p = call->node->params;
+    const float *scale = call->in[1].data, *bias = call->in[2].data;
+    const float *mean = call->in[3].data, *var = call->in[4].data;
+    nbi_view x = call->in[0], y = call->out[0];
+    int64_t channels = x.rank > 1 ? x.dim[1] : 1;
+    if (x.rank > 1) x.dim[1] = y.dim[1] = 1;
+    for (int64_t c = 0; c < channels; c++) {
+        double a = (double)scale[c] / sqrt((double)var[c] + (double)p->epsilon);
+        affine k = {(float)a, (float)((double)bias[c] - (double)mean[c] * a)};
+        nbi_view xc = x, yc = y;
+        if (x.rank > 1) {
+            xc.data = (float *)x.data + c * x.stride[1];
+            yc.data = (float *)y.data + c * y.stride[1];
+        }
+        nbi_walk(2, (const nbi_view *const[]){&yc, &xc}, row, &k);
+    }
+    return NB_OK;
+}
+
+const nbi_op nbi_op_batchnorm = {.name = "BatchNormalization",
+                                 .domain = "",
+                                 .min_opset = 6,
+                                 .min_in = 5,
+                                 .max_in = 5,
+                                 .min_out = 1,
+                                 .max_out = 5,
+                                 .flags = NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST | NBI_OP_INPLACE |
+                                          NBI_OP_PER_IMAGE,
+                                 .prepare = prepare,
+                                 .infer = infer,
+                                 .cost = cost,
+                                 .forward = forward};

@@ -1,0 +1,37 @@
+/* QAG, quantized architecture generation: sites on any canonical network (specs: AutoQNN's QAG).
+ * One site per tensor, not per consumer; moves of values share their input's site; residual streams
+ * are sites of their own; a convolution that reads a stream does so through a requantization. */
+#ifndef NIBBLE_QUANT_GENERATE_H
+#define NIBBLE_QUANT_GENERATE_H
+
+#include "ir/qnet.h"
+
+typedef enum nbi_first_last {
+    NBI_FIRST_LAST_8,       /* weights of the first and last layer and the last one's input: 8 bits */
+    NBI_FIRST_LAST_SEARCHED /* like every other layer */
+} nbi_first_last;
+
+typedef struct nbi_qag_options {
+    nbi_first_last first_last;
+    int residual_bits; /* of streams: 8 */
+} nbi_qag_options;
+
+/* float graph (taken over, also on failure; specialized to batch 1) → network with sites. An image
+ * input (is_image: raw u8 pixels) has its table set by the caller afterwards. */
+nb_status nbi_generate(nb_ctx *ctx, nbi_graph *graph, const nbi_qag_options *options,
+                       nbi_qnet **out);
+
+/* What quantization costs, all of it exact (sums over sites and layers). */
+typedef struct nbi_net_cost {
+    double bytes;      /* constants, as the generated C stores them */
+    double bytes_onnx; /* weights in ONNX containers + scales + biases */
+    double weight_bits, weights;         /* Σ n·b, Σ n */
+    double activation_bits, activations; /* likewise, over activation sites */
+    double bops;       /* Σ MACs·b_w·b_a */
+} nbi_net_cost;
+/* `containers`: 0 = widths of 8 and 4; 2 = of 2 as well (opset 25). bits[site]. */
+void nbi_net_cost_of(const nbi_qnet *net, const uint8_t *bits, int containers, nbi_net_cost *out);
+/* The width of the ONNX container for `bits`. */
+int nbi_container_bits(int bits, int containers);
+
+#endif

@@ -1,0 +1,26 @@
+/* From the frozen quantized graph to integer steps. */
+#ifndef NIBBLE_RUNTIME_LOWER_H
+#define NIBBLE_RUNTIME_LOWER_H
+
+#include "ir/program.h"
+#include "ir/qnet.h"
+
+/* Most steps one layer becomes (a Concat of many inputs is the largest). */
+#define NBI_MAX_STEPS 64
+
+/* Lowers layer `l`: step[].in/out are edges of the net. Per-channel arrays and tables are taken from
+ * `arena`. conv is read for convolutions only. Packed weight bytes (p.w) are made only when `pack`.
+ * *n_steps = 0: the output edge is the input edge (a requantization to the same grid). Fails with
+ * NB_EUNSUPPORTED when an int32 accumulator could overflow. */
+nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int l, const nbi_qparam *site,
+                          const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
+                          nbi_step *step, int *n_steps);
+/* The table that turns raw pixels into the input's codes; only for image inputs. */
+nb_status nbi_lower_input(nb_ctx *ctx, const nbi_qnet *net, const nbi_qparam *site,
+                          nbi_arena *arena, nbi_step *step);
+/* The whole program, planned. */
+nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *frozen, nbi_program **out);
+/* v = clamp(round(real/scale) + zero): float32 division, ties to even, as ONNX's QuantizeLinear. */
+int32_t nbi_quantize(const nbi_qparam *q, float real);
+
+#endif

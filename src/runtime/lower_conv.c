@@ -1,0 +1,116 @@
+/* Convolutions: y = gain·sx·sw·Σ(v−zx)·k + shift becomes integer bias, multiplier and shift per
+ * output channel (docs/quantization.md, "Canonical convolution"). */
+#include "runtime/lower_parts.h"
+#include "quant/fit.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_BIAS ((double)(1 << 30))
+
+typedef struct sums {
+    int64_t *level, *magnitude; /* Σk and Σ|k| per output channel */
+} sums;
+
+static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *levels,
+                            nbi_arena *arena, sums *s) {
+    size_t channels = (size_t)l->geometry.out_c;
+    s->level = nbi_arena_alloc(arena, channels, sizeof *s->level);
+    s->magnitude = nbi_arena_alloc(arena, channels, sizeof *s->magnitude);
+    if (!s->level || !s->magnitude) return nb_fail_memory(ctx, channels * 8);
+    for (size_t i = 0; i < l->n_weights; i++) {
+        int c = nbi_weight_channel(l, i);
+        s->level[c] += levels[i];
+        s->magnitude[c] += levels[i] < 0 ? -levels[i] : levels[i];
+    }
+    return NB_OK;
+}
+
+/* A channel whose weights cannot matter (gain 0, or a shift far outside what they can reach) becomes
+ * a constant: its levels are zeroed in a copy. */
+static nb_status kill_channel(nb_ctx *ctx, const nbi_layer *l, nbi_step_conv *out, int channel,
+                              nbi_arena *arena, bool *copied) {
+    if (!*copied) {
+        int8_t *own = nbi_arena_alloc(arena, l->n_weights, 1);
+        if (!own) return nb_fail_memory(ctx, l->n_weights);
+        memcpy(own, out->levels, l->n_weights);
+        out->levels = own;
+        *copied = true;
+    }
+    int8_t *own = (int8_t *)out->levels;
+    for (size_t i = 0; i < l->n_weights; i++)
+        if (nbi_weight_channel(l, i) == channel) own[i] = 0;
+    return NB_OK;
+}
+
+static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_frozen_conv *conv,
+                                const nbi_qparam *x, const nbi_qparam *y, nbi_arena *arena,
+                                nbi_step_conv *out) {
+    int channels = l->geometry.out_c;
+    sums s;
+    NB_TRY(sum_levels(ctx, l, conv->levels, arena, &s));
+    int32_t *bias = nbi_arena_alloc(arena, (size_t)channels, sizeof *bias);
+    int32_t *mult = nbi_arena_alloc(arena, (size_t)channels, sizeof *mult);
+    uint8_t *shift = nbi_arena_alloc(arena, (size_t)channels, 1);
+    if (!bias || !mult || !shift) return nb_fail_memory(ctx, (size_t)channels * 9);
+    int64_t top = x->hi > -x->lo ? x->hi : -x->lo;
+    bool copied = false;
+    out->range.acc_bound = 0;
+    for (int c = 0; c < channels; c++) {
+        double unit = conv->gain[c] * x->scale * (double)conv->scale[c]; /* real value of one */
+        double b = unit > 0 ? conv->shift[c] / unit : INFINITY;
+        if (!(fabs(b) <= MAX_BIAS)) {
+            NB_TRY(kill_channel(ctx, l, out, c, arena, &copied));
+            s.level[c] = s.magnitude[c] = 0;
+            b = conv->shift[c] < 0 ? -(double)(1 << 20) : (double)(1 << 20);
+            unit = fabs(conv->shift[c]) / (1 << 20);
+        }
+        int64_t whole = (int64_t)rint(b) - (int64_t)x->zero * s.level[c];
+        int64_t bound = (whole < 0 ? -whole : whole) + s.magnitude[c] * top;
+        if (bound > INT32_MAX)
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "node '%s': the sums of output channel %d can reach %lld, more than 31 "
+                           "bits hold",
+                           l->name, c, (long long)bound);
+        if (bound > out->range.acc_bound) out->range.acc_bound = bound;
+        bias[c] = (int32_t)whole;
+        nb_status st = nbi_rescale_of(ctx, unit / y->scale, &mult[c], &shift[c]);
+        if (st != NB_OK) return nb_fail_prefix(ctx, st, "node '%s', channel %d", l->name, c);
+    }
+    out->p.bias = bias;
+    out->p.mult = mult;
+    out->p.shift = shift;
+    return NB_OK;
+}
+
+nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
+                         const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
+                         nbi_step *step) {
+    const nbi_layer *l = &net->layer[index];
+    const nbi_qparam *x = &site[net->edge[l->in[0]].site], *y = &site[net->edge[l->out].site];
+    nbi_step_conv *out = &step->u.conv;
+    step->type = l->depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV;
+    out->p = l->geometry;
+    out->p.in_zero = (int16_t)x->zero;
+    out->p.in_type = nbi_element_type(x);
+    out->p.out_type = nbi_element_type(y);
+    out->p.out_zero = (int16_t)y->zero;
+    out->p.w_bits = (uint8_t)conv->bits;
+    out->p.w_levels = nbi_level_table(conv->bits);
+    nbi_clamp_range(l, y, &out->p.out_lo, &out->p.out_hi);
+    out->levels = conv->levels;
+    out->w_count = l->n_weights;
+    out->w_bytes = nbi_packed_bytes(l->n_weights, conv->bits);
+    out->range.in_min = x->lo;
+    out->range.in_max = x->hi;
+    out->range.w_min = conv->bits == 1 ? -1 : -(1 << (conv->bits - 1));
+    out->range.w_max = conv->bits == 1 ? 1 : (1 << (conv->bits - 1)) - 1;
+    NB_TRY(channel_params(ctx, l, conv, x, y, arena, out));
+    if (pack) {
+        uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);
+        if (!packed) return nb_fail_memory(ctx, out->w_bytes);
+        nbi_pack_weights(out->levels, out->w_count, conv->bits, packed);
+        out->p.w = packed;
+    }
+    return NB_OK;
+}

@@ -1,0 +1,170 @@
+/* Every convolution kernel = the reference = a naive definition in 64-bit integers: outputs, sums
+ * and finish, on random and extreme values. The AVX-512 kernel is compiled a second time on SIMDe,
+ * so that its results are checked on CPUs without it, too. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+
+#include "conv_cases.h"
+
+#if defined(__x86_64__) && defined(__has_include)
+#if __has_include(<simde/x86/avx512.h>)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#define NBI_EMULATE
+#define nbi_conv_row_avx512vnni emulated_row
+#include "kernels/x86/conv_dense_avx512vnni.c"
+#undef nbi_conv_row_avx512vnni
+#endif
+#endif
+
+enum { SEEDS = 40, CANARY = 64 };
+
+static void fail_at(const char *kernel, const char *what, size_t shape_number, uint64_t seed,
+                    size_t i, long long got, long long want) {
+    fail_msg("%s: %s, shape %zu, seed %llu: element %zu is %lld, want %lld", kernel, what,
+             shape_number, (unsigned long long)seed, i, got, want);
+}
+
+/* The buffers of one run; out and acc end in canaries. */
+typedef struct buffers {
+    size_t bytes;
+    uint8_t *out;
+    int32_t *acc;
+} buffers;
+
+static buffers buffers_make(const problem *q) {
+    buffers b = {.bytes = q->outputs * (q->p.out_type == NBK_S32 ? 4 : 1)};
+    b.out = must_alloc(b.bytes + CANARY);
+    b.acc = must_alloc(q->outputs * 4 + CANARY);
+    memset(b.out, 0xa5, b.bytes + CANARY);
+    memset(b.acc, 0xa5, q->outputs * 4 + CANARY);
+    return b;
+}
+
+static void check(const char *kernel, const problem *q, const buffers *b, size_t shape_number,
+                  uint64_t seed) {
+    for (size_t i = 0; i < q->outputs; i++) {
+        const int o = (int)(i % (size_t)q->p.out_c);
+        const long long want = naive_output(&q->p, q->sums[i], o);
+        if (b->acc[i] != q->sums[i])
+            fail_at(kernel, "sums", shape_number, seed, i, b->acc[i], q->sums[i]);
+        if (output_at(&q->p, b->out, i) != want)
+            fail_at(kernel, "output", shape_number, seed, i, output_at(&q->p, b->out, i), want);
+    }
+    for (size_t i = 0; i < CANARY; i++)
+        if (b->out[b->bytes + i] != 0xa5 || ((uint8_t *)(b->acc + q->outputs))[i] != 0xa5)
+            fail_msg("%s writes behind its output, shape %zu", kernel, shape_number);
+    nbi_free(b->out);
+    nbi_free(b->acc);
+}
+
+static void check_reference(const problem *q, size_t shape_number, uint64_t seed) {
+    buffers b = buffers_make(q);
+    void *scratch = must_alloc(q->depthwise ? nbk_dwconv_scratch(&q->p) : nbk_conv_scratch(&q->p));
+    (q->depthwise ? nbk_dwconv_run : nbk_conv_run)(&q->p, q->in, b.out, scratch);
+    (q->depthwise ? nbk_dwconv_sums : nbk_conv_sums)(&q->p, q->in, b.acc, scratch);
+    check("nbk", q, &b, shape_number, seed);
+    nbi_free(scratch);
+}
+
+static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape_number,
+                      uint64_t seed) {
+    if (row->depthwise != q->depthwise) return;
+    if (row->supports && !row->supports(&q->p, &q->range)) return;
+    buffers b = buffers_make(q), finished = buffers_make(q);
+    void *packed = must_alloc(row->packed_bytes(&q->p));
+    const size_t scratch_bytes = row->scratch_bytes(&q->p);
+    uint8_t *scratch = must_alloc(scratch_bytes + CANARY);
+    memset(scratch, 0xa5, scratch_bytes + CANARY);
+    row->pack(&q->p, q->levels, packed);
+    row->run(&q->p, &q->range, packed, q->in, b.out, scratch);
+    row->sums(&q->p, &q->range, packed, q->in, b.acc, scratch);
+    row->finish(&q->p, &q->range, b.acc, q->pixels, finished.out);
+    memcpy(finished.acc, b.acc, q->outputs * 4);
+    for (size_t i = 0; i < CANARY; i++)
+        if (scratch[scratch_bytes + i] != 0xa5)
+            fail_msg("%s writes behind its scratch, shape %zu", row->name, shape_number);
+    check(row->name, q, &b, shape_number, seed);
+    check(row->name, q, &finished, shape_number, seed);
+    nbi_free(packed);
+    nbi_free(scratch);
+}
+
+static void test_all_kernels(void **state) {
+    (void)state;
+    size_t n;
+    const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
+    for (size_t s = 0; s < NBI_COUNT(SHAPES); s++)
+        for (uint64_t seed = 0; seed < SEEDS; seed++) {
+            problem q = problem_make(&SHAPES[s], seed + 1000 * s);
+            check_reference(&q, s, seed);
+            for (size_t i = 0; i < n; i++)
+                if (rows[i]->isa <= nbi_cpu_isa()) check_row(rows[i], &q, s, seed);
+#if defined(NBI_EMULATE)
+            if (nbi_cpu_isa() >= NBI_ISA_AVX2) check_row(&emulated_row, &q, s, seed);
+#endif
+            problem_free(&q);
+        }
+}
+
+/* Values at the very edge of what vpmaddubsw can hold: every width, all extremes at once. */
+static void test_extremes(void **state) {
+    (void)state;
+    const shape s = {3, 5, 64, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false};
+    size_t n;
+    const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
+    for (int a = 1; a <= 8; a++)
+        for (int w = 1; w <= 8; w++)
+            for (int ends = 0; ends < 4; ends++) {
+                problem q = problem_make(&s, 4);
+                q.range.in_min = 0, q.range.in_max = (1 << a) - 1;
+                q.range.w_min = -(1 << (w - 1)), q.range.w_max = (1 << (w - 1)) - 1;
+                q.p.in_type = NBK_U8;
+                q.p.in_zero = (int16_t)(ends & 1 ? q.range.in_max : 0);
+                q.p.w_bits = 8, q.p.w_levels = NULL, q.p.w = (const uint8_t *)q.levels;
+                for (size_t i = 0; i < q.inputs; i++) q.in[i] = (uint8_t)q.range.in_max;
+                for (size_t i = 0; i < q.weights; i++)
+                    q.levels[i] = (int8_t)(ends & 2 ? q.range.w_max : q.range.w_min);
+                for (size_t i = 0; i < q.outputs; i++) {
+                    const int x = (int)i / q.p.out_c;
+                    q.sums[i] = naive_sum(&q, x / q.p.out_w, x % q.p.out_w, (int)i % q.p.out_c);
+                }
+                for (size_t i = 0; i < n; i++)
+                    if (rows[i]->isa <= nbi_cpu_isa())
+                        check_row(rows[i], &q, 0, (uint64_t)(a * 100 + w * 10 + ends));
+                problem_free(&q);
+            }
+}
+
+static void test_selection(void **state) {
+    (void)state;
+    problem q = problem_make(&SHAPES[1], 0);
+    const nbi_conv_range low = {0, 15, -8, 7, 1 << 20}, high = {0, 255, -128, 127, 1 << 24};
+    q.p.in_type = NBK_U8;
+    assert_int_equal(nbi_conv_select(&q.p, &low, false, NBI_ISA_REF)->isa, NBI_ISA_REF);
+    assert_true(nbi_conv_select(&q.p, &low, true, NBI_ISA_REF)->depthwise);
+#if defined(__x86_64__)
+    assert_string_equal(nbi_conv_select(&q.p, &low, false, NBI_ISA_AVX2)->name,
+                        "nbi_conv_8_7_avx2_ubs");
+    assert_string_equal(nbi_conv_select(&q.p, &high, false, NBI_ISA_AVX2)->name,
+                        "nbi_conv_8_8_avx2_wide");
+    assert_int_equal(nbi_conv_select(&q.p, &high, true, NBI_ISA_AVX512VNNI)->isa, NBI_ISA_AVX2);
+#else
+    (void)high;
+#endif
+    problem_free(&q);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_all_kernels),
+        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_selection),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
