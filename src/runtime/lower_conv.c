@@ -4,7 +4,6 @@
 #include "quant/fit.h"
 
 #include <math.h>
-#include <string.h>
 
 #define MAX_BIAS ((double)(1 << 30))
 
@@ -26,23 +25,6 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
-/* A channel whose weights cannot matter (gain 0, or a shift far outside what they can reach) becomes
- * a constant: its levels are zeroed in a copy. */
-static nb_status kill_channel(nb_ctx *ctx, const nbi_layer *l, nbi_step_conv *out, int channel,
-                              nbi_arena *arena, bool *copied) {
-    if (!*copied) {
-        int8_t *own = nbi_arena_alloc(arena, l->n_weights, 1);
-        if (!own) return nb_fail_memory(ctx, l->n_weights);
-        memcpy(own, out->levels, l->n_weights);
-        out->levels = own;
-        *copied = true;
-    }
-    int8_t *own = (int8_t *)out->levels;
-    for (size_t i = 0; i < l->n_weights; i++)
-        if (nbi_weight_channel(l, i) == channel) own[i] = 0;
-    return NB_OK;
-}
-
 static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_frozen_conv *conv,
                                 const nbi_qparam *x, const nbi_qparam *y, nbi_arena *arena,
                                 nbi_step_conv *out) {
@@ -54,16 +36,14 @@ static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_froze
     uint8_t *shift = nbi_arena_alloc(arena, (size_t)channels, 1);
     if (!bias || !mult || !shift) return nb_fail_memory(ctx, (size_t)channels * 9);
     int64_t top = x->hi > -x->lo ? x->hi : -x->lo;
-    bool copied = false;
     out->range.acc_bound = 0;
     for (int c = 0; c < channels; c++) {
         double unit = conv->gain[c] * x->scale * (double)conv->scale[c]; /* real value of one */
         double b = unit > 0 ? conv->shift[c] / unit : INFINITY;
         if (!(fabs(b) <= MAX_BIAS)) {
-            NB_TRY(kill_channel(ctx, l, out, c, arena, &copied));
-            s.level[c] = s.magnitude[c] = 0;
-            b = conv->shift[c] < 0 ? -(double)(1 << 20) : (double)(1 << 20);
-            unit = fabs(conv->shift[c]) / (1 << 20);
+            /* gain 0, or a shift far outside what the weights can reach: all but a constant */
+            b = conv->shift[c] < 0 ? -MAX_BIAS : conv->shift[c] > 0 ? MAX_BIAS : 0;
+            unit = fabs(conv->shift[c]) / MAX_BIAS;
         }
         int64_t whole = (int64_t)rint(b) - (int64_t)x->zero * s.level[c];
         int64_t bound = (whole < 0 ? -whole : whole) + s.magnitude[c] * top;
