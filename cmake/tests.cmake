@@ -4,6 +4,7 @@
 #   *_data         needs NIBBLE_DATA
 #   *_oracle       needs NIBBLE_ORACLE_PYTHON, a Python with numpy, onnx and onnxruntime
 #   *_oracle_data  needs both
+#   *_arm          needs arm-none-eabi-gcc, newlib and qemu-system-arm
 # What is left out is named at configure time and in tests_left_out.txt.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 if(NOT NIBBLE_DATA AND DEFINED ENV{NIBBLE_DATA})
