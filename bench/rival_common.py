@@ -99,6 +99,22 @@ def sha256(paths):
     return digest.hexdigest()[:16]
 
 
+def cpu_facts():
+    """What of the processor decides how fast and how exact the runtime's 8-bit kernels are."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            text = file.read()
+    except OSError:
+        return {}
+    value = {}
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            value["cpu"] = line.split(":", 1)[1].strip()
+    words = set(text.split())
+    value["isa"] = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if flag in words]
+    return value
+
+
 def write_json(path, value):
     """Writes beside the target, then renames: a reader never sees half a file."""
     folder = os.path.dirname(os.path.abspath(path))
