@@ -3,9 +3,9 @@
     python bench/agree_ort.py MODEL.onnx --cifar DATA/cifar-10-batches-bin --predictions FILE
 
 FILE holds our predicted class of every test image, one integer per line, in file order. MODEL is a
-float or a QDQ model whose first output has one score per class. The input is (x * scale - mean) / std
-per channel; --scale 1 --mean 0,0,0 --std 1,1,1 for networks that take bytes. Prints one JSON object;
-exits 1 if --at-least PERCENT is given and missed.
+float or a QDQ model whose first output has one score per class. The input is (x * scale - mean) /
+std per channel; --scale 1 --mean 0,0,0 --std 1,1,1 for networks that take bytes. Prints one JSON
+object; exits 1 if --at-least PERCENT is given and missed.
 """
 
 import argparse
@@ -30,12 +30,9 @@ def triple(text):
     return values
 
 
-def read_predictions(path, wanted):
+def read_predictions(path):
     with open(path) as file:
-        values = np.array([int(line) for line in file.read().split()])
-    if len(values) != wanted:
-        raise SystemExit("%s: %d predictions for %d images" % (path, len(values), wanted))
-    return values
+        return np.array([int(line) for line in file.read().split()])
 
 
 def model_facts(path):
@@ -65,7 +62,9 @@ def main():
     args = parser.parse_args()
     images, labels = load_cifar(os.path.dirname(os.path.abspath(args.cifar)), "test")
     images, labels = images[:args.limit], labels[:args.limit]
-    ours = read_predictions(args.predictions, len(labels))
+    ours = read_predictions(args.predictions)[:args.limit]
+    if len(ours) != len(labels):
+        parser.error("%s: %d predictions, %d images" % (args.predictions, len(ours), len(labels)))
     if args.no_fusion:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads

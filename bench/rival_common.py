@@ -25,7 +25,8 @@ def say(*words):
 
 def cifar_files(data, split):
     folder = os.path.join(data, "cifar-10-batches-bin")
-    names = ["test_batch.bin"] if split == "test" else ["data_batch_%d.bin" % i for i in range(1, 6)]
+    train = ["data_batch_%d.bin" % i for i in range(1, 6)]
+    names = ["test_batch.bin"] if split == "test" else train
     return [os.path.join(folder, name) for name in names]
 
 
@@ -111,7 +112,8 @@ def cpu_facts():
         if line.startswith("model name"):
             value["cpu"] = line.split(":", 1)[1].strip()
     words = set(text.split())
-    value["isa"] = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni") if flag in words]
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni")
+    value["isa"] = [flag for flag in known if flag in words]
     return value
 
 

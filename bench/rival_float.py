@@ -17,9 +17,9 @@ BATCH = 100
 
 
 def open_session(path, threads=2, exact=True):
-    """exact: on x86 without VNNI the runtime's fast uint8 x int8 kernels add two products in 16 bits
-    and saturate (96.7 % agreement with the QDQ nodes as written on ResNet-20); this setting makes it
-    take the slower exact ones. Without effect on float models and on machines with VNNI."""
+    """exact: on x86 without VNNI the runtime's fast uint8 x int8 kernels add two products in 16
+    bits and saturate (ResNet-20: 96.7 % agreement with the QDQ nodes as written); this setting
+    makes it take the slower exact ones. Without effect on float models and on CPUs with VNNI."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -37,7 +37,7 @@ def logits(session, x, batch=BATCH):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="folder with cifar-10-batches-bin/ and models/")
+    parser.add_argument("--data", required=True, help="folder: cifar-10-batches-bin/, models/")
     parser.add_argument("--out", required=True, help="JSON file to add to")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -54,7 +54,8 @@ def main():
             out = logits(open_session(paths[name], args.threads), input_transform(name)(images))
             # argmax takes the lowest index among ties, as our program does
             classes = out.argmax(1)
-            results.put(name, {"top1": top1(classes, labels), "correct": int((classes == labels).sum()),
+            correct = int((classes == labels).sum())
+            results.put(name, {"top1": top1(classes, labels), "correct": correct,
                                "images": len(labels), "predictions": pack_predictions(classes)})
         say("%-24s %.2f %%" % (name, results.get(name)["top1"]))
 

@@ -4,8 +4,8 @@ our post-training quantization has to reach on the same calibration images.
     /usr/bin/python3 bench/rival_ptq_torch.py --data DATA --out bench/results/ptq_torch.json
 
 Weights: per output channel, symmetric, full range -2^(b-1)..2^(b-1)-1, scale by MSE over 100 steps
-up to 1.2 max|w|. Activations: per tensor, 0..2^b-1, scale by MSE over 100 steps up to the maximum of
-<= 400,000 samples per site of the float network on the 512 calibration images as they are; stem
+up to 1.2 max|w|. Activations: per tensor, 0..2^b-1, scale by MSE over 100 steps up to the maximum
+of <= 400,000 samples per site of the float network on the 512 calibration images as they are; stem
 input, branch entering an Add: signed 8 bits. Stem, last layer and the tensor after the global
 average pool: 8 bits always. All scales come from the float network.
 
@@ -13,8 +13,8 @@ Sites   conv_input  only what enters a convolution is quantized; the residual pa
         residual8   the stream behind Add+ReLU (and behind the stem) is unsigned 8 bits, the branch
                     that enters an Add signed 8 bits; a convolution that reads the stream at fewer
                     bits quantizes those 8-bit values once more
-Affine  reestimated       BN unfolded, its statistics measured again, layer by layer in the quantized
-                          network, over the same 512 images with crop and flip
+Affine  reestimated       BN unfolded, its statistics measured again, layer by layer in the
+                          quantized network, over the same 512 images with crop and flip
         folded            BN folded into the weights before they are quantized, nothing corrected
         folded_corrected  folded; mean and variance of every output channel are matched to the float
                           network's, both measured on the images with crop and flip
@@ -265,15 +265,14 @@ def jobs():
     for kind in ("residual8", "conv_input"):
         for config in CONFIGS:
             yield "reestimated", kind, config
-    for affine in ("folded", "folded_corrected"):
-        for kind in ("residual8", "conv_input"):
-            yield affine, kind, "W3A3"
+    for affine in ("folded_corrected", "folded"):
+        yield affine, "residual8", "W3A3"
 
 
 def write_draws(path, train_images, train_hash):
     value = {"about": "calibration draws: indices into data_batch_1..5 in this order; augmentation "
-                      "code = (dy * 9 + dx) * 2 + flip, dy and dx in 0..8 within the image padded by "
-                      "4 black pixels, the crop first, then the mirror",
+                      "code = (dy * 9 + dx) * 2 + flip, dy and dx in 0..8 within the image padded "
+                      "by 4 black pixels, the crop first, then the mirror",
              "train_images": train_images, "train_sha256": train_hash, "draws": {}}
     for seed in SEEDS:
         indices, codes = draw(seed, train_images)
@@ -298,7 +297,7 @@ def summarize(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="folder with cifar-10-batches-bin/ and models/")
+    parser.add_argument("--data", required=True, help="folder: cifar-10-batches-bin/, models/")
     parser.add_argument("--out", required=True, help="JSON file to add to")
     parser.add_argument("--draws", help="draws.json to write (default: beside --out)")
     parser.add_argument("--threads", type=int, default=2)
@@ -311,7 +310,7 @@ def main():
     train_hash = sha256(cifar_files(args.data, "train"))
     inputs = {"resnet20": sha256([model]), "train": train_hash,
               "test": sha256(cifar_files(args.data, "test"))}
-    about = {"what": "PyTorch fake quantization of ResNet-20 after training, top-1 on all test images",
+    about = {"what": "PyTorch fake quantization of ResNet-20 after training, all test images",
              "keys": "affine/sites/config/draw, see bench/rival_ptq_torch.py",
              "predictions": "base64(zlib(one byte per image, in file order))",
              "torch": torch.__version__, "numpy": np.__version__}
@@ -342,6 +341,7 @@ def main():
             if affine == "reestimated" and kind == "residual8" and config in ("W4A4", "W3A3"):
                 value["predictions"] = pack_predictions(classes)
             results.put(key, value)
+            summarize(results)
             say("%-42s %6.2f  (%.1f s)" % (key, value["top1"], time.time() - start))
     for key, row in summarize(results).items():
         say("%-40s %6.2f +- %s" % (key, row["mean"], row["std"]))

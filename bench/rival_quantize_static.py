@@ -62,7 +62,7 @@ def quantize(source, target, images, weights="QInt8", method="MinMax",
             onnx.save(model, prepared)
             source = prepared
         optimized = os.path.join(folder, "optimized.onnx")
-        quant_pre_process(source, optimized, skip_symbolic_shape=True)      # folds BatchNormalization
+        quant_pre_process(source, optimized, skip_symbolic_shape=True)      # folds BN, too
         x = input_transform(os.path.basename(target))(images)
         quantization.quantize_static(
             optimized, target, Reader(model.graph.input[0].name, x), per_channel=True,
@@ -107,8 +107,9 @@ def measure(args, name, row, test, labels):
         return {"failed": made.stderr.strip().splitlines()[-1][:200]}
     value = json.loads(made.stdout.strip().splitlines()[-1])
     del value["path"]
+    source = os.path.join(args.data, "models", name + ".onnx")
     value.update(seconds=seconds, file_bytes=os.path.getsize(path),
-                 float_file_bytes=os.path.getsize(os.path.join(args.data, "models", name + ".onnx")))
+                 float_file_bytes=os.path.getsize(source))
     x = input_transform(name)(test)
     try:
         exact = logits(open_session(path, args.threads), x).argmax(1)
@@ -123,7 +124,7 @@ def measure(args, name, row, test, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="folder with cifar-10-batches-bin/ and models/")
+    parser.add_argument("--data", required=True, help="folder: cifar-10-batches-bin/, models/")
     parser.add_argument("--out", required=True, help="JSON file to add to")
     parser.add_argument("--cache", help="folder for the QDQ models (default: nibble-bench in the "
                                         "temporary folder)")

@@ -83,7 +83,7 @@ def numbers(text):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="folder with cifar-10-batches-bin/ and models/")
+    parser.add_argument("--data", required=True, help="folder: cifar-10-batches-bin/, models/")
     parser.add_argument("--out", help="JSON file to add to (default: only print)")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--engines", default="float,qdq,qdq_exact")

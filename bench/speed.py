@@ -37,7 +37,7 @@ def measure(command, value):
     run = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          text=True)
     if run.returncode:
-        raise SystemExit("'%s' exits with %d: %.300s" % (command, run.returncode, run.stderr[-300:]))
+        raise SystemExit("'%s' exits with %d: %s" % (command, run.returncode, run.stderr[-300:]))
     return parse(run.stdout, value)
 
 
