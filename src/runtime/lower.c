@@ -259,7 +259,7 @@ nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *f, nbi_program **out) {
     NB_TRYG(add_steps(ctx, f, p));
     NB_TRYG(own_islands(ctx, net, p));
     NB_TRYG(nbi_program_plan(ctx, p));
-    for (int i = 0; i < p->n_steps; i++) p->const_bytes += nbi_step_const_bytes(&p->step[i]);
+    NB_TRYG(nbi_program_const_bytes(ctx, p, &p->const_bytes));
     *out = p;
     return NB_OK;
 done:
