@@ -15,6 +15,11 @@
 nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int l, const nbi_qparam *site,
                           const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                           nbi_step *step, int *n_steps);
+/* Brings a convolution that reads `x` into the form that files can hold: the gain goes into the weight
+ * scales (float32), the shift onto a whole number of accumulator steps (int32); gain becomes 1. What
+ * is scored, frozen, exported and read back is this form. conv->scale is replaced from `arena`. */
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
+                        nbi_frozen_conv *conv);
 /* The table that turns raw pixels into the input's codes; only for image inputs. */
 nb_status nbi_lower_input(nb_ctx *ctx, const nbi_qnet *net, const nbi_qparam *site,
                           nbi_arena *arena, nbi_step *step);

@@ -283,7 +283,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, int bits,
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
-    return NB_OK;
+    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
@@ -471,20 +471,16 @@ nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int ed
     return run_to(ctx, s, bits, edge, values);
 }
 
-/* Levels and scales move into the frozen graph, which outlives the scorer. */
+/* Levels move into the frozen graph, which outlives the scorer. */
 static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
     for (int i = 0; i < f->net->n_layers; i++) {
         const nbi_layer *l = &f->net->layer[i];
         nbi_frozen_conv *c = &f->conv[i];
         if (l->type != NBI_LAYER_CONV) continue;
-        size_t channels = (size_t)l->geometry.out_c;
         int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights, 1);
-        float *scale = nbi_arena_alloc(&f->arena, channels, sizeof *scale);
-        if (!levels || !scale) return nb_fail_memory(ctx, l->n_weights);
+        if (!levels) return nb_fail_memory(ctx, l->n_weights);
         memcpy(levels, c->levels, l->n_weights);
-        memcpy(scale, c->scale, channels * sizeof *scale);
         c->levels = levels;
-        c->scale = scale;
     }
     return NB_OK;
 }
