@@ -50,7 +50,8 @@ static void test_cifar(void **state) {
         for (size_t j = 0; j < 3072; j++)
             assert_int_equal(image[j], (uint8_t)(i + 3 * (j / 3) + 50 * (j % 3)));
     }
-    assert_int_equal(nbi_dataset_sample(p->ctx, data, NBI_SPLIT_TEST, 30, image, &label), NB_EINVAL);
+    assert_int_equal(nbi_dataset_sample(p->ctx, data, NBI_SPLIT_TEST, 30, image, &label),
+                     NB_EINVAL);
     nbi_dataset_free(data);
     put_cifar(p, "h/train.bin", 100, 2, 0);
     put_cifar(p, "h/test.bin", 20, 2, 0);
@@ -93,7 +94,8 @@ static size_t mark(place *p, const nbi_dataset *data, nbi_split s, int *seen, in
 
 /* ---- npz ---- */
 
-static size_t npy(uint8_t *out, const char *type, const char *shape, const void *data, size_t size) {
+static size_t npy(uint8_t *out, const char *type, const char *shape, const void *data,
+                  size_t size) {
     char dict[128];
     int n = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }",
                      type, shape);
@@ -133,8 +135,10 @@ static void test_splits(void **state) {
     int64_t y[1000];
     nbi_dataset *data, *again;
     for (int i = 0; i < 1000; i++) x[i] = (float)i, y[i] = i / 100;
-    put_npz(p, "one.npz", (entry[]){{"x.npy", "<f4", "(1000, 1)", x, sizeof x},
-                                    {"y.npy", "<i8", "(1000,)", y, sizeof y}}, 2, true);
+    put_npz(p, "one.npz",
+            (entry[]){{"x.npy", "<f4", "(1000, 1)", x, sizeof x},
+                      {"y.npy", "<i8", "(1000,)", y, sizeof y}},
+            2, true);
     nbi_data_options o = {.path = at(p, "one.npz"), .seed = 7};
     assert_int_equal(nbi_dataset_open(p->ctx, &o, &data), NB_OK);
     const nbi_dataset_info *d = nbi_dataset_get(data);
@@ -150,7 +154,8 @@ static void test_splits(void **state) {
         for (int k = 0; k < 10; k++) assert_int_equal(per_class[k], s ? 10 : 80);
     }
     for (int i = 0; i < 1000; i++) assert_int_equal(seen[i], 1); /* nothing lost */
-    /* the same seed: the same samples; a limit: the first of them, balanced; another seed: others */
+    /* the same seed: the same samples; a limit: the first of them, balanced; another seed: others
+     */
     o.limit = 20;
     assert_int_equal(nbi_dataset_open(p->ctx, &o, &again), NB_OK);
     float a, b;
@@ -187,10 +192,12 @@ static void test_npz(void **state) {
     for (size_t i = 0; i < sizeof u8; i++) u8[i] = (uint8_t)i;
     for (int deflated = 0; deflated < 2; deflated++) {
         /* N,C,H,W: two pictures of 4x5 */
-        put_npz(p, "a.npz", (entry[]){{"x_train.npy", "|u1", "(1, 3, 4, 5)", u8, 60},
-                                      {"x_test.npy", "|u1", "(1, 3, 4, 5)", u8 + 60, 60},
-                                      {"y_train.npy", "<i4", "(1,)", "\0\0\0\0", 4},
-                                      {"y_test.npy", "|u1", "(1, 1)", "\1", 1}}, 4, deflated);
+        put_npz(p, "a.npz",
+                (entry[]){{"x_train.npy", "|u1", "(1, 3, 4, 5)", u8, 60},
+                          {"x_test.npy", "|u1", "(1, 3, 4, 5)", u8 + 60, 60},
+                          {"y_train.npy", "<i4", "(1,)", "\0\0\0\0", 4},
+                          {"y_test.npy", "|u1", "(1, 1)", "\1", 1}},
+                4, deflated);
         assert_int_equal(open_at(p, "a.npz", &data), NB_OK);
         const nbi_dataset_info *d = nbi_dataset_get(data);
         assert_true(d->is_image);
@@ -221,20 +228,24 @@ static void test_npz_hostile(void **state) {
     refuse(p, "a.npz", NB_ENUMERIC, "item 1");
     put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(4,)", nan2, 8}}, 1, false);
     refuse(p, "a.npz", NB_EFORMAT, "has 8 bytes of data, its shape says 16");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(4294967295, 4294967295, 9)", nan2, 8}}, 1, false);
+    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(4294967295, 4294967295, 9)", nan2, 8}}, 1,
+            false);
     refuse(p, "a.npz", NB_EFORMAT, "bad header");
     put_npz(p, "a.npz", (entry[]){{"x.npy", "|O", "(2,)", nan2, 8}}, 1, false);
     refuse(p, "a.npz", NB_EUNSUPPORTED, "dtype");
     put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(0, 4)", NULL, 0}}, 1, false);
     refuse(p, "a.npz", NB_EFORMAT, "no samples");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2},
-                                  {"y.npy", "|i1", "(1,)", &low, 1}}, 2, false);
+    put_npz(p, "a.npz",
+            (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|i1", "(1,)", &low, 1}}, 2,
+            false);
     refuse(p, "a.npz", NB_EFORMAT, "item 0 is -1");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2},
-                                  {"y.npy", "|u1", "(2,)", "ab", 2}}, 2, false);
+    put_npz(p, "a.npz",
+            (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|u1", "(2,)", "ab", 2}}, 2,
+            false);
     refuse(p, "a.npz", NB_EFORMAT, "2 labels, want 1");
-    put_npz(p, "a.npz", (entry[]){{"a.npy", "|u1", "(1,)", "a", 1},
-                                  {"b.npy", "|u1", "(1,)", "b", 1}}, 2, false);
+    put_npz(p, "a.npz",
+            (entry[]){{"a.npy", "|u1", "(1,)", "a", 1}, {"b.npy", "|u1", "(1,)", "b", 1}}, 2,
+            false);
     refuse(p, "a.npz", NB_EFORMAT, "holds 2 arrays");
     /* every truncation of the file, and every byte flipped: an answer, never a crash */
     static float x[64];
@@ -418,8 +429,10 @@ static void test_no_memory(void **state) {
     place *p = *state;
     float x[20] = {0};
     uint8_t b[1024], y[20] = {0};
-    put_npz(p, "m.npz", (entry[]){{"x.npy", "<f4", "(20,)", x, sizeof x},
-                                  {"y.npy", "|u1", "(20,)", y, sizeof y}}, 2, true);
+    put_npz(
+        p, "m.npz",
+        (entry[]){{"x.npy", "<f4", "(20,)", x, sizeof x}, {"y.npy", "|u1", "(20,)", y, sizeof y}},
+        2, true);
     put_cifar(p, "mc/train.bin", 12, 1, 0);
     put_gz(p, "mi/train-images-idx3-ubyte.gz", b, idx_images(b, 40));
     put_gz(p, "mi/train-labels-idx1-ubyte.gz", b, idx_labels(b, 40));

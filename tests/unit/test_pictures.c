@@ -264,6 +264,33 @@ static void test_hostile(void **state) {
     assert_int_equal(nbi_dataset_open(p->ctx, &o, &data), NB_EINVAL);
 }
 
+static nb_status read_range(void *user, size_t begin, size_t end, int worker) {
+    const nbi_dataset *data = user;
+    uint8_t out[4 * 4 * 3];
+    int label;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        NB_TRY(nbi_dataset_sample(NULL, data, NBI_SPLIT_TRAIN, i % 16, out, &label));
+        if (out[2] % 2 != label) return NB_EMISMATCH;
+    }
+    return NB_OK;
+}
+
+/* Threads race for the same cache slots. */
+static void test_threads(void **state) {
+    place *p = *state;
+    nbi_dataset *data;
+    for (int i = 0; i < 20; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "p/%d/%02d.png", i % 2, i);
+        put_png(p, name, 4, 4, 3, i);
+    }
+    assert_int_equal(open_at(p, "p", &data), NB_OK);
+    nb_ctx_set_threads(p->ctx, 8);
+    assert_int_equal(nbi_parallel(p->ctx, 4000, 1, read_range, data), NB_OK);
+    nbi_dataset_free(data);
+}
+
 static void test_no_memory(void **state) {
     place *p = *state;
     put_png(p, "m/x/a.png", 4, 4, 3, 0);
@@ -290,7 +317,7 @@ int main(void) {
         cmocka_unit_test(test_classes), cmocka_unit_test(test_flat_and_single),
         cmocka_unit_test(test_sizes),   cmocka_unit_test(test_resize_constant),
         cmocka_unit_test(test_list),    cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, place_setup, place_teardown);
 }
