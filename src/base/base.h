@@ -133,6 +133,10 @@ uint64_t nbi_hash(uint64_t hash, const void *data, size_t size);
 typedef nb_status (*nbi_range_fn)(void *user, size_t begin, size_t end, int worker);
 nb_status nbi_parallel(nb_ctx *ctx, size_t n, size_t chunk, nbi_range_fn fn, void *user);
 
+/* Makes libraries that start threads of their own (oneDNN) use this context's number of threads in
+ * calls from this thread. */
+void nbi_threads_apply(const nb_ctx *ctx);
+
 /* ---- options ------------------------------------------------------------------------------- */
 
 /* A table row of a scheme, search or reader: parsing, bounds errors, help and docs come from it. */
