@@ -23,7 +23,7 @@ static nb_status const_view(nb_ctx *ctx, nbi_arena *scratch, const nbi_tensor *t
     size_t count = (size_t)nbi_view_count(out);
     out->data = nbi_arena_alloc(scratch, count + 1, 1);
     if (!out->data) return nb_fail_memory(ctx, count);
-    nbi_unpack(t->dtype, t->data, count, out->data);
+    nbi_bits_unpack(t->dtype, t->data, count, out->data);
     return NB_OK;
 }
 
@@ -73,7 +73,7 @@ static nb_status run_folded(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, nbi_a
         size_t count = (size_t)nbi_view_count(&out[i]);
         t->data = nbi_arena_alloc(&graph->arena, nbi_dtype_bytes(t->dtype, count) + 1, 1);
         if (!t->data) return nb_fail_memory(ctx, count);
-        nbi_pack(t->dtype, out[i].data, count, t->data);
+        nbi_bits_pack(t->dtype, out[i].data, count, t->data);
     }
     return NB_OK;
 }

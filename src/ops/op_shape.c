@@ -94,7 +94,7 @@ static nb_status constant_forward(const nbi_op_call *call) {
     size_t count = (size_t)nbi_tensor_count(t);
     if (count == 0) return NB_OK;
     if (nbi_dtype_bits(t->dtype) < 8)
-        nbi_unpack(t->dtype, t->data, count, call->out[0].data);
+        nbi_bits_unpack(t->dtype, t->data, count, call->out[0].data);
     else
         memcpy(call->out[0].data, t->data, nbi_dtype_bytes(t->dtype, count));
     return NB_OK;

@@ -20,6 +20,10 @@ nb_status nbi_lower_input(nb_ctx *ctx, const nbi_qnet *net, const nbi_qparam *si
                           nbi_arena *arena, nbi_step *step);
 /* The whole program, planned. */
 nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *frozen, nbi_program **out);
+/* The buffer of an edge whose site has these parameters (offset not set). */
+void nbi_describe_edge(const nbi_edge *e, const nbi_qparam *q, nbi_ptensor *out);
+/* true when equal values mean equal reals. */
+bool nbi_same_grid(const nbi_qparam *a, const nbi_qparam *b);
 /* v = clamp(round(real/scale) + zero): float32 division, ties to even, as ONNX's QuantizeLinear. */
 int32_t nbi_quantize(const nbi_qparam *q, float real);
 

@@ -353,11 +353,6 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
 
 /* ---- one candidate --------------------------------------------------------------------------- */
 
-static bool same_grid(const nbi_qparam *a, const nbi_qparam *b) {
-    return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo &&
-           a->hi == b->hi;
-}
-
 /* An edge's key: everything that its values depend on. */
 static void make_keys(nbi_scorer *s, const uint8_t *bits) {
     const nbi_qnet *net = s->net;
@@ -369,7 +364,7 @@ static void make_keys(nbi_scorer *s, const uint8_t *bits) {
         const nbi_qparam *y = &s->site[net->edge[l->out].site];
         s->alias[l->out] = l->out;
         bool alias = (l->type == NBI_LAYER_REQUANT &&
-                      same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
+                      nbi_same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
                      (l->type == NBI_LAYER_COPY && l->n_copy == 0);
         if (alias) {
             s->alias[l->out] = s->alias[l->in[0]];
@@ -386,16 +381,8 @@ static void make_keys(nbi_scorer *s, const uint8_t *bits) {
 }
 
 static void describe(nbi_scorer *s) {
-    for (int i = 0; i < s->net->n_edges; i++) {
-        const nbi_edge *e = &s->net->edge[i];
-        const nbi_qparam *q = &s->site[e->site];
-        nbi_ptensor *t = &s->tensor[i];
-        *t = (nbi_ptensor){.name = e->name, .dtype = q->dtype, .rank = e->rank, .h = e->h,
-                           .w = e->w, .c = e->c, .scale = q->scale, .zero = q->zero,
-                           .lo = q->lo, .hi = q->hi};
-        memcpy(t->dim, e->dim, sizeof t->dim);
-        t->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
-    }
+    for (int i = 0; i < s->net->n_edges; i++)
+        nbi_describe_edge(&s->net->edge[i], &s->site[s->net->edge[i].site], &s->tensor[i]);
 }
 
 /* Which edges must be there, walking back from `edge`; what is cached is pinned and walked no
