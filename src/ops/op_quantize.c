@@ -167,6 +167,7 @@ static nb_status dequantize_forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_quantizelinear = {.name = "QuantizeLinear",
+                                      .types = NBI_TYPES_NUMBER,
                                       .domain = "",
                                       .min_opset = 10,
                                       .min_in = 2,
@@ -178,6 +179,7 @@ const nbi_op nbi_op_quantizelinear = {.name = "QuantizeLinear",
                                       .infer = quantize_infer,
                                       .forward = quantize_forward};
 const nbi_op nbi_op_dequantizelinear = {.name = "DequantizeLinear",
+                                        .types = NBI_TYPES_NUMBER,
                                         .domain = "",
                                         .min_opset = 10,
                                         .min_in = 2,

@@ -112,6 +112,7 @@ static nb_status forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_slice = {.name = "Slice",
+                             .types = NBI_TYPES_ANY,
                              .domain = "",
                              .min_opset = 1,
                              .min_in = 1,
