@@ -206,9 +206,10 @@ static nb_status range_forward(const nbi_op_call *call) {
                          nbi_get_real(y->dtype, call->in[0].data, 0) +
                              (double)i * nbi_get_real(y->dtype, call->in[2].data, 0));
         else
-            nbi_set_int(y->dtype, y->data, i * y->stride[0],
-                        nbi_get_int(y->dtype, call->in[0].data, 0) +
-                            i * nbi_get_int(y->dtype, call->in[2].data, 0));
+            nbi_set_int(
+                y->dtype, y->data, i * y->stride[0],
+                (int64_t)((uint64_t)nbi_get_int(y->dtype, call->in[0].data, 0) +
+                          (uint64_t)i * (uint64_t)nbi_get_int(y->dtype, call->in[2].data, 0)));
     }
     return NB_OK;
 }

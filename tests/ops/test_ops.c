@@ -300,7 +300,7 @@ static void test_modes_agree(void **state) {
     nbi_graph_set_inputs(ctx, g, 1, &x);
     nbi_graph_set_outputs(ctx, g, 1, &y);
     assert_int_equal(nbi_graph_infer(ctx, g), NB_OK);
-    const unsigned mode[3] = {NBI_EXEC_REFERENCE, 0, NBI_EXEC_KEEP_ALL};
+    const unsigned mode[3] = {NBI_EXEC_REFERENCE | NBI_EXEC_KEEP_ALL, 0, NBI_EXEC_KEEP_ALL};
     for (int m = 0; m < 3; m++) {
         nbi_exec *e;
         nbi_view v, out = {.dtype = NB_DTYPE_F32, .rank = 4, .data = values[m]};
