@@ -1,49 +1,91 @@
-# tests/<room>/test_*.c: one cmocka program each, named <room>.<name>. A test that needs data is
-# registered only where the data is (NIBBLE_DATA); the groups left out are named at configure time.
+# tests/<room>/test_*.c: one cmocka program each, named <room>.<name>. Shell tests
+# tests/<room>/test_*.sh get the program, the source folder and the data folder; the build folder is
+# the program's. A test is registered only where it can run:
+#   *_data         needs NIBBLE_DATA
+#   *_oracle       needs NIBBLE_ORACLE_PYTHON, a Python with numpy, onnx and onnxruntime
+#   *_oracle_data  needs both
+#   *_arm          needs arm-none-eabi-gcc, newlib and qemu-system-arm
+# What is left out is named at configure time and in tests_left_out.txt.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 if(NOT NIBBLE_DATA AND DEFINED ENV{NIBBLE_DATA})
   set(NIBBLE_DATA $ENV{NIBBLE_DATA})
 endif()
+if(NOT NIBBLE_ORACLE_PYTHON AND DEFINED ENV{NIBBLE_ORACLE_PYTHON})
+  set(NIBBLE_ORACLE_PYTHON $ENV{NIBBLE_ORACLE_PYTHON})
+endif()
+if(NIBBLE_ORACLE_PYTHON)
+  execute_process(COMMAND ${NIBBLE_ORACLE_PYTHON} -c "import numpy, onnx, onnxruntime"
+    RESULT_VARIABLE ORACLE_FAILED OUTPUT_QUIET ERROR_QUIET)
+  if(ORACLE_FAILED)
+    message(FATAL_ERROR "NIBBLE_ORACLE_PYTHON (${NIBBLE_ORACLE_PYTHON}) cannot import numpy, onnx \
+and onnxruntime")
+  endif()
+endif()
+
+find_program(ARM_GCC arm-none-eabi-gcc)
+find_program(QEMU_ARM qemu-system-arm)
+
+set(LEFT_OUT "")
+# Sets `name`, `short` (room.name) and `lacks`: empty, or what this machine lacks for the test.
+function(describe_test source)
+  get_filename_component(name ${source} NAME_WE)
+  get_filename_component(dir ${source} DIRECTORY)
+  get_filename_component(room ${dir} NAME)
+  string(REGEX REPLACE "^test_" "" short ${name})
+  set(lacks "")
+  if(name MATCHES "_data$" AND NOT NIBBLE_DATA)
+    list(APPEND lacks NIBBLE_DATA)
+  endif()
+  if(name MATCHES "_oracle(_data)?$" AND NOT NIBBLE_ORACLE_PYTHON)
+    list(APPEND lacks NIBBLE_ORACLE_PYTHON)
+  endif()
+  if(name MATCHES "_arm$" AND NOT (ARM_GCC AND QEMU_ARM))
+    list(APPEND lacks "arm-none-eabi-gcc, newlib and qemu-system-arm")
+  endif()
+  list(JOIN lacks " and " lacks)
+  set(short ${room}.${short} PARENT_SCOPE)
+  set(name ${name} PARENT_SCOPE)
+  set(lacks "${lacks}" PARENT_SCOPE)
+endfunction()
 
 file(GLOB TEST_SOURCES CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR}
   tests/unit/test_*.c tests/kern/test_*.c tests/ops/test_*.c tests/onnx/test_*.c
   tests/codegen/test_*.c)
-# Programs named *_data.c need NIBBLE_DATA.
-set(SKIPPED "")
 foreach(src ${TEST_SOURCES})
-  get_filename_component(name ${src} NAME_WE)
-  get_filename_component(dir ${src} DIRECTORY)
-  get_filename_component(room ${dir} NAME)
-  string(REPLACE "test_" "" short ${name})
-  if(name MATCHES "_data$" AND NOT NIBBLE_DATA)
-    list(APPEND SKIPPED ${room}.${short})
+  describe_test(${src})
+  if(lacks)
+    list(APPEND LEFT_OUT "${short} (needs ${lacks})")
     continue()
   endif()
   add_executable(${name} ${src})
-  target_link_libraries(${name} PRIVATE nibble_objects PkgConfig::CMOCKA nibble_dependencies)
+  target_link_libraries(${name} PRIVATE nibble_objects PkgConfig::CMOCKA nibble_dependencies
+    nibble_warnings)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE _POSIX_C_SOURCE=200809L
-    NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_DATA="${NIBBLE_DATA}")
-  add_test(NAME ${room}.${short} COMMAND ${name})
-  set_tests_properties(${room}.${short} PROPERTIES TIMEOUT 240)
+    NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_DATA="${NIBBLE_DATA}"
+    NIBBLE_ORACLE_PYTHON="${NIBBLE_ORACLE_PYTHON}")
+  add_test(NAME ${short} COMMAND ${name})
+  set_tests_properties(${short} PROPERTIES TIMEOUT 240)
 endforeach()
 
-# Shell tests: tests/cli/test_*.sh get the program, the source folder and the data folder.
 file(GLOB SHELL_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.sh)
 foreach(src ${SHELL_TESTS})
-  get_filename_component(name ${src} NAME_WE)
-  get_filename_component(dir ${src} DIRECTORY)
-  get_filename_component(room ${dir} NAME)
-  string(REPLACE "test_" "" short ${name})
-  if(name MATCHES "_data$" AND NOT NIBBLE_DATA)
-    list(APPEND SKIPPED ${room}.${short})
+  describe_test(${src})
+  if(lacks)
+    list(APPEND LEFT_OUT "${short} (needs ${lacks})")
     continue()
   endif()
-  add_test(NAME ${room}.${short}
-    COMMAND bash ${src} $<TARGET_FILE:nibble_cli> ${CMAKE_SOURCE_DIR} "${NIBBLE_DATA}")
-  set_tests_properties(${room}.${short} PROPERTIES TIMEOUT 280)
+  add_test(NAME ${short} COMMAND bash ${src} ${CMAKE_BINARY_DIR}/nibble ${CMAKE_SOURCE_DIR}
+    "${NIBBLE_DATA}")
+  set_tests_properties(${short} PROPERTIES TIMEOUT 280
+    ENVIRONMENT "NIBBLE_ORACLE_PYTHON=${NIBBLE_ORACLE_PYTHON}")
 endforeach()
-if(SKIPPED)
-  list(JOIN SKIPPED ", " SKIPPED_TEXT)
-  message(STATUS "Tests left out because NIBBLE_DATA is not set: ${SKIPPED_TEXT}")
+
+list(JOIN LEFT_OUT "\n" LEFT_OUT_TEXT)
+if(LEFT_OUT)
+  string(APPEND LEFT_OUT_TEXT "\n")
+  foreach(line ${LEFT_OUT})
+    message(STATUS "Test left out: ${line}")
+  endforeach()
 endif()
+file(WRITE ${CMAKE_BINARY_DIR}/tests_left_out.txt "${LEFT_OUT_TEXT}")

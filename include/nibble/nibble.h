@@ -92,6 +92,137 @@ typedef enum nb_dtype {
     NB_DTYPE_STRING /* carried through, never computed with */
 } nb_dtype;
 
+/* ---- results ------------------------------------------------------------------------------- */
+
+/* Results are JSON texts, the same that the program prints with --json and writes into result
+ * folders (docs/cli.md lists the keys). Every `char **json` is NUL-terminated and freed with
+ * nb_free; it may be NULL when the caller does not want it. */
+NB_API void nb_free(void *pointer); /* NULL is allowed */
+
+/* ---- models -------------------------------------------------------------------------------- */
+
+typedef struct nb_model nb_model;
+
+/* Reads an ONNX file, or the model.onnx of a result folder of nb_quantize(). */
+NB_API nb_status nb_model_load(nb_ctx *ctx, const char *path, nb_model **out);
+NB_API void nb_model_free(nb_model *model); /* NULL is allowed */
+/* Operators, shapes, parameters, MACs, activation peak, what would stay untouched:
+ * {parameters, macs, nodes, peak_activation_bytes, inputs[], outputs[], operators{}, layers[],
+ * unsupported[]}. */
+NB_API nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json);
+
+typedef struct nb_run_options {
+    const char *const *inputs; /* .pb, .npy or .npz, in the order of the graph's inputs */
+    size_t n_inputs;
+    const char *output_folder; /* NULL: none; receives output_<i>.pb */
+    const char *const *expect; /* NULL: none; compared in order (|a−b| ≤ 1e−7 + 1e−3·|b|) */
+    size_t n_expect;
+} nb_run_options;
+/* One inference on tensors: {outputs[{name, shape, min, max}], max_abs_error}. NB_EMISMATCH (json
+ * is set all the same) when an expected tensor differs. */
+NB_API nb_status nb_model_run(nb_ctx *ctx, const nb_model *model, const nb_run_options *options,
+                              char **json);
+
+/* ---- data ---------------------------------------------------------------------------------- */
+
+typedef struct nb_data_options {
+    const char *path;  /* recognised by content: CIFAR, IDX, .npz, image folder, .csv, builtin:… */
+    const char *split; /* "train", "val", "test"; NULL: what the command uses */
+    size_t limit;      /* 0: all */
+    size_t val;        /* validation images held out of train; 0: default */
+    int resize, crop;  /* 0: as the model's input wants */
+    /* The input transform ((byte·scale) − mean)/std; texts as on the command line ("0.5,0.4,0.4").
+     * NULL: from the model's metadata, else 1/255, 0, 1. */
+    const char *scale, *mean, *std;
+    const char *metric; /* top1, top5, loss, kl, mse, cosine, auc; NULL: top1, without labels kl */
+} nb_data_options;
+NB_API nb_data_options nb_data_options_default(void);
+
+/* ---- work ---------------------------------------------------------------------------------- */
+
+typedef struct nb_eval_options {
+    nb_data_options data; /* split: test */
+    const char *engine;   /* "integer", "float"; NULL: integer where the model is quantized */
+    const char *predictions; /* NULL, or a file that receives one class per line */
+} nb_eval_options;
+NB_API nb_eval_options nb_eval_options_default(void);
+/* {top1, top5, loss, images, images_per_second, engine, metric}. `path`: ONNX file or folder. */
+NB_API nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *options,
+                         char **json);
+
+typedef struct nb_quantize_options {
+    nb_data_options data;
+    const char *output; /* DIR; NULL only with dry_run or for nb_sensitivity */
+    /* Limits; 0 = none (max_drop: negative = none). */
+    double max_size;    /* bytes, as `target` stores them */
+    double compression; /* float32 weight bytes / size */
+    double avg_bits;    /* mean width of the weights */
+    double max_ram;     /* bytes of the activation arena */
+    double max_bops;
+    double max_latency; /* seconds of one image on one thread, here */
+    double max_drop;    /* points of the metric against float */
+    const char *target; /* --for: "c" (default) or "onnx" */
+    int opset;          /* of model.onnx: 21 or 25; 0: 21 */
+    /* What may be chosen; lists as on the command line. */
+    const char *schemes;         /* "uniform" */
+    const char *weight_bits;     /* "2,3,4,5,6,8" */
+    const char *activation_bits; /* "8" */
+    int residual_bits;           /* 8 */
+    const char *granularity;     /* "channel" or "tensor" */
+    const char *first_last;      /* "8" or "searched" */
+    const char *range;           /* "mse", "minmax", "percentile", "kl" */
+    const char *const *rules;    /* "regex:W,A" */
+    size_t n_rules;
+    const char *policy;          /* a policy.json: no search */
+    const char *search;          /* "auto" or METHOD[:key=value,…] */
+    long trials;                 /* 0: the method's default */
+    double time_limit;           /* seconds; 0: none */
+    size_t calib;                /* images; 0: 512 */
+    bool correct;                /* output-statistics correction (default true) */
+    bool resume, strict, dry_run;
+    const char *emit;            /* NULL or "c" */
+    const char *command_line;    /* for comments in what is written; NULL: none */
+} nb_quantize_options;
+NB_API nb_quantize_options nb_quantize_options_default(void);
+/* The main job. json: results.json. NB_ELIMIT (json set): a limit cannot be met, the closest policy
+ * was written. Cancelled: NB_OK with the best so far, "cancelled": true. */
+NB_API nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
+                             char **json);
+/* Which layer is to blame: {tensors[{name, kind, layer, bits{…: {sqnr, loss}}}], …}. */
+NB_API nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
+                                char **json);
+
+typedef struct nb_export_options {
+    const char *format; /* "qdq" or "c" */
+    const char *output; /* file (qdq) or folder (c) */
+    int opset;
+    const char *command_line;
+} nb_export_options;
+/* Another format of a finished run (folder of nb_quantize): {files[], bytes}. */
+NB_API nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *options,
+                           char **json);
+
+/* Two models (files or folders) on the same images: {agreement, max_abs_error, a{…}, b{…}}. */
+NB_API nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b,
+                            const nb_data_options *data, char **json);
+
+typedef struct nb_bench_options {
+    int batch;          /* images per call; 0: 1 */
+    double seconds;     /* to measure; 0: 1 */
+    const char *engine; /* "integer", "float"; NULL: integer where the model is quantized */
+    bool layers;        /* time per layer */
+} nb_bench_options;
+/* {engine, batch, threads, images_per_second, latency_ms, layers[{name, type, microseconds,
+ * macs_per_second}]}; inputs are random. */
+NB_API nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *options,
+                          char **json);
+
+/* What this build can do, from its own tables: what = ops, steps, schemes, searches, costs, kernels,
+ * readers or formats → {what: [{name, help, options[]}]}. */
+NB_API nb_status nb_list(nb_ctx *ctx, const char *what, char **json);
+/* "oneDNN 2.6.3, protobuf-c 1.4.1, …": the libraries of this build. */
+NB_API const char *nb_libraries(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -86,6 +86,23 @@ nb_status nbi_file_write(nb_ctx *ctx, const char *path, const void *data, size_t
 nb_status nbi_make_folder(nb_ctx *ctx, const char *path);
 bool nbi_file_exists(const char *path);
 bool nbi_is_folder(const char *path);
+/* The names in a folder, sorted bytewise, without those that start with '.'; they live in the
+ * arena. At most NBI_FOLDER_MAX names. */
+enum { NBI_FOLDER_MAX = 1 << 24 };
+nb_status nbi_folder_list(nb_ctx *ctx, const char *path, nbi_arena *arena, const char ***out_names,
+                          size_t *out_n);
+
+/* A regular file, open for reading at any offset from any thread. */
+typedef struct nbi_file {
+    int fd;
+    uint64_t size; /* bytes when it was opened */
+    char *path;    /* owned */
+} nbi_file;
+nb_status nbi_file_open(nb_ctx *ctx, const char *path, nbi_file *out);
+/* Exactly `size` bytes from `offset`, or NB_EIO. */
+nb_status nbi_file_read_at(nb_ctx *ctx, const nbi_file *file, uint64_t offset, void *out,
+                           size_t size);
+void nbi_file_close(nbi_file *file); /* a zeroed one is allowed */
 
 /* ---- random numbers ------------------------------------------------------------------------ */
 

@@ -49,6 +49,10 @@ nb_status nbi_file_write(nb_ctx *ctx, const char *path, const void *data, size_t
     nbi_buf temp = {0};
     nb_status st;
     int fd = -1;
+    struct stat info;
+    /* renaming over a device or a folder would replace it, or fail late */
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return nb_fail(ctx, NB_EIO, "cannot write '%s': not a regular file", path);
     NB_TRYG(nbi_buf_printf(ctx, &temp, "%s.%ld.tmp", path, (long)getpid()));
     fd = open(temp.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {

@@ -1,5 +1,5 @@
-/* .npy headers: a magic, a version, and a Python dictionary literal with three known keys. Only that
- * literal's grammar is accepted, nothing is evaluated. */
+/* .npy headers: a magic, a version, and a Python dictionary literal with three known keys. Only
+ * that literal's grammar is accepted, nothing is evaluated. */
 #include "base/npy.h"
 
 #include <string.h>
@@ -111,7 +111,9 @@ static nb_status take_dictionary(cursor *c, nbi_npy *out) {
                        : !strcmp(key, "shape")         ? SHAPE
                                                        : 0;
         if (!bit || (seen & bit)) return bad(c, "descr, fortran_order and shape, each once");
-        NB_TRY(bit == DESCR ? take_descr(c, out) : bit == ORDER ? take_order(c) : take_shape(c, out));
+        NB_TRY(bit == DESCR   ? take_descr(c, out)
+               : bit == ORDER ? take_order(c)
+                              : take_shape(c, out));
         seen |= bit;
         if (!take(c, ',') && (c->p == c->end || *c->p != '}')) return bad(c, "',' or '}'");
     }
@@ -152,14 +154,23 @@ nb_status nbi_npy_header(nb_ctx *ctx, nb_dtype dtype, int rank, const int64_t *d
     if (!descr)
         return nb_fail(ctx, NB_EUNSUPPORTED, "type %s cannot be written as .npy",
                        nbi_dtype_name(dtype));
-    NB_TRYG(nbi_buf_printf(ctx, &text, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr));
+    NB_TRYG(
+        nbi_buf_printf(ctx, &text, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr));
     for (int i = 0; i < rank; i++)
         NB_TRYG(nbi_buf_printf(ctx, &text, "%s%lld%s", i ? ", " : "", (long long)dim[i],
                                rank == 1 ? "," : ""));
     NB_TRYG(nbi_buf_printf(ctx, &text, "), }"));
     while ((10 + text.size + 1) % 64) NB_TRYG(nbi_buf_append(ctx, &text, " ", 1));
     NB_TRYG(nbi_buf_append(ctx, &text, "\n", 1));
-    const uint8_t head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)(text.size & 0xff),
+    const uint8_t head[10] = {0x93,
+                              'N',
+                              'U',
+                              'M',
+                              'P',
+                              'Y',
+                              1,
+                              0,
+                              (uint8_t)(text.size & 0xff),
                               (uint8_t)(text.size >> 8)};
     NB_TRYG(nbi_buf_append(ctx, out, head, sizeof head));
     st = nbi_buf_append(ctx, out, text.data, text.size);

@@ -2,15 +2,16 @@
  * first writes it to the last one that reads it. An element-wise step may write over an input that
  * dies there: both are then one block. Blocks are placed one after the other into gaps between
  * placed blocks that live at the same time ("greedy by size" and relatives; finding the optimum is
- * NP-hard). Several in-place choices and orders are tried, then some random swaps from a fixed
- * seed, until the live-set lower bound is met; the smallest arena wins. */
+ * NP-hard). Several in-place choices and orders are tried, then a random walk over orders from a
+ * fixed seed, until the live-set lower bound is met; the smallest arena wins. */
 #include "ir/program.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN ((size_t)16)
-#define RANDOM_TRIES 64
+#define ALIGN       ((size_t)16)
+#define MIN_TRIES   128u /* random orders for any program */
+#define RANDOM_WORK (MIN_TRIES * MIN_TRIES)
 
 typedef enum inplace { INPLACE_FIRST, INPLACE_LAST, INPLACE_NONE, INPLACE_CHOICES } inplace;
 typedef enum order { ORDER_SIZE, ORDER_AREA, ORDER_TIME, ORDER_LENGTH, ORDER_CHOICES } order;
@@ -28,10 +29,10 @@ typedef struct planner {
     int *first, *last, *writers; /* of every tensor; first > last: never used */
     int *block_of;               /* tensor → block */
     block *blocks;
-    int *order;   /* the sequence in which blocks are placed */
-    int *placed;  /* placed blocks that live together with the next one, by offset */
-    int *best_order;
-    size_t *best_offset; /* of every tensor */
+    int *order;             /* the sequence in which blocks are placed */
+    int *placed;            /* placed blocks that live together with the next one, by offset */
+    int *best_order, *walk; /* the best sequence; where the random walk is */
+    size_t *best_offset;    /* of every tensor */
     size_t best;
 } planner;
 
@@ -203,18 +204,28 @@ static void keep_if_better(planner *p, size_t size) {
         p->best_offset[t] = p->block_of[t] < 0 ? 0 : p->blocks[p->block_of[t]].offset;
 }
 
-/* Moves one block of the best order to the front of another, again and again. */
+/* Moves one block of the order to another place, again and again; keeps what is not worse. */
 static void try_random(planner *p, size_t bound) {
     nbi_rng rng;
     nbi_rng_seed(&rng, 1, 1);
     const uint32_t n = (uint32_t)p->n_blocks;
-    for (int k = 0; k < RANDOM_TRIES && n > 1 && p->best > bound; k++) {
-        memcpy(p->order, p->best_order, n * sizeof *p->order);
-        const uint32_t from = nbi_rng_below(&rng, n), to = nbi_rng_below(&rng, from + 1);
+    const uint32_t tries = n < 2 ? 0 : n < MIN_TRIES ? RANDOM_WORK / n : MIN_TRIES;
+    size_t now = p->best;
+    memcpy(p->walk, p->best_order, n * sizeof *p->order);
+    for (uint32_t k = 0; k < tries && p->best > bound; k++) {
+        const uint32_t from = nbi_rng_below(&rng, n), to = nbi_rng_below(&rng, n);
+        memcpy(p->order, p->walk, n * sizeof *p->order);
         const int moved = p->order[from];
-        memmove(p->order + to + 1, p->order + to, (from - to) * sizeof *p->order);
+        if (to < from)
+            memmove(p->order + to + 1, p->order + to, (from - to) * sizeof *p->order);
+        else
+            memmove(p->order + from, p->order + from + 1, (to - from) * sizeof *p->order);
         p->order[to] = moved;
-        keep_if_better(p, place(p, (k & 1) != 0));
+        const size_t size = place(p, (k & 1) != 0);
+        keep_if_better(p, size);
+        if (size > now) continue;
+        now = size;
+        memcpy(p->walk, p->order, n * sizeof *p->order);
     }
 }
 
@@ -262,7 +273,7 @@ static nb_status planner_new(nb_ctx *ctx, const nbi_program *program, nbi_arena 
     NB_TRY(check(ctx, program));
     p->blocks = nbi_arena_alloc(memory, n, sizeof *p->blocks);
     p->best_offset = nbi_arena_alloc(memory, n, sizeof *p->best_offset);
-    int *ints = nbi_arena_alloc(memory, n, 7 * sizeof *ints);
+    int *ints = nbi_arena_alloc(memory, n, 8 * sizeof *ints);
     if (!p->blocks || !p->best_offset || !ints)
         return nb_fail(ctx, NB_ENOMEM, "no memory to plan %d tensors", program->n_tensors);
     p->first = ints;
@@ -272,6 +283,7 @@ static nb_status planner_new(nb_ctx *ctx, const nbi_program *program, nbi_arena 
     p->order = ints + 4 * n;
     p->placed = ints + 5 * n;
     p->best_order = ints + 6 * n;
+    p->walk = ints + 7 * n;
     find_lifetimes(p);
     return NB_OK;
 }

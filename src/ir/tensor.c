@@ -73,6 +73,8 @@ size_t nbi_attr_ints(const nbi_node *node, const char *name, const int64_t **out
 /* The attribute of that name, replaced or appended; NULL when there is no memory. */
 static nbi_attr *set_attr(nbi_graph *g, nbi_node *node, const char *name, nbi_attr_type type) {
     nbi_attr *a = (nbi_attr *)nbi_node_attr(node, name);
+    const char *copy = nbi_arena_text(&g->arena, name, strlen(name));
+    if (!copy) return NULL;
     if (!a) {
         nbi_attr *more = nbi_arena_alloc(&g->arena, (size_t)node->n_attr + 1, sizeof *more);
         if (!more) return NULL;
@@ -80,8 +82,7 @@ static nbi_attr *set_attr(nbi_graph *g, nbi_node *node, const char *name, nbi_at
         node->attr = more;
         a = &more[node->n_attr++];
     }
-    *a = (nbi_attr){.name = nbi_arena_text(&g->arena, name, strlen(name)), .type = type};
-    if (!a->name) a->name = "";
+    *a = (nbi_attr){.name = copy, .type = type};
     return a;
 }
 

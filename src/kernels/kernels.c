@@ -3,6 +3,7 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,7 +51,14 @@ static nbi_isa hardware_isa(void) {
 #endif
 
 nbi_isa nbi_cpu_isa(void) {
-    const nbi_isa best = hardware_isa();
+    /* cpuid traps in virtual machines: ask once (every thread would find the same answer) */
+    static atomic_int known = -1;
+    int found = atomic_load_explicit(&known, memory_order_relaxed);
+    if (found < 0) {
+        found = (int)hardware_isa();
+        atomic_store_explicit(&known, found, memory_order_relaxed);
+    }
+    const nbi_isa best = (nbi_isa)found;
     const char *wanted = getenv("NB_CPU");
     for (size_t i = 0; wanted && i < NBI_COUNT(ISA_NAMES); i++)
         if (!strcmp(wanted, ISA_NAMES[i]) && (nbi_isa)i < best) return (nbi_isa)i;

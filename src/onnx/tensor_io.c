@@ -1,4 +1,5 @@
-/* Single tensors in files: TensorProto (.pb, as in the ONNX backend tests), .npy, arrays of .npz. */
+/* Single tensors in files: TensorProto (.pb, as in the ONNX backend tests), .npy, arrays of .npz.
+ */
 #include "onnx/proto.h"
 
 #include "base/npy.h"
@@ -100,8 +101,8 @@ nb_status nbi_tensor_write_npy(nb_ctx *ctx, const nbi_tensor *tensor, const char
         return nb_fail(ctx, NB_EINVAL, "tensor '%s' is not a constant that can be written",
                        tensor->name);
     NB_TRYG(nbi_npy_header(ctx, tensor->dtype, tensor->rank, tensor->dim, &bytes));
-    NB_TRYG(nbi_buf_append(ctx, &bytes, tensor->data,
-                           nbi_dtype_bytes(tensor->dtype, (size_t)count)));
+    NB_TRYG(
+        nbi_buf_append(ctx, &bytes, tensor->data, nbi_dtype_bytes(tensor->dtype, (size_t)count)));
     st = nbi_file_write(ctx, path, bytes.data, bytes.size);
 done:
     nbi_buf_free(&bytes);

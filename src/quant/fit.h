@@ -43,7 +43,7 @@ static inline int nbi_weight_channel(const nbi_layer *l, size_t i) {
 
 /* Levels → packed codes (see nbk_unpack); out has nbi_packed_bytes() bytes. */
 size_t nbi_packed_bytes(size_t count, int bits);
-void nbi_pack(const int8_t *levels, size_t count, int bits, uint8_t *out);
+void nbi_pack_weights(const int8_t *levels, size_t count, int bits, uint8_t *out);
 /* NULL, or the level table that codes of this width need (1 bit: {1, −1}). */
 const int8_t *nbi_level_table(int bits);
 

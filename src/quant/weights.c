@@ -107,7 +107,7 @@ const int8_t *nbi_level_table(int bits) {
     return bits == 1 ? sign : NULL;
 }
 
-void nbi_pack(const int8_t *levels, size_t count, int bits, uint8_t *out) {
+void nbi_pack_weights(const int8_t *levels, size_t count, int bits, uint8_t *out) {
     memset(out, 0, nbi_packed_bytes(count, bits));
     unsigned mask = (1u << bits) - 1;
     for (size_t i = 0; i < count; i++) {

@@ -4,7 +4,6 @@
 #include "quant/fit.h"
 
 #include <math.h>
-#include <string.h>
 
 #define MAX_BIAS ((double)(1 << 30))
 
@@ -26,20 +25,22 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
-/* A channel whose weights cannot matter (gain 0, or a shift far outside what they can reach) becomes
- * a constant: its levels are zeroed in a copy. */
-static nb_status kill_channel(nb_ctx *ctx, const nbi_layer *l, nbi_step_conv *out, int channel,
-                              nbi_arena *arena, bool *copied) {
-    if (!*copied) {
-        int8_t *own = nbi_arena_alloc(arena, l->n_weights, 1);
-        if (!own) return nb_fail_memory(ctx, l->n_weights);
-        memcpy(own, out->levels, l->n_weights);
-        out->levels = own;
-        *copied = true;
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
+                        nbi_frozen_conv *conv) {
+    size_t channels = (size_t)l->geometry.out_c;
+    float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
+    if (!scale) return nb_fail_memory(ctx, channels * sizeof *scale);
+    for (size_t c = 0; c < channels; c++) {
+        double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]) / MAX_BIAS;
+        /* gain 0, or a shift far outside what the weights can reach: all but a constant */
+        if (!(s * x->scale >= reach)) s = reach / x->scale;
+        scale[c] = (float)s;
+        if (!(scale[c] > 1e-30f)) scale[c] = 1e-30f;
+        double unit = x->scale * (double)scale[c];
+        conv->gain[c] = 1;
+        conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -MAX_BIAS), MAX_BIAS) * unit;
     }
-    int8_t *own = (int8_t *)out->levels;
-    for (size_t i = 0; i < l->n_weights; i++)
-        if (nbi_weight_channel(l, i) == channel) own[i] = 0;
+    conv->scale = scale;
     return NB_OK;
 }
 
@@ -54,17 +55,10 @@ static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_froze
     uint8_t *shift = nbi_arena_alloc(arena, (size_t)channels, 1);
     if (!bias || !mult || !shift) return nb_fail_memory(ctx, (size_t)channels * 9);
     int64_t top = x->hi > -x->lo ? x->hi : -x->lo;
-    bool copied = false;
     out->range.acc_bound = 0;
     for (int c = 0; c < channels; c++) {
         double unit = conv->gain[c] * x->scale * (double)conv->scale[c]; /* real value of one */
-        double b = unit > 0 ? conv->shift[c] / unit : INFINITY;
-        if (!(fabs(b) <= MAX_BIAS)) {
-            NB_TRY(kill_channel(ctx, l, out, c, arena, &copied));
-            s.level[c] = s.magnitude[c] = 0;
-            b = conv->shift[c] < 0 ? -(double)(1 << 20) : (double)(1 << 20);
-            unit = fabs(conv->shift[c]) / (1 << 20);
-        }
+        double b = fmin(fmax(conv->shift[c] / unit, -MAX_BIAS), MAX_BIAS);
         int64_t whole = (int64_t)rint(b) - (int64_t)x->zero * s.level[c];
         int64_t bound = (whole < 0 ? -whole : whole) + s.magnitude[c] * top;
         if (bound > INT32_MAX)
@@ -109,7 +103,7 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
     if (pack) {
         uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);
         if (!packed) return nb_fail_memory(ctx, out->w_bytes);
-        nbi_pack(out->levels, out->w_count, conv->bits, packed);
+        nbi_pack_weights(out->levels, out->w_count, conv->bits, packed);
         out->p.w = packed;
     }
     return NB_OK;

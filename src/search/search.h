@@ -16,6 +16,7 @@ typedef enum nbi_cost_id { /* rows of costs.def */
     NBI_COST_COUNT
 } nbi_cost_id;
 const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
+const char *nbi_cost_help(nbi_cost_id id);
 
 typedef struct nbi_problem {
     void *self;
@@ -28,7 +29,7 @@ typedef struct nbi_problem {
      * caches by policy and by prefix and records the trial in the study. May use threads. */
     nb_status (*score)(nb_ctx *ctx, void *self, const uint8_t *policy, double *out);
     /* Additive model, filled by the problem when asked for by a method (may be NULL before):
-     * delta[v][o] = loss of option o at variable v with every other variable at its best option,
+     * delta[v] points to room for n_options[v] numbers, the caller's; delta[v][o] = loss of option o at variable v with every other variable at its best option,
      * minus the loss of the best policy. */
     nb_status (*sensitivity)(nb_ctx *ctx, void *self, double **delta);
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
@@ -37,10 +38,12 @@ typedef struct nbi_problem {
 
 /* true when every limit holds. */
 bool nbi_feasible(const nbi_problem *problem, const double cost[NBI_COST_COUNT]);
+/* The largest relative excess over a limit, 0 when all hold. */
+double nbi_excess(const nbi_problem *problem, const double cost[NBI_COST_COUNT]);
 
 typedef struct nbi_search_result {
     uint8_t *policy; /* [n_vars], caller's */
-    double score;
+    double score;    /* INFINITY: stopped before anything was scored */
     bool feasible;   /* false: the closest policy found (smallest relative excess) */
     long evaluations;
 } nbi_search_result;
@@ -82,5 +85,13 @@ typedef struct nbi_select_problem {
  * `choice` holds the one with the least relative excess. */
 nb_status nbi_select(nb_ctx *ctx, const nbi_select_problem *p, double seconds, int *choice,
                      double *value, double *gap);
+typedef struct nbi_select_outcome {
+    double value, gap;
+    long nodes;
+} nbi_select_outcome;
+/* The same with a bound on nodes (0: none): the answer then depends on the problem only, not on the
+ * clock. */
+nb_status nbi_select_effort(nb_ctx *ctx, const nbi_select_problem *p, double seconds,
+                            long max_nodes, int *choice, nbi_select_outcome *out);
 
 #endif

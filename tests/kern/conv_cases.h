@@ -64,7 +64,7 @@ typedef struct problem {
     uint8_t *in;     /* with slack, filled with garbage */
     int8_t *levels;  /* unpacked weights */
     uint8_t *packed; /* as a bit stream */
-    int8_t table[256];
+    int8_t *table;   /* [256] levels */
     int32_t *bias, *mult;
     uint8_t *shift;
     int64_t *sums; /* by naive_sums */
@@ -107,10 +107,11 @@ static inline int64_t naive_sum(const problem *q, int y, int x, int o) {
 }
 
 /* Needs the compiler's 128-bit integers: floor((acc·mult)/2^shift + ½). */
+__extension__ typedef __int128 wide;
 static inline int64_t naive_output(const nbk_conv *p, int64_t acc, int o) {
-    const __int128 one = 1, twice = (__int128)acc * p->mult[o] * 2 + (one << p->shift[o]);
-    const __int128 divisor = one << (p->shift[o] + 1);
-    __int128 v = twice / divisor;
+    const wide one = 1, twice = (wide)acc * p->mult[o] * 2 + (one << p->shift[o]);
+    const wide divisor = one << (p->shift[o] + 1);
+    wide v = twice / divisor;
     if (twice % divisor < 0) v--;
     v += p->out_zero;
     return (int64_t)(v < p->out_lo ? p->out_lo : v > p->out_hi ? p->out_hi : v);
@@ -171,6 +172,7 @@ static inline void set_weights(problem *q, nbi_rng *rng, fill how, int bits) {
     const int half = 1 << (bits - 1);
     const bool table = nbi_rng_below(rng, 3) == 0;
     q->p.w_bits = (uint8_t)bits;
+    q->table = must_alloc(256);
     q->range.w_min = table ? 127 : -half;
     q->range.w_max = table ? -128 : half - 1;
     for (int i = 0; i < 2 * half && table; i++) {
@@ -237,7 +239,7 @@ static inline problem problem_make(const shape *s, uint64_t seed) {
 
 static inline void problem_free(problem *q) {
     nbi_free(q->in), nbi_free(q->levels), nbi_free(q->packed), nbi_free(q->bias);
-    nbi_free(q->mult), nbi_free(q->shift), nbi_free(q->sums);
+    nbi_free(q->mult), nbi_free(q->shift), nbi_free(q->sums), nbi_free(q->table);
 }
 
 #endif

@@ -32,52 +32,46 @@ static inline __m256i madd(__m256i sum, __m256i x, __m256i w) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
 }
 
-static void wide_tile1(const nbi_tile *t) {
+static void wide_1(const nbi_tile *t, size_t first) {
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const uint8_t *x = t->pixel[0] + t->segment[s];
-        for (size_t k = 0; k < t->steps; k++, x += 4, w += 64) {
-            const __m256i v = broadcast4(x);
-            a0 = madd(a0, v, load(w));
-            a1 = madd(a1, v, load(w + 32));
-        }
+    const uint8_t *w = t->w, *x = t->pixel[first];
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const __m256i v = broadcast4(x + t->offset[k]);
+        a0 = madd(a0, v, load(w));
+        a1 = madd(a1, v, load(w + 32));
     }
-    store(t->acc, a0);
-    store(t->acc + 8, a1);
+    store(t->acc + first * NBI_LANES, a0);
+    store(t->acc + first * NBI_LANES + 8, a1);
 }
 
-static void wide_tile(const nbi_tile *t, int pixels) {
-    if (pixels == 1) {
-        wide_tile1(t);
-        return;
-    }
+static void wide_4(const nbi_tile *t, size_t first) {
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
     __m256i b0 = a0, b1 = a1, c0 = a0, c1 = a1, d0 = a0, d1 = a1;
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const size_t at = t->segment[s], end = 4 * t->steps;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t k = 0; k < end; k += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + k);
-            a0 = madd(a0, x, w0);
-            a1 = madd(a1, x, w1);
-            x = broadcast4(xb + k);
-            b0 = madd(b0, x, w0);
-            b1 = madd(b1, x, w1);
-            x = broadcast4(xc + k);
-            c0 = madd(c0, x, w0);
-            c1 = madd(c1, x, w1);
-            x = broadcast4(xd + k);
-            d0 = madd(d0, x, w0);
-            d1 = madd(d1, x, w1);
-        }
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd(a0, x, w0);
+        a1 = madd(a1, x, w1);
+        x = broadcast4(xb + at);
+        b0 = madd(b0, x, w0);
+        b1 = madd(b1, x, w1);
+        x = broadcast4(xc + at);
+        c0 = madd(c0, x, w0);
+        c1 = madd(c1, x, w1);
+        x = broadcast4(xd + at);
+        d0 = madd(d0, x, w0);
+        d1 = madd(d1, x, w1);
     }
-    int32_t *acc = t->acc;
+    int32_t *acc = t->acc + first * NBI_LANES;
     store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
+}
+
+static void wide_tile(const nbi_tile *t) {
+    for (size_t i = 0; i < t->pixels; i += 4) (t->pixels - i == 1 ? wide_1 : wide_4)(t, i);
 }
 
 /* ---- ubs ----------------------------------------------------------------------------------- */
@@ -86,49 +80,43 @@ static inline __m256i madd4(__m256i sum, __m256i x, __m256i w, __m256i ones) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones));
 }
 
-static void ubs_tile1(const nbi_tile *t) {
+static void ubs_1(const nbi_tile *t, size_t first) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const uint8_t *x = t->pixel[0] + t->segment[s];
-        for (size_t k = 0; k < t->steps; k++, x += 4, w += 64) {
-            const __m256i v = broadcast4(x);
-            a0 = madd4(a0, v, load(w), ones);
-            a1 = madd4(a1, v, load(w + 32), ones);
-        }
+    const uint8_t *w = t->w, *x = t->pixel[first];
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const __m256i v = broadcast4(x + t->offset[k]);
+        a0 = madd4(a0, v, load(w), ones);
+        a1 = madd4(a1, v, load(w + 32), ones);
     }
-    store(t->acc, a0);
-    store(t->acc + 8, a1);
+    store(t->acc + first * NBI_LANES, a0);
+    store(t->acc + first * NBI_LANES + 8, a1);
 }
 
 /* Every step is widened. */
-static void ubs_tile_each(const nbi_tile *t) {
+static void ubs_4(const nbi_tile *t, size_t first) {
     const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
     __m256i b0 = a0, b1 = a1, c0 = a0, c1 = a1, d0 = a0, d1 = a1;
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const size_t at = t->segment[s], end = 4 * t->steps;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t k = 0; k < end; k += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + k);
-            a0 = madd4(a0, x, w0, ones);
-            a1 = madd4(a1, x, w1, ones);
-            x = broadcast4(xb + k);
-            b0 = madd4(b0, x, w0, ones);
-            b1 = madd4(b1, x, w1, ones);
-            x = broadcast4(xc + k);
-            c0 = madd4(c0, x, w0, ones);
-            c1 = madd4(c1, x, w1, ones);
-            x = broadcast4(xd + k);
-            d0 = madd4(d0, x, w0, ones);
-            d1 = madd4(d1, x, w1, ones);
-        }
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd4(a0, x, w0, ones);
+        a1 = madd4(a1, x, w1, ones);
+        x = broadcast4(xb + at);
+        b0 = madd4(b0, x, w0, ones);
+        b1 = madd4(b1, x, w1, ones);
+        x = broadcast4(xc + at);
+        c0 = madd4(c0, x, w0, ones);
+        c1 = madd4(c1, x, w1, ones);
+        x = broadcast4(xd + at);
+        d0 = madd4(d0, x, w0, ones);
+        d1 = madd4(d1, x, w1, ones);
     }
-    int32_t *acc = t->acc;
+    int32_t *acc = t->acc + first * NBI_LANES;
     store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
 }
@@ -143,57 +131,44 @@ static inline __m256i madd2(__m256i sum, __m256i x, __m256i w) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w));
 }
 
-/* t->chunk steps are summed in int16 before they are widened; the int32 sums live in memory. */
-static void ubs_tile_chunks(const nbi_tile *t) {
-    const __m256i zero = _mm256_setzero_si256();
-    __m256i a0 = zero, a1 = zero, b0 = zero, b1 = zero, c0 = zero, c1 = zero, d0 = zero, d1 = zero;
-    const uint8_t *w = t->w;
-    int32_t *acc = t->acc;
-    size_t budget = (size_t)t->chunk;
-    for (int i = 0; i < 4; i++) memcpy(acc + i * NBI_LANES, t->bias, NBI_LANES * sizeof *acc);
-    for (size_t s = 0, k = 0; s < t->segments;) {
-        const size_t at = t->segment[s] + 4 * k;
-        size_t n = t->steps - k;
-        if (n > budget) n = budget;
-        const uint8_t *xa = t->pixel[0] + at, *xb = t->pixel[1] + at;
-        const uint8_t *xc = t->pixel[2] + at, *xd = t->pixel[3] + at;
-        for (size_t i = 0; i < 4 * n; i += 4, w += 64) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            __m256i x = broadcast4(xa + i);
-            a0 = madd2(a0, x, w0);
-            a1 = madd2(a1, x, w1);
-            x = broadcast4(xb + i);
-            b0 = madd2(b0, x, w0);
-            b1 = madd2(b1, x, w1);
-            x = broadcast4(xc + i);
-            c0 = madd2(c0, x, w0);
-            c1 = madd2(c1, x, w1);
-            x = broadcast4(xd + i);
-            d0 = madd2(d0, x, w0);
-            d1 = madd2(d1, x, w1);
-        }
-        k += n;
-        budget -= n;
-        if (k == t->steps) {
-            k = 0;
-            s++;
-        }
-        if (budget > 0 && s < t->segments) continue;
-        budget = (size_t)t->chunk;
-        widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
-        widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
-        widen_into(acc + 48, d0), widen_into(acc + 56, d1);
-        a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero;
+/* Steps from…to−1, summed in int16, then added to the int32 sums in memory. */
+static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_t to) {
+    const uint8_t *const *pixel = t->pixel + first, *w = t->w + from * 64;
+    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
+    __m256i a0 = _mm256_setzero_si256(), a1 = a0;
+    __m256i b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
+    for (size_t k = from; k < to; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        __m256i x = broadcast4(xa + at);
+        a0 = madd2(a0, x, w0);
+        a1 = madd2(a1, x, w1);
+        x = broadcast4(xb + at);
+        b0 = madd2(b0, x, w0);
+        b1 = madd2(b1, x, w1);
+        x = broadcast4(xc + at);
+        c0 = madd2(c0, x, w0);
+        c1 = madd2(c1, x, w1);
+        x = broadcast4(xd + at);
+        d0 = madd2(d0, x, w0);
+        d1 = madd2(d1, x, w1);
     }
+    int32_t *acc = t->acc + first * NBI_LANES;
+    widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
+    widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
+    widen_into(acc + 48, d0), widen_into(acc + 56, d1);
 }
 
-static void ubs_tile(const nbi_tile *t, int pixels) {
-    if (pixels == 1)
-        ubs_tile1(t);
-    else if (t->chunk < 2)
-        ubs_tile_each(t);
-    else
-        ubs_tile_chunks(t);
+static void ubs_chunks(const nbi_tile *t, size_t first) {
+    for (size_t i = 0; i < 4; i++)
+        memcpy(t->acc + (first + i) * NBI_LANES, t->bias, NBI_LANES * sizeof *t->acc);
+    for (size_t k = 0; k < t->steps; k += t->chunk)
+        ubs_chunk(t, first, k, t->steps - k < t->chunk ? t->steps : k + t->chunk);
+}
+
+static void ubs_tile(const nbi_tile *t) {
+    for (size_t i = 0; i < t->pixels; i += 4)
+        (t->pixels - i == 1 ? ubs_1 : t->chunk < 2 ? ubs_4 : ubs_chunks)(t, i);
 }
 
 /* ---- copies -------------------------------------------------------------------------------- */
@@ -216,26 +191,51 @@ void nbi_widen_avx2(void *dst, const uint8_t *src, size_t n, uint8_t type, int a
 
 /* ---- requantization ------------------------------------------------------------------------ */
 
-/* 8 channels from number `at` of the block: the products in 64 bits, of which the upper halves
- * shifted by shift − 32 are left; then + zero and the limits. */
-static inline __m256i rescale8(const nbi_requant *q, int at, __m256i acc) {
+/* The constants of 8 channels, out of reach of stores to the output. */
+typedef struct rescale {
+    __m256i mult, mult_odd, half_even, half_odd, shift;
+} rescale;
+
+static inline rescale rescale_of(const nbi_requant *q, int at) {
     const __m256i mult = load(q->mult + at);
-    __m256i even = _mm256_mul_epi32(acc, mult);
-    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), _mm256_srli_epi64(mult, 32));
-    even = _mm256_add_epi64(even, load(q->half_even + at / 2));
-    odd = _mm256_add_epi64(odd, load(q->half_odd + at / 2));
-    __m256i v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    v = _mm256_srav_epi32(v, load(q->shift_high + at));
-    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
-    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
-    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+    return (rescale){.mult = mult,
+                     .mult_odd = _mm256_srli_epi64(mult, 32),
+                     .half_even = load(q->half_even + at / 2),
+                     .half_odd = load(q->half_odd + at / 2),
+                     .shift = load(q->shift_high + at)};
 }
 
-/* Two vectors of 8 clamped values → 16 bytes. */
-static inline __m128i narrow(__m256i a, __m256i b, uint8_t type) {
-    const __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
-    return type == NBK_U8 ? _mm_packus_epi16(low, high) : _mm_packs_epi16(low, high);
+/* The products in 64 bits, of which the upper halves shifted by shift − 32 are left. */
+static inline __m256i rescale8(const rescale *r, const int32_t *acc) {
+    const __m256i sum = load(acc);
+    __m256i even = _mm256_mul_epi32(sum, r->mult);
+    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(sum, 32), r->mult_odd);
+    even = _mm256_add_epi64(even, r->half_even);
+    odd = _mm256_add_epi64(odd, r->half_odd);
+    const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_srav_epi32(high, r->shift);
+}
+
+typedef struct limits {
+    __m256i zero, lo, hi; /* int16, bytes, bytes */
+} limits;
+
+static inline limits limits_of(const nbi_requant *q) {
+    return (limits){.zero = _mm256_set1_epi16((int16_t)q->zero),
+                    .lo = _mm256_set1_epi8((char)q->lo),
+                    .hi = _mm256_set1_epi8((char)q->hi)};
+}
+
+/* 16 channels of two pixels, in pairs of vectors → 2 × 16 bytes. Saturation on the way cannot
+ * change the result: the limits lie within the type, and |zero| is far below 2^15. */
+static inline __m256i narrow(__m256i a, __m256i b, const limits *l, uint8_t type) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    a = _mm256_adds_epi16(a, l->zero);
+    b = _mm256_adds_epi16(b, l->zero);
+    __m256i v = type == NBK_U8 ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b);
+    v = type == NBK_U8 ? _mm256_max_epu8(v, l->lo) : _mm256_max_epi8(v, l->lo);
+    v = type == NBK_U8 ? _mm256_min_epu8(v, l->hi) : _mm256_min_epi8(v, l->hi);
+    return _mm256_permutevar8x32_epi32(v, order);
 }
 
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
@@ -245,41 +245,64 @@ static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, vo
     }
 }
 
+static __m256i limit32(const nbi_requant *q, __m256i v) {
+    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
+    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
+    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+}
+
+/* One pixel, any number of channels, any type. */
+static void requant_one(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
+    const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
+    const __m256i a = rescale8(&first, acc), b = rescale8(&second, acc + 8);
+    const size_t n = (size_t)q->channels;
+    int32_t row[NBI_LANES];
+    if (q->type == NBK_S32) {
+        store(row, limit32(q, a));
+        store(row + 8, limit32(q, b));
+        memcpy((int32_t *)out + at, row, n * sizeof row[0]);
+        return;
+    }
+    const limits l = limits_of(q);
+    const __m256i v = _mm256_packs_epi32(a, b);
+    store(row, narrow(v, v, &l, q->type));
+    memcpy((uint8_t *)out + at, row, n);
+}
+
+/* 16 channels of an even number of pixels as bytes: the common case. */
+static inline void requant_pairs(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
+                                 size_t pixels, uint8_t type, uint8_t *out) {
+    const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
+    const limits l = limits_of(q);
+    const size_t stride = q->stride;
+    for (size_t i = 0; i < pixels; i += 2, acc += 2 * acc_stride, out += 2 * stride) {
+        const int32_t *next = acc + acc_stride;
+        const __m256i a = _mm256_packs_epi32(rescale8(&first, acc), rescale8(&second, acc + 8));
+        const __m256i b = _mm256_packs_epi32(rescale8(&first, next), rescale8(&second, next + 8));
+        const __m256i v = narrow(a, b, &l, type);
+        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i *)(out + stride), _mm256_extracti128_si256(v, 1));
+    }
+}
+
 void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_stride, size_t pixel,
                       size_t pixels, void *out) {
-    const size_t n = (size_t)q->channels;
-    for (size_t i = 0; i < pixels; i++, acc += acc_stride) {
-        const size_t at = (pixel + i) * q->stride + (size_t)q->first;
-        if (!q->fast) {
-            requant_slow(q, acc, at, out);
-            continue;
-        }
-        const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
-        if (q->type == NBK_S32) {
-            int32_t row[NBI_LANES];
-            store(row, a);
-            store(row + 8, b);
-            memcpy((int32_t *)out + at, row, n * sizeof row[0]);
-            continue;
-        }
-        uint8_t *to = (uint8_t *)out + at;
-        const __m128i v = narrow(a, b, q->type);
-        if (n == NBI_LANES) {
-            _mm_storeu_si128((__m128i *)to, v);
-        } else {
-            uint8_t row[NBI_LANES];
-            _mm_storeu_si128((__m128i *)row, v);
-            memcpy(to, row, n);
-        }
-    }
+    const size_t at = pixel * q->stride + (size_t)q->first;
+    const bool whole = q->fast && q->channels == NBI_LANES && q->type != NBK_S32;
+    const size_t pairs = whole ? pixels / 2 * 2 : 0;
+    if (q->type == NBK_U8)
+        requant_pairs(q, acc, acc_stride, pairs, NBK_U8, (uint8_t *)out + at);
+    else if (q->type == NBK_S8)
+        requant_pairs(q, acc, acc_stride, pairs, NBK_S8, (uint8_t *)out + at);
+    for (size_t i = pairs; i < pixels; i++)
+        (q->fast ? requant_one : requant_slow)(q, acc + i * acc_stride, at + i * q->stride, out);
 }
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
-static const nbi_dense WIDE = {
-    .element = 2, .tile_pixels = 4, .copy = nbi_widen_avx2, .tile = wide_tile};
+static const nbi_dense WIDE = {.element = 2, .group = 4, .copy = nbi_widen_avx2, .tile = wide_tile};
 static const nbi_dense UBS = {
-    .element = 1, .tile_pixels = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
+    .element = 1, .group = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
 
 static size_t wide_packed(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&WIDE, p);

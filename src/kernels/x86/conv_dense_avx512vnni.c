@@ -17,52 +17,48 @@ static inline __m512i broadcast64(const uint8_t *at) {
     return _mm512_set1_epi32(v);
 }
 
-static void vnni_tile1(const nbi_tile *t) {
+static void vnni_1(const nbi_tile *t, size_t first) {
     __m512i a = _mm512_loadu_si512(t->bias);
-    const uint8_t *w = t->w;
-    for (size_t s = 0; s < t->segments; s++) {
-        const uint8_t *x = t->pixel[0] + t->segment[s];
-        for (size_t k = 0; k < t->steps; k++, x += 4, w += 64)
-            a = _mm512_dpbusd_epi32(a, broadcast64(x), _mm512_loadu_si512(w));
-    }
-    _mm512_storeu_si512(t->acc, a);
+    const uint8_t *w = t->w, *x = t->pixel[first];
+    for (size_t k = 0; k < t->steps; k++, w += 64)
+        a = _mm512_dpbusd_epi32(a, broadcast64(x + t->offset[k]), _mm512_loadu_si512(w));
+    _mm512_storeu_si512(t->acc + first * NBI_LANES, a);
 }
 
 /* 8 pixels: enough independent sums to hide the latency. */
-static void vnni_tile(const nbi_tile *t, int pixels) {
-    if (pixels == 1) {
-        vnni_tile1(t);
-        return;
-    }
-    const uint8_t *w = t->w;
+static void vnni_8(const nbi_tile *t, size_t first) {
+    const uint8_t *const *x = t->pixel + first, *w = t->w;
     __m512i a = _mm512_loadu_si512(t->bias);
     __m512i b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-    for (size_t s = 0; s < t->segments; s++) {
-        const size_t at = t->segment[s];
-        for (size_t k = at; k < at + 4 * t->steps; k += 4, w += 64) {
-            const __m512i v = _mm512_loadu_si512(w);
-            a = _mm512_dpbusd_epi32(a, broadcast64(t->pixel[0] + k), v);
-            b = _mm512_dpbusd_epi32(b, broadcast64(t->pixel[1] + k), v);
-            c = _mm512_dpbusd_epi32(c, broadcast64(t->pixel[2] + k), v);
-            d = _mm512_dpbusd_epi32(d, broadcast64(t->pixel[3] + k), v);
-            e = _mm512_dpbusd_epi32(e, broadcast64(t->pixel[4] + k), v);
-            f = _mm512_dpbusd_epi32(f, broadcast64(t->pixel[5] + k), v);
-            g = _mm512_dpbusd_epi32(g, broadcast64(t->pixel[6] + k), v);
-            h = _mm512_dpbusd_epi32(h, broadcast64(t->pixel[7] + k), v);
-        }
+    for (size_t k = 0; k < t->steps; k++, w += 64) {
+        const size_t at = t->offset[k];
+        const __m512i v = _mm512_loadu_si512(w);
+        a = _mm512_dpbusd_epi32(a, broadcast64(x[0] + at), v);
+        b = _mm512_dpbusd_epi32(b, broadcast64(x[1] + at), v);
+        c = _mm512_dpbusd_epi32(c, broadcast64(x[2] + at), v);
+        d = _mm512_dpbusd_epi32(d, broadcast64(x[3] + at), v);
+        e = _mm512_dpbusd_epi32(e, broadcast64(x[4] + at), v);
+        f = _mm512_dpbusd_epi32(f, broadcast64(x[5] + at), v);
+        g = _mm512_dpbusd_epi32(g, broadcast64(x[6] + at), v);
+        h = _mm512_dpbusd_epi32(h, broadcast64(x[7] + at), v);
     }
-    _mm512_storeu_si512(t->acc, a);
-    _mm512_storeu_si512(t->acc + 16, b);
-    _mm512_storeu_si512(t->acc + 32, c);
-    _mm512_storeu_si512(t->acc + 48, d);
-    _mm512_storeu_si512(t->acc + 64, e);
-    _mm512_storeu_si512(t->acc + 80, f);
-    _mm512_storeu_si512(t->acc + 96, g);
-    _mm512_storeu_si512(t->acc + 112, h);
+    int32_t *acc = t->acc + first * NBI_LANES;
+    _mm512_storeu_si512(acc, a);
+    _mm512_storeu_si512(acc + 16, b);
+    _mm512_storeu_si512(acc + 32, c);
+    _mm512_storeu_si512(acc + 48, d);
+    _mm512_storeu_si512(acc + 64, e);
+    _mm512_storeu_si512(acc + 80, f);
+    _mm512_storeu_si512(acc + 96, g);
+    _mm512_storeu_si512(acc + 112, h);
+}
+
+static void vnni_tile(const nbi_tile *t) {
+    for (size_t i = 0; i < t->pixels; i += 8) (t->pixels - i == 1 ? vnni_1 : vnni_8)(t, i);
 }
 
 static const nbi_dense VNNI = {
-    .element = 1, .tile_pixels = 8, .copy = nbi_copy_bytes_avx2, .tile = vnni_tile};
+    .element = 1, .group = 8, .copy = nbi_copy_bytes_avx2, .tile = vnni_tile};
 
 static size_t vnni_packed(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&VNNI, p);

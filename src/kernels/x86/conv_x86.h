@@ -2,25 +2,28 @@
  *
  * The image is copied, band by band (a few output rows), into a padded buffer, as bytes or widened
  * to int16; where nothing has to change, the input itself is used. There a kernel row is a segment
- * of kw·c neighbouring elements (kw segments of c when dilated or grouped), and a tile function
- * computes up to NBI_TILE_PIXELS pixels × 16 output channels from addresses alone. Packed weights:
- * a block of 16 channels after the other, each [segment][step][16 channels][4 bytes]; a step is 4
- * bytes of input: 4 codes or 2 widened ones. Reads behind a segment meet weights of 0. */
+ * of kw·c neighbouring elements (kw segments of c when dilated or grouped). A segment is read in
+ * steps of 4 bytes (4 codes, or 2 widened ones); reads behind its end meet weights of 0. A tile
+ * function computes up to NBI_TILE_PIXELS pixels × 16 output channels from the addresses of pixels
+ * and the offsets of steps alone. Packed weights: a block of 16 channels after the other, each
+ * [step][16 channels][4 bytes]. Depthwise: a step is the 16 channels of one tap, widened, and a
+ * block of weights is [pair of taps][16 channels][2 taps] as int16. */
 #ifndef NIBBLE_KERNELS_CONV_X86_H
 #define NIBBLE_KERNELS_CONV_X86_H
 
 #include "kernels/kernels.h"
 
 #define NBI_LANES       16
-#define NBI_TILE_PIXELS 8
+#define NBI_TILE_PIXELS 32 /* enough to make the calls around a tile cheap */
 
 typedef struct nbi_tile {
-    const uint8_t *pixel[NBI_TILE_PIXELS]; /* address of the first tap */
-    const size_t *segment;                 /* byte offsets of the segments */
-    size_t segments, steps;
+    const uint8_t *pixel[NBI_TILE_PIXELS]; /* address of the first tap; filled up to a group */
+    size_t pixels;
+    const uint32_t *offset; /* of every step, in bytes */
+    size_t steps;
     const uint8_t *w;
     const int32_t *bias; /* [16] */
-    int chunk;           /* steps that may be summed in int16 */
+    size_t chunk;        /* steps that may be summed in int16 */
     int32_t *acc;        /* [pixels][16], 64-byte aligned */
 } nbi_tile;
 
@@ -64,10 +67,11 @@ const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *band, nbi_widen_
 
 /* A way to multiply. */
 typedef struct nbi_dense {
-    size_t element;  /* 1: bytes (unsigned), 2: int16 */
-    int tile_pixels; /* the tile computes this many, or 1 */
+    size_t element; /* 1: bytes (unsigned), 2: int16 */
+    size_t group;   /* pixels that the tile computes together; divides NBI_TILE_PIXELS */
     nbi_widen_fn copy;
-    void (*tile)(const nbi_tile *t, int pixels);
+    void (*tile)(const nbi_tile *t);
+    bool depthwise; /* a step is a tap; their number is even, weights are packed by pairs of taps */
 } nbi_dense;
 size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p);
 void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels, void *packed);
@@ -80,6 +84,6 @@ typedef struct nbi_dense_io {
 } nbi_dense_io;
 void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io);
 /* How many steps of unsigned byte × weight products fit into int16 sums of pairs; 0: not one. */
-int nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type);
+size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type);
 
 #endif

@@ -1,0 +1,512 @@
+/* One candidate: keys of all edges from the policy; walk back from the wanted edge to what is cached;
+ * run the missing layers forward, each over all images.
+ *
+ * The correction of a convolution needs its sums over the statistics images before anything can be
+ * requantized: they are computed once for the statistics and again with the final multipliers, which
+ * keeps memory bounded whatever the number of images or the size of the layer. */
+#include "runtime/scorer.h"
+
+#include "quant/fit.h"
+#include "runtime/lower.h"
+#include "runtime/run.h"
+#include "runtime/scorer_cache.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CHUNK     8 /* images per task */
+#define MAX_PACKS 4
+
+typedef struct weight_fit { /* one layer at one width */
+    int8_t *levels;
+    float *scale;
+    double sqnr;
+    struct {
+        const nbi_conv_kernel *kernel;
+        void *packed;
+    } pack[MAX_PACKS];
+} weight_fit;
+
+struct nbi_scorer {
+    const nbi_qnet *net;
+    nbi_scorer_options options;
+    nbi_prefix_cache cache;
+    weight_fit *fit;      /* [layer][bits] */
+    nbi_qparam *site;     /* of the policy being run */
+    uint64_t *key;        /* by edge */
+    int *alias;           /* by edge: the edge that holds its values */
+    nbi_cached **buffer;  /* by edge, pinned while needed */
+    bool *needed;         /* by edge */
+    int *readers;         /* by edge: layers still to run */
+    nbi_ptensor *tensor;  /* by edge */
+    char **scratch;       /* by worker */
+    size_t scratch_bytes;
+    int workers;
+    double computed, saved;
+    nbi_arena arena;      /* of the candidate */
+    nbi_frozen *freeze;   /* filled when freezing */
+};
+
+static weight_fit *fit_of(nbi_scorer *s, int layer, int bits) {
+    return &s->fit[layer * (NBI_MAX_BITS + 1) + bits];
+}
+
+void nbi_scorer_free(nbi_scorer *s) {
+    if (!s) return;
+    nbi_cache_free(&s->cache);
+    for (int i = 0; s->fit && i < s->net->n_layers * (NBI_MAX_BITS + 1); i++) {
+        nbi_free(s->fit[i].levels);
+        nbi_free(s->fit[i].scale);
+        for (int k = 0; k < MAX_PACKS; k++) nbi_free(s->fit[i].pack[k].packed);
+    }
+    for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
+    nbi_free(s->scratch);
+    nbi_free(s->fit);
+    nbi_free(s->site);
+    nbi_free(s->key);
+    nbi_free(s->alias);
+    nbi_free(s->buffer);
+    nbi_free(s->needed);
+    nbi_free(s->readers);
+    nbi_free(s->tensor);
+    nbi_arena_free(&s->arena);
+    nbi_free(s);
+}
+
+nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
+                         nbi_scorer **out) {
+    nbi_scorer *s = NULL;
+    nb_status st;
+    size_t edges = (size_t)net->n_edges, fits = (size_t)net->n_layers * (NBI_MAX_BITS + 1);
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *s, &s));
+    s->net = net;
+    s->options = *options;
+    s->workers = nb_ctx_threads(ctx);
+    if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
+    NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
+    NB_TRYG(nbi_alloc(ctx, fits, sizeof *s->fit, &s->fit));
+    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->buffer, &s->buffer));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->needed, &s->needed));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->readers, &s->readers));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->tensor, &s->tensor));
+    NB_TRYG(nbi_alloc(ctx, (size_t)s->workers, sizeof *s->scratch, &s->scratch));
+    *out = s;
+    return NB_OK;
+done:
+    nbi_scorer_free(s);
+    return st;
+}
+
+void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
+    *computed = s->computed;
+    *saved = s->saved;
+}
+
+/* ---- weights -------------------------------------------------------------------------------- */
+
+static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, int bits) {
+    weight_fit *f = fit_of(s, layer, bits);
+    const nbi_layer *l = &s->net->layer[layer];
+    if (f->levels) return NB_OK;
+    int8_t *levels;
+    NB_TRY(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->scale, &f->scale));
+    NB_TRY(nbi_alloc(ctx, l->n_weights, 1, &levels));
+    nb_status st =
+        nbi_fit_weights(ctx, l, bits, s->options.per_channel, levels, f->scale, &f->sqnr);
+    if (st == NB_OK) f->levels = levels;
+    else nbi_free(levels);
+    return st;
+}
+
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, int bits, double *out) {
+    int layer = s->net->site[site].layer;
+    NB_TRY(ensure_fit(ctx, s, layer, bits));
+    *out = fit_of(s, layer, bits)->sqnr;
+    return NB_OK;
+}
+
+/* The packed weights of a step: from the store, unless the step has levels of its own. */
+static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
+                            nbi_ready_step *out, void **own) {
+    *own = NULL;
+    if (!f || step->u.conv.levels != f->levels) return nbi_step_ready(ctx, step, own, out);
+    NB_TRY(nbi_step_ready(ctx, step, NULL, out));
+    for (int k = 0; k < MAX_PACKS; k++) {
+        if (f->pack[k].kernel == out->kernel) {
+            out->packed = f->pack[k].packed;
+            return NB_OK;
+        }
+        if (f->pack[k].kernel) continue;
+        nbi_ready_step full;
+        NB_TRY(nbi_step_ready(ctx, step, &f->pack[k].packed, &full));
+        f->pack[k].kernel = out->kernel;
+        out->packed = full.packed;
+        return NB_OK;
+    }
+    return nbi_step_ready(ctx, step, own, out);
+}
+
+static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
+    if (bytes <= s->scratch_bytes) return NB_OK;
+    for (int w = 0; w < s->workers; w++) {
+        nbi_free(s->scratch[w]);
+        s->scratch[w] = NULL;
+        NB_TRY(nbi_alloc(ctx, bytes, 1, &s->scratch[w]));
+    }
+    s->scratch_bytes = bytes;
+    return NB_OK;
+}
+
+/* ---- running one step over the images -------------------------------------------------------- */
+
+typedef struct step_job {
+    nb_ctx *ctx;
+    nbi_scorer *s;
+    const nbi_ready_step *ready;
+    const uint8_t *in[3];
+    size_t in_bytes[3], out_bytes, acc_offset;
+    uint8_t *out;
+    double *sum, *square; /* statistics: [images][channels] */
+} step_job;
+
+static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
+    const step_job *j = user;
+    for (size_t n = begin; n < end; n++) {
+        const void *in[3];
+        for (int k = 0; k < 3; k++) in[k] = j->in[k] ? j->in[k] + n * j->in_bytes[k] : NULL;
+        NB_TRY(nbi_step_run(j->ctx, j->ready, j->s->tensor, in, j->out + n * j->out_bytes,
+                            j->s->scratch[worker]));
+    }
+    return NB_OK;
+}
+
+/* Sums of one image stay in scratch; per image and channel Σ and Σ² (exact below 2^53). */
+static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
+    const step_job *j = user;
+    const nbi_step_conv *conv = &j->ready->step->u.conv;
+    size_t channels = (size_t)conv->p.out_c;
+    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
+    int32_t *acc = (int32_t *)(j->s->scratch[worker] + j->acc_offset);
+    for (size_t n = begin; n < end; n++) {
+        double *sum = j->sum + n * channels, *square = j->square + n * channels;
+        j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
+                               j->in[0] + n * j->in_bytes[0], acc, j->s->scratch[worker]);
+        for (size_t i = 0; i < pixels; i++)
+            for (size_t c = 0; c < channels; c++) {
+                double v = acc[i * channels + c];
+                sum[c] += v;
+                square[c] += v * v;
+            }
+    }
+    return NB_OK;
+}
+
+static size_t image_bytes(const nbi_scorer *s, int edge) {
+    const nbi_edge *e = &s->net->edge[edge];
+    size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    return s->site[e->site].dtype == NB_DTYPE_S32 ? count * 4 : count;
+}
+
+static void set_inputs(nbi_scorer *s, const nbi_step *step, step_job *j) {
+    for (int k = 0; k < step->n_in; k++) {
+        int e = s->alias[step->in[k]];
+        j->in[k] = s->buffer[e]->data;
+        j->in_bytes[k] = image_bytes(s, e);
+    }
+}
+
+/* Mean and deviation of the layer's quantized sums become a new gain and shift per channel:
+ * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
+static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv *conv,
+                         weight_fit *f) {
+    const nbi_layer *l = &s->net->layer[layer];
+    size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
+    nbi_frozen_conv plain = *conv;
+    nbi_step step;
+    nbi_ready_step ready;
+    void *own = NULL;
+    step_job j = {.ctx = ctx, .s = s, .ready = &ready};
+    nb_status st;
+    int n;
+    plain.gain = nbi_arena_alloc(&s->arena, channels, sizeof(double));
+    plain.shift = nbi_arena_alloc(&s->arena, channels, sizeof(double));
+    if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
+    for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
+    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, &step, &n));
+    NB_TRYG(ready_step(ctx, &step, f, &ready, &own));
+    set_inputs(s, &step, &j);
+    size_t acc = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels * 4;
+    j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
+    NB_TRYG(ensure_scratch(ctx, s, j.acc_offset + acc + NBI_KERNEL_SLACK));
+    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.sum));
+    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.square));
+    NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
+    double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
+    const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
+    for (size_t c = 0; c < channels; c++) {
+        double sum = 0, square = 0, unit = x->scale * (double)conv->scale[c];
+        for (size_t i = 0; i < images; i++) {
+            sum += j.sum[i * channels + c];
+            square += j.square[i * channels + c];
+        }
+        double mean = sum / pixels, variance = square / pixels - mean * mean;
+        double deviation = variance > 0 ? unit * sqrt(variance) : 0;
+        double r = l->is_last || deviation <= 0 || l->deviation[c] <= 0
+                       ? 1
+                       : fmin(fmax(l->deviation[c] / deviation, 0.25), 4);
+        conv->shift[c] += conv->gain[c] * (l->mean[c] - r * unit * mean);
+        conv->gain[c] *= r;
+    }
+done:
+    nbi_free(j.sum);
+    nbi_free(j.square);
+    nbi_free(own);
+    return st;
+}
+
+static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, int bits,
+                            nbi_frozen_conv *conv) {
+    const nbi_layer *l = &s->net->layer[layer];
+    size_t channels = (size_t)l->geometry.out_c;
+    NB_TRY(ensure_fit(ctx, s, layer, bits));
+    weight_fit *f = fit_of(s, layer, bits);
+    nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
+    *conv = (nbi_frozen_conv){.bits = bits, .levels = f->levels, .scale = f->scale};
+    conv->gain = nbi_arena_alloc(arena, channels, sizeof(double));
+    conv->shift = nbi_arena_alloc(arena, channels, sizeof(double));
+    if (!conv->gain || !conv->shift) return nb_fail_memory(ctx, channels * 16);
+    for (size_t c = 0; c < channels; c++) {
+        conv->gain[c] = (double)l->gain[c];
+        conv->shift[c] = (double)l->shift[c];
+    }
+    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
+    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
+}
+
+/* Outputs that only an addition reads at once are not worth keeping. */
+static bool worth_keeping(const nbi_scorer *s, int edge) {
+    if (s->freeze) return false;
+    for (int i = 0; i < s->net->n_layers; i++) {
+        const nbi_layer *l = &s->net->layer[i];
+        for (int k = 0; k < l->n_in; k++)
+            if (l->in[k] == edge) return l->type != NBI_LAYER_ADD || l->n_in < 2;
+    }
+    return true;
+}
+
+static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t *bits) {
+    const nbi_layer *l = &s->net->layer[layer];
+    nbi_step step[NBI_MAX_STEPS];
+    nbi_frozen_conv conv = {0};
+    weight_fit *f = NULL;
+    int n;
+    if (l->type == NBI_LAYER_CONV) {
+        NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
+        f = fit_of(s, layer, conv.bits);
+        if (s->freeze) s->freeze->conv[layer] = conv;
+        s->computed += l->macs * (double)(s->options.images + s->options.stat_images);
+    }
+    NB_TRY(nbi_lower_layer(ctx, s->net, layer, s->site, &conv, false, &s->arena, step, &n));
+    nbi_cached *out;
+    size_t bytes = image_bytes(s, l->out);
+    NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[l->out],
+                         bytes * s->options.images + NBI_KERNEL_SLACK, worth_keeping(s, l->out),
+                         &out));
+    s->buffer[l->out] = out;
+    for (int i = 0; i < n; i++) {
+        nbi_ready_step ready;
+        void *own = NULL;
+        step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
+        nb_status st = ready_step(ctx, &step[i], f, &ready, &own);
+        if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
+        set_inputs(s, &step[i], &j);
+        if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
+        nbi_free(own);
+        NB_TRY(st);
+    }
+    return NB_OK;
+}
+
+static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
+    const nbi_qnet *net = s->net;
+    size_t bytes = image_bytes(s, net->input);
+    nbi_cached *out;
+    NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[net->input],
+                         bytes * s->options.images + NBI_KERNEL_SLACK, true, &out));
+    s->buffer[net->input] = out;
+    if (!net->input_is_image) {
+        memcpy(out->data, s->options.inputs, bytes * s->options.images);
+        return NB_OK;
+    }
+    nbi_step step;
+    nbi_ready_step ready;
+    NB_TRY(nbi_lower_input(ctx, net, s->site, &s->arena, &step));
+    NB_TRY(nbi_step_ready(ctx, &step, NULL, &ready));
+    step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
+    j.in[0] = s->options.inputs;
+    j.in_bytes[0] = bytes;
+    return nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
+}
+
+/* ---- one candidate --------------------------------------------------------------------------- */
+
+/* An edge's key: everything that its values depend on. */
+static void make_keys(nbi_scorer *s, const uint8_t *bits) {
+    const nbi_qnet *net = s->net;
+    uint64_t start = NBI_HASH_START;
+    s->key[net->input] = nbi_hash(start, "input", 5);
+    s->alias[net->input] = net->input;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        const nbi_qparam *y = &s->site[net->edge[l->out].site];
+        s->alias[l->out] = l->out;
+        bool alias = (l->type == NBI_LAYER_REQUANT &&
+                      nbi_same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
+                     (l->type == NBI_LAYER_COPY && l->n_copy == 0);
+        if (alias) {
+            s->alias[l->out] = s->alias[l->in[0]];
+            s->key[l->out] = s->key[l->in[0]];
+            continue;
+        }
+        uint8_t own[2] = {(uint8_t)y->bits,
+                          l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
+        uint64_t h = nbi_hash(start, &i, sizeof i);
+        h = nbi_hash(h, own, sizeof own);
+        for (int k = 0; k < l->n_in; k++) h = nbi_hash(h, &s->key[l->in[k]], sizeof h);
+        s->key[l->out] = h ? h : 1;
+    }
+}
+
+static void describe(nbi_scorer *s) {
+    for (int i = 0; i < s->net->n_edges; i++)
+        nbi_describe_edge(&s->net->edge[i], &s->site[s->net->edge[i].site], &s->tensor[i]);
+}
+
+/* Which edges must be there, walking back from `edge`; what is cached is pinned and walked no
+ * further. */
+static void find_needed(nbi_scorer *s, int edge) {
+    const nbi_qnet *net = s->net;
+    memset(s->needed, 0, (size_t)net->n_edges);
+    memset(s->readers, 0, (size_t)net->n_edges * sizeof *s->readers);
+    memset(s->buffer, 0, (size_t)net->n_edges * sizeof *s->buffer);
+    s->needed[s->alias[edge]] = true;
+    s->readers[s->alias[edge]] = 1;
+    for (int i = net->n_layers - 1; i >= 0; i--) {
+        const nbi_layer *l = &net->layer[i];
+        if (s->alias[l->out] != l->out || !s->needed[l->out]) continue;
+        if (!s->freeze && (s->buffer[l->out] = nbi_cache_get(&s->cache, s->key[l->out]))) continue;
+        for (int k = 0; k < l->n_in; k++) {
+            s->needed[s->alias[l->in[k]]] = true;
+            s->readers[s->alias[l->in[k]]]++;
+        }
+    }
+    if (s->needed[net->input] && !s->buffer[net->input] && !s->freeze)
+        s->buffer[net->input] = nbi_cache_get(&s->cache, s->key[net->input]);
+}
+
+static void release(nbi_scorer *s, int edge) {
+    int e = s->alias[edge];
+    if (--s->readers[e] > 0 || !s->buffer[e]) return;
+    nbi_cache_unpin(&s->cache, s->buffer[e]);
+    s->buffer[e] = NULL;
+}
+
+static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
+    const nbi_qnet *net = s->net;
+    if (s->needed[net->input] && !s->buffer[net->input]) NB_TRY(run_input(ctx, s));
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (s->alias[l->out] != l->out) continue;
+        if (!s->needed[l->out] || s->buffer[l->out]) {
+            s->saved += l->macs * (double)s->options.images;
+            continue;
+        }
+        NB_TRY(run_layer(ctx, s, i, bits));
+        for (int k = 0; k < l->n_in; k++) release(s, l->in[k]);
+        if (nb_cancelled(ctx)) return nb_fail(ctx, NB_ECANCELLED, "stopped on request");
+    }
+    return NB_OK;
+}
+
+static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        if (bits[i] < 1 || bits[i] > NBI_MAX_BITS)
+            return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
+                           s->net->site[i].name, bits[i], NBI_MAX_BITS);
+        s->site[i] = s->net->site[i].fit[bits[i]];
+    }
+    make_keys(s, bits);
+    describe(s);
+    return NB_OK;
+}
+
+static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edge,
+                        float *values) {
+    NB_TRY(set_policy(ctx, s, bits));
+    find_needed(s, edge);
+    nb_status st = run_needed(ctx, s, bits);
+    int e = s->alias[edge];
+    if (st == NB_OK && values) {
+        const nbi_ptensor *t = &s->tensor[e];
+        size_t n = t->count * s->options.images;
+        const uint8_t *data = s->buffer[e]->data;
+        for (size_t i = 0; i < n; i++) {
+            int32_t v = t->dtype == NB_DTYPE_S32  ? ((const int32_t *)(const void *)data)[i]
+                        : t->dtype == NB_DTYPE_S8 ? (int8_t)data[i]
+                                                  : data[i];
+            values[i] = (float)(t->scale * ((double)v - t->zero));
+        }
+    }
+    for (int i = 0; i < s->net->n_edges; i++)
+        if (s->buffer[i]) nbi_cache_unpin(&s->cache, s->buffer[i]);
+    nbi_arena_free(&s->arena);
+    return st;
+}
+
+nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edge,
+                         float *values) {
+    return run_to(ctx, s, bits, edge, values);
+}
+
+/* Levels move into the frozen graph, which outlives the scorer. */
+static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
+    for (int i = 0; i < f->net->n_layers; i++) {
+        const nbi_layer *l = &f->net->layer[i];
+        nbi_frozen_conv *c = &f->conv[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights, 1);
+        if (!levels) return nb_fail_memory(ctx, l->n_weights);
+        memcpy(levels, c->levels, l->n_weights);
+        c->levels = levels;
+    }
+    return NB_OK;
+}
+
+nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, nbi_frozen **out) {
+    nbi_frozen *f = NULL;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
+    f->net = s->net;
+    f->site = nbi_arena_alloc(&f->arena, (size_t)s->net->n_sites, sizeof *f->site);
+    f->conv = nbi_arena_alloc(&f->arena, (size_t)s->net->n_layers + 1, sizeof *f->conv);
+    if (!f->site || !f->conv) {
+        st = nb_fail_memory(ctx, (size_t)s->net->n_sites * sizeof *f->site);
+        goto done;
+    }
+    s->freeze = f;
+    /* every output edge: layers that feed only a later one are corrected as well */
+    for (int i = 0; i < s->net->n_outputs; i++)
+        NB_TRYG(run_to(ctx, s, bits, s->net->output[i], NULL));
+    memcpy(f->site, s->site, (size_t)s->net->n_sites * sizeof *f->site);
+    NB_TRYG(own_weights(ctx, f));
+    s->freeze = NULL;
+    *out = f;
+    return NB_OK;
+done:
+    s->freeze = NULL;
+    nbi_frozen_free(f);
+    return st;
+}

@@ -1,0 +1,37 @@
+/* Scores policies on the integer arithmetic: runs the quantized network layer by layer over a fixed
+ * set of images, applies the output-statistics correction on the way, and keeps the outputs of
+ * prefixes that candidates share. The result does not depend on the thread count, on the cache, or
+ * on the order of candidates. */
+#ifndef NIBBLE_RUNTIME_SCORER_H
+#define NIBBLE_RUNTIME_SCORER_H
+
+#include "ir/program.h"
+#include "ir/qnet.h"
+
+typedef struct nbi_scorer_options {
+    size_t images;
+    const uint8_t *inputs; /* images · storage bytes: pixels, or codes of the input site */
+    size_t stat_images;    /* the first so many give the statistics; 0 = no correction */
+    size_t cache_bytes;    /* for outputs of prefixes */
+    bool per_channel;      /* granularity of weights */
+} nbi_scorer_options;
+
+typedef struct nbi_scorer nbi_scorer;
+/* `net` (calibrated) must outlive it; the inputs are not copied. */
+nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
+                         nbi_scorer **out);
+void nbi_scorer_free(nbi_scorer *scorer);
+/* bits[n_sites] → values of edge `edge` for every image: float32 [images][count], storage order. */
+nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits, int edge,
+                         float *values);
+/* The frozen graph of a policy, corrections measured on the scorer's images. Its weight levels
+ * belong to it. */
+nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits,
+                            nbi_frozen **out);
+/* SQNR (dB) of a weight site at a width, fitting it if need be. */
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int bits,
+                                 double *out);
+/* Multiply-accumulates computed and saved by the cache so far. */
+void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);
+
+#endif

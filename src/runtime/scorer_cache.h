@@ -1,0 +1,32 @@
+/* Outputs of prefixes by key: a list of buffers under a byte budget, least recently used out first.
+ * Internal to the scorer. */
+#ifndef NIBBLE_RUNTIME_SCORER_CACHE_H
+#define NIBBLE_RUNTIME_SCORER_CACHE_H
+
+#include "base/base.h"
+
+typedef struct nbi_cached {
+    uint64_t key; /* 0: free slot */
+    size_t bytes;
+    uint64_t used; /* clock of the last use */
+    int pins;
+    bool keep; /* stays after the last unpin */
+    uint8_t *data;
+} nbi_cached;
+
+typedef struct nbi_prefix_cache {
+    nbi_cached *slot;
+    size_t n_slots, bytes, budget;
+    uint64_t clock;
+} nbi_prefix_cache;
+
+nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget);
+void nbi_cache_free(nbi_prefix_cache *cache);
+/* Pinned buffer of a key, or NULL. */
+nbi_cached *nbi_cache_get(nbi_prefix_cache *cache, uint64_t key);
+/* A new pinned buffer; evicts unpinned ones while the budget is exceeded. */
+nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size_t bytes,
+                        bool keep, nbi_cached **out);
+void nbi_cache_unpin(nbi_prefix_cache *cache, nbi_cached *entry);
+
+#endif
