@@ -40,6 +40,9 @@ typedef struct nbi_session {
     nbi_problem *problem;
     nbi_study *study;
     double **delta;        /* sensitivities, once asked for */
+    nbi_images drop_images; /* for --max-drop, once asked for */
+    float *drop_float;      /* float outputs on them, [n][drop_count] */
+    size_t drop_count;
     double started;
 } nbi_session;
 
