@@ -262,9 +262,10 @@ def to_torch(images):
 
 def jobs():
     """(affine, sites, config) in the order in which they are worth having."""
-    for kind in ("residual8", "conv_input"):
-        for config in CONFIGS:
-            yield "reestimated", kind, config
+    for config in CONFIGS:
+        yield "reestimated", "residual8", config
+    for config in sorted(CONFIGS, key=lambda name: name not in ("W4A4", "W3A3")):
+        yield "reestimated", "conv_input", config
     for affine in ("folded_corrected", "folded"):
         yield affine, "residual8", "W3A3"
 
