@@ -264,10 +264,14 @@ def jobs():
     """(affine, sites, config) in the order in which they are worth having."""
     for config in CONFIGS:
         yield "reestimated", "residual8", config
-    for config in sorted(CONFIGS, key=lambda name: name not in ("W4A4", "W3A3")):
+    first = ("W4A4", "W3A3")
+    for config in first:
         yield "reestimated", "conv_input", config
     for affine in ("folded_corrected", "folded"):
         yield affine, "residual8", "W3A3"
+    for config in CONFIGS:
+        if config not in first:
+            yield "reestimated", "conv_input", config
 
 
 def write_draws(path, train_images, train_hash):
