@@ -125,7 +125,7 @@ static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **
 
 static nb_status run_search(nbi_session *s, const char *text, long trials, uint8_t *policy,
                             nbi_outcome *out) {
-    const nbi_search *method;
+    const nbi_search *method = NULL;
     double values[32];
     nbi_search_result result = {.policy = policy, .score = INFINITY};
     NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
@@ -149,6 +149,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     size_t n = (size_t)s->problem->n_vars;
     double *limit = s->problem->limit, given = limit[size], cost[NBI_COST_COUNT], drop, upper;
     uint8_t *trial = NULL;
+    bool met = false;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, n + 1, 1, &trial));
     NB_TRYG(s->problem->cost(ctx, s->problem->self, trial, cost));
@@ -160,7 +161,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     NB_TRYG(run_search(s, "sensitivity:refine=0", 0, policy, out));
     nbi_netproblem_bits(s->np, policy, out->bits);
     NB_TRYG(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
-    bool met = out->feasible && out->drop_bound <= bound;
+    met = out->feasible && out->drop_bound <= bound;
     for (int round = 0; met && round < DROP_ROUNDS && high - low > 0.01 * high; round++) {
         if (s->o->time_limit > 0 && nb_seconds(ctx) > s->started + s->o->time_limit) break;
         nbi_outcome o = *out;
@@ -183,9 +184,10 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
         }
     }
     out->feasible = met;
-    limit[size] = isfinite(given) ? given : INFINITY;
     snprintf(out->method, sizeof out->method, "sensitivity");
 done:
+    limit[size] = given;
+    if (st == NB_ECANCELLED && met) st = NB_OK; /* the best so far */
     nbi_free(trial);
     return st;
 }
@@ -223,6 +225,7 @@ nb_status nbi_choose(nbi_session *s, nbi_outcome *out) {
     nb_status st = choose(s, out);
     out->cancelled = nb_cancelled(s->ctx);
     if (st != NB_OK) return st;
+    nbi_cancel_clear(s->ctx); /* what was found is still delivered */
     out->seconds = nb_seconds(s->ctx) - start;
     out->trials = nbi_netproblem_scored(s->np);
     return nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost);

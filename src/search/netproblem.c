@@ -62,6 +62,10 @@ bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_
     return true;
 }
 
+int nbi_netproblem_site(const nbi_netproblem *np, int v) {
+    return np->var[v].site[0];
+}
+
 /* ---- costs ---------------------------------------------------------------------------------- */
 
 static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, double *out) {

@@ -38,6 +38,8 @@ void nbi_netproblem_free(nbi_netproblem *np);
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* Policy → bits of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits);
+/* The site that gives a variable its name (the first of its group). */
+int nbi_netproblem_site(const nbi_netproblem *np, int variable);
 /* Bits of every site → policy; false when some width is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
