@@ -4,6 +4,7 @@
 #   *_data         needs NIBBLE_DATA
 #   *_oracle       needs NIBBLE_ORACLE_PYTHON, a Python with numpy, onnx and onnxruntime
 #   *_oracle_data  needs both
+#   *_arm          needs arm-none-eabi-gcc, newlib and qemu-system-arm
 # What is left out is named at configure time and in tests_left_out.txt.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 if(NOT NIBBLE_DATA AND DEFINED ENV{NIBBLE_DATA})
@@ -21,6 +22,9 @@ and onnxruntime")
   endif()
 endif()
 
+find_program(ARM_GCC arm-none-eabi-gcc)
+find_program(QEMU_ARM qemu-system-arm)
+
 set(LEFT_OUT "")
 # Sets `name`, `short` (room.name) and `lacks`: empty, or what this machine lacks for the test.
 function(describe_test source)
@@ -34,6 +38,9 @@ function(describe_test source)
   endif()
   if(name MATCHES "_oracle(_data)?$" AND NOT NIBBLE_ORACLE_PYTHON)
     list(APPEND lacks NIBBLE_ORACLE_PYTHON)
+  endif()
+  if(name MATCHES "_arm$" AND NOT (ARM_GCC AND QEMU_ARM))
+    list(APPEND lacks "arm-none-eabi-gcc, newlib and qemu-system-arm")
   endif()
   list(JOIN lacks " and " lacks)
   set(short ${room}.${short} PARENT_SCOPE)

@@ -25,6 +25,8 @@ void nb_log(nb_ctx *ctx, nb_log_level level, const char *format, ...) NBI_PRINTF
 /* Reports progress (rate-limited); returns NB_ECANCELLED after nb_ctx_cancel(). */
 nb_status nb_progress(nb_ctx *ctx, const char *what, double done, double total);
 bool nb_cancelled(const nb_ctx *ctx);
+/* Forgets a request to stop: for what must still be written after it. */
+void nbi_cancel_clear(nb_ctx *ctx);
 /* Monotonic seconds since the context was made. */
 double nb_seconds(const nb_ctx *ctx);
 
@@ -86,6 +88,23 @@ nb_status nbi_file_write(nb_ctx *ctx, const char *path, const void *data, size_t
 nb_status nbi_make_folder(nb_ctx *ctx, const char *path);
 bool nbi_file_exists(const char *path);
 bool nbi_is_folder(const char *path);
+/* The names in a folder, sorted bytewise, without those that start with '.'; they live in the
+ * arena. At most NBI_FOLDER_MAX names. */
+enum { NBI_FOLDER_MAX = 1 << 24 };
+nb_status nbi_folder_list(nb_ctx *ctx, const char *path, nbi_arena *arena, const char ***out_names,
+                          size_t *out_n);
+
+/* A regular file, open for reading at any offset from any thread. */
+typedef struct nbi_file {
+    int fd;
+    uint64_t size; /* bytes when it was opened */
+    char *path;    /* owned */
+} nbi_file;
+nb_status nbi_file_open(nb_ctx *ctx, const char *path, nbi_file *out);
+/* Exactly `size` bytes from `offset`, or NB_EIO. */
+nb_status nbi_file_read_at(nb_ctx *ctx, const nbi_file *file, uint64_t offset, void *out,
+                           size_t size);
+void nbi_file_close(nbi_file *file); /* a zeroed one is allowed */
 
 /* ---- random numbers ------------------------------------------------------------------------ */
 
@@ -115,6 +134,10 @@ uint64_t nbi_hash(uint64_t hash, const void *data, size_t size);
  * Nested calls run on the calling thread. */
 typedef nb_status (*nbi_range_fn)(void *user, size_t begin, size_t end, int worker);
 nb_status nbi_parallel(nb_ctx *ctx, size_t n, size_t chunk, nbi_range_fn fn, void *user);
+
+/* Makes libraries that start threads of their own (oneDNN) use this context's number of threads in
+ * calls from this thread. */
+void nbi_threads_apply(const nb_ctx *ctx);
 
 /* ---- options ------------------------------------------------------------------------------- */
 

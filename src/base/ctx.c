@@ -76,6 +76,10 @@ bool nb_cancelled(const nb_ctx *ctx) {
     return atomic_load_explicit(&ctx->cancel, memory_order_relaxed);
 }
 
+void nbi_cancel_clear(nb_ctx *ctx) {
+    atomic_store_explicit(&ctx->cancel, false, memory_order_relaxed);
+}
+
 double nb_seconds(const nb_ctx *ctx) {
     return now() - ctx->start;
 }

@@ -43,3 +43,11 @@ nb_status nbi_parallel(nb_ctx *ctx, size_t n, size_t chunk, nbi_range_fn fn, voi
     }
     return first;
 }
+
+void nbi_threads_apply(const nb_ctx *ctx) {
+#ifdef _OPENMP
+    if (ctx && !omp_in_parallel()) omp_set_num_threads(ctx->threads);
+#else
+    (void)ctx;
+#endif
+}

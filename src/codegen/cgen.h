@@ -8,7 +8,7 @@ typedef struct nbi_cgen {
     nb_ctx *ctx;
     const nbi_codegen_options *options;
     nbi_arena memory;
-    nbi_program program;    /* without its float tail; planned; shares constants with the original */
+    nbi_program program; /* without its float tail; planned; shares constants with the original */
     nbi_const_table *table; /* NBI_STEP_TABLES per step */
     size_t *scratch;        /* offset per step */
     size_t ram_bytes;       /* a multiple of 4 */
@@ -19,8 +19,8 @@ typedef struct nbi_cgen {
 
 /* cgen_cut.c: the program up to its float tail; *cut is the node where it stops (not clean) or
  * NULL. Arrays come from `memory`, constants stay the original's. */
-nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
-                       nbi_program *out, const char **cut);
+nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory, nbi_program *out,
+                       const char **cut);
 
 /* cgen_text.c: text made safe for a C comment: printable ASCII, no comment marks, no trigraphs, no
  * line splices; cut to `max` characters. NULL when there is no memory. */
@@ -36,10 +36,10 @@ nb_status nbi_cgen_banner(const nbi_cgen *g, nbi_buf *buf, const char *what);
 /* What output k's names end with: "" for the first, "2", "3", … */
 const char *nbi_cgen_nth(int k);
 
-nb_status nbi_cgen_header(nbi_cgen *g, nbi_buf *buf);         /* cgen_header.c */
-nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf);        /* cgen_weights.c */
-nb_status nbi_cgen_model(nbi_cgen *g, nbi_buf *buf);          /* cgen_model.c */
-nb_status nbi_cgen_selftest(nbi_cgen *g, nbi_buf *buf);       /* cgen_selftest.c */
-nb_status nbi_cgen_main(nbi_cgen *g, nbi_buf *buf);           /* cgen_selftest.c */
+nb_status nbi_cgen_header(nbi_cgen *g, nbi_buf *buf);   /* cgen_header.c */
+nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf);  /* cgen_weights.c */
+nb_status nbi_cgen_model(nbi_cgen *g, nbi_buf *buf);    /* cgen_model.c */
+nb_status nbi_cgen_selftest(nbi_cgen *g, nbi_buf *buf); /* cgen_selftest.c */
+nb_status nbi_cgen_main(nbi_cgen *g, nbi_buf *buf);     /* cgen_selftest.c */
 
 #endif

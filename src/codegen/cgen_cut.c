@@ -96,8 +96,8 @@ nb_status nbi_codegen_outputs(nb_ctx *ctx, const nbi_program *program, int *out_
     return st;
 }
 
-nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
-                       nbi_program *out, const char **cut) {
+nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory, nbi_program *out,
+                       const char **cut) {
     cutter c = {.ctx = ctx, .program = program};
     NB_TRY(find_outputs(&c, memory));
     *out = *program;

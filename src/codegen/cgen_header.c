@@ -20,15 +20,17 @@ static nb_status scale(const nbi_cgen *g, nbi_buf *buf, const char *what, const 
 static nb_status input(const nbi_cgen *g, nbi_buf *buf) {
     const nbi_ptensor *t = &g->program.tensor[g->program.input];
     if (g->program.input_is_pixels) {
-        NB_TRY(nbi_buf_printf(g->ctx, buf,
-                              "/* Input: raw 8-bit values as stored in an image, height by width by "
-                              "channels. */\n"));
+        NB_TRY(
+            nbi_buf_printf(g->ctx, buf,
+                           "/* Input: raw 8-bit values as stored in an image, height by width by "
+                           "channels. */\n"));
         return shape(g, buf, "INPUT", t);
     }
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "/* Input: codes, height by width by channels. A real value r is the code "
-                          "round(r / scale) + zero,\n * kept within %ld..%ld. */\n",
-                          (long)t->lo, (long)t->hi));
+    NB_TRY(
+        nbi_buf_printf(g->ctx, buf,
+                       "/* Input: codes, height by width by channels. A real value r is the code "
+                       "round(r / scale) + zero,\n * kept within %ld..%ld. */\n",
+                       (long)t->lo, (long)t->hi));
     NB_TRY(shape(g, buf, "INPUT", t));
     return scale(g, buf, "INPUT", t);
 }
@@ -53,21 +55,23 @@ static nb_status output(nbi_cgen *g, nbi_buf *buf, int k) {
 static nb_status sizes(const nbi_cgen *g, nbi_buf *buf) {
     size_t flash = 0;
     NB_TRY(nbi_program_const_bytes(g->ctx, &g->program, &flash));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "\n/* RAM: activations, input and scratch. Flash: constants, with pointers of "
-                          "4 bytes. */\n"));
+    NB_TRY(nbi_buf_printf(
+        g->ctx, buf,
+        "\n/* RAM: activations, input and scratch. Flash: constants, with pointers of "
+        "4 bytes. */\n"));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "#define %s_ARENA_BYTES %zu\n", g->upper, g->ram_bytes));
     return nbi_buf_printf(g->ctx, buf, "#define %s_CONST_BYTES %zu\n\n", g->upper, flash);
 }
 
 static nb_status arena(const nbi_cgen *g, nbi_buf *buf) {
     const char *u = g->upper;
-    return nbi_buf_printf(
-        g->ctx, buf,
-        "/* By default the arena is a static array. With %s_EXTERNAL_ARENA defined for all files, it\n"
-        " * is %s_ARENA_BYTES of your memory, aligned to 4 bytes, to be named before the first run. */\n"
-        "#ifdef %s_EXTERNAL_ARENA\nvoid %s_set_arena(void *memory);\n#endif\n\n",
-        u, u, u, g->prefix);
+    return nbi_buf_printf(g->ctx, buf,
+                          "/* By default the arena is a static array. With %s_EXTERNAL_ARENA "
+                          "defined for all files, it\n"
+                          " * is %s_ARENA_BYTES of your memory, aligned to 4 bytes, to be named "
+                          "before the first run. */\n"
+                          "#ifdef %s_EXTERNAL_ARENA\nvoid %s_set_arena(void *memory);\n#endif\n\n",
+                          u, u, u, g->prefix);
 }
 
 static nb_status functions(const nbi_cgen *g, nbi_buf *buf) {
@@ -115,8 +119,8 @@ nb_status nbi_cgen_header(nbi_cgen *g, nbi_buf *buf) {
                               "*/\n",
                               g->cut));
     NB_TRY(input(g, buf));
-    NB_TRY(nbi_buf_printf(g->ctx, buf, "\n#define %s_OUTPUTS %d\n", g->upper,
-                          g->program.n_outputs));
+    NB_TRY(
+        nbi_buf_printf(g->ctx, buf, "\n#define %s_OUTPUTS %d\n", g->upper, g->program.n_outputs));
     for (int k = 0; k < g->program.n_outputs; k++) NB_TRY(output(g, buf, k));
     NB_TRY(sizes(g, buf));
     NB_TRY(arena(g, buf));

@@ -12,11 +12,12 @@ static nb_status arena(const nbi_cgen *g, nbi_buf *buf) {
                           "void %s_set_arena(void *arena) {\n    memory = (uint8_t *)arena;\n}\n\n"
                           "static uint8_t *arena(void) {\n    return memory;\n}\n#else\n",
                           u, p));
-    return nbi_buf_printf(g->ctx, buf,
-                          "static union {\n    int32_t align;\n    uint8_t bytes[%s_ARENA_BYTES];\n"
-                          "} memory;\n\nstatic uint8_t *arena(void) {\n    return memory.bytes;\n}\n"
-                          "#endif\n\n",
-                          u);
+    return nbi_buf_printf(
+        g->ctx, buf,
+        "static union {\n    int32_t align;\n    uint8_t bytes[%s_ARENA_BYTES];\n"
+        "} memory;\n\nstatic uint8_t *arena(void) {\n    return memory.bytes;\n}\n"
+        "#endif\n\n",
+        u);
 }
 
 static nb_status step_comment(nbi_cgen *g, nbi_buf *buf, int s) {
@@ -76,8 +77,8 @@ static nb_status run(const nbi_cgen *g, nbi_buf *buf) {
     for (int k = 0; k < p->n_outputs; k++)
         NB_TRY(nbi_buf_printf(g->ctx, buf, ", %s *output%s",
                               nbi_cgen_c_type(tensor(g, p->output[k])->dtype), nbi_cgen_nth(k)));
-    NB_TRY(nbi_buf_printf(g->ctx, buf, ") {\n    %s *const start = %s_input();\n    int32_t i;\n", in,
-                          g->prefix));
+    NB_TRY(nbi_buf_printf(g->ctx, buf, ") {\n    %s *const start = %s_input();\n    int32_t i;\n",
+                          in, g->prefix));
     NB_TRY(nbi_buf_printf(g->ctx, buf,
                           "    if (!input || !start) return -1;\n    if (input != start)\n"
                           "        for (i = 0; i < %s_INPUT_COUNT; i++) start[i] = input[i];\n"
@@ -106,9 +107,9 @@ static nb_status argmax(const nbi_cgen *g, nbi_buf *buf) {
 nb_status nbi_cgen_model(nbi_cgen *g, nbi_buf *buf) {
     const nbi_program *p = &g->program;
     NB_TRY(nbi_cgen_banner(g, buf, "Code"));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "#include \"%s.h\"\n\n#include \"nbk.h\"\n\n#include \"%s_weights.h\"\n\n",
-                          g->prefix, g->prefix));
+    NB_TRY(nbi_buf_printf(
+        g->ctx, buf, "#include \"%s.h\"\n\n#include \"nbk.h\"\n\n#include \"%s_weights.h\"\n\n",
+        g->prefix, g->prefix));
     NB_TRY(arena(g, buf));
     NB_TRY(steps(g, buf));
     NB_TRY(accessor(g, buf, "input", "", tensor(g, p->input)));

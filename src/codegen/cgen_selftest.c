@@ -87,17 +87,18 @@ nb_status nbi_cgen_main(nbi_cgen *g, nbi_buf *buf) {
     const nbi_program *p = &g->program;
     const char *u = g->upper, *name = g->prefix;
     NB_TRY(nbi_cgen_banner(g, buf, "Test program"));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "/* Without arguments: runs the self test. With IN OUT: runs every input "
-                          "of the file IN and writes\n * all outputs to the file OUT, as raw bytes. "
-                          "*/\n#include \"%s.h\"\n\n#include <stdio.h>\n\n",
-                          name));
+    NB_TRY(
+        nbi_buf_printf(g->ctx, buf,
+                       "/* Without arguments: runs the self test. With IN OUT: runs every input "
+                       "of the file IN and writes\n * all outputs to the file OUT, as raw bytes. "
+                       "*/\n#include \"%s.h\"\n\n#include <stdio.h>\n\n",
+                       name));
     NB_TRY(nbi_buf_printf(g->ctx, buf,
                           "static int run_file(const char *in, const char *out) {\n"
                           "    FILE *from = fopen(in, \"rb\"), *to = fopen(out, \"wb\");\n"
                           "    int ok = from && to;\n"
                           "    while (ok && fread(%s_input(), sizeof *%s_input(), %s_INPUT_COUNT, "
-                          "from) == %s_INPUT_COUNT) {\n        ok = ",
+                          "from) ==\n                     %s_INPUT_COUNT) {\n        ok = ",
                           name, name, u, u));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "%s_run(%s_input()", name, name));
     NB_TRY(no_outputs(g, buf));

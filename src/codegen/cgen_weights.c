@@ -163,8 +163,8 @@ static nb_status copy(const nbi_cgen *g, nbi_buf *buf, int step) {
 
 nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf) {
     static nb_status (*const emit[NBI_STEP_TYPES])(const nbi_cgen *, nbi_buf *, int) = {
-        [NBI_STEP_CONV] = conv,    [NBI_STEP_DWCONV] = conv,  [NBI_STEP_ADD] = add,
-        [NBI_STEP_MUL] = mul,      [NBI_STEP_LUT] = lut,      [NBI_STEP_MAXPOOL] = pool,
+        [NBI_STEP_CONV] = conv,    [NBI_STEP_DWCONV] = conv, [NBI_STEP_ADD] = add,
+        [NBI_STEP_MUL] = mul,      [NBI_STEP_LUT] = lut,     [NBI_STEP_MAXPOOL] = pool,
         [NBI_STEP_AVGPOOL] = pool, [NBI_STEP_COPY] = copy,
     };
     NB_TRY(nbi_cgen_banner(g, buf, "Constants"));

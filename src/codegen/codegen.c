@@ -18,6 +18,7 @@ static bool is_letter(char c) {
 }
 
 static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
+    static const char *const headers[] = {"stddef", "stdint", "stdio"};
     const size_t length = prefix ? strlen(prefix) : 0;
     bool ok = length > 0 && length <= MAX_PREFIX && is_letter(prefix[0]);
     for (size_t i = 0; i < length && ok; i++)
@@ -28,6 +29,9 @@ static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
                        prefix ? prefix : "", MAX_PREFIX);
     if (strncmp(prefix, "nbk", 3) == 0 || strncmp(prefix, "NBK", 3) == 0)
         return nb_fail(ctx, NB_EINVAL, "prefix '%s': 'nbk' belongs to the kernels", prefix);
+    for (size_t i = 0; i < NBI_COUNT(headers); i++)
+        if (strcmp(prefix, headers[i]) == 0)
+            return nb_fail(ctx, NB_EINVAL, "prefix '%s' would hide C's own <%s.h>", prefix, prefix);
     return NB_OK;
 }
 
@@ -105,7 +109,7 @@ static bool is_needed(const nbi_program *p, const char *name) {
         const char *file;
         nbi_step_type type;
     } uses[] = {
-        {"nbk_conv.c", NBI_STEP_CONV},    {"nbk_conv.c", NBI_STEP_DWCONV}, /* nbk_unpack */
+        {"nbk_conv.c", NBI_STEP_CONV},     {"nbk_conv.c", NBI_STEP_DWCONV}, /* nbk_unpack */
         {"nbk_dwconv.c", NBI_STEP_DWCONV}, {"nbk_add.c", NBI_STEP_ADD},
         {"nbk_mul.c", NBI_STEP_MUL},       {"nbk_lut.c", NBI_STEP_LUT},
         {"nbk_pool.c", NBI_STEP_MAXPOOL},  {"nbk_pool.c", NBI_STEP_AVGPOOL},
@@ -121,23 +125,24 @@ static nb_status readme(nbi_cgen *g, nbi_buf *buf, const nbi_codegen_report *rep
     const char *p = g->prefix;
     NB_TRY(nbi_buf_printf(g->ctx, buf, "The network \"%s\" as C99 for a microcontroller.\n\n",
                           g->model_name));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "Interface: %s.h. Integers only, no malloc, no C library.\n"
-                          "Flash: %zu bytes of constants (%zu of them descriptors), plus the code.\n"
-                          "RAM: %zu bytes, one arena.\n\nTest on this machine:\n"
-                          "    cc -std=c99 -O2 -o %s_test %s.c %s_selftest.c %s_test.c nbk_*.c && "
-                          "./%s_test\n\n",
-                          p, report->const_bytes, report->descriptor_bytes, report->arena_bytes, p,
-                          p, p, p, p));
-    NB_TRY(nbi_buf_printf(g->ctx, buf,
-                          "For a device:\n    arm-none-eabi-gcc -std=c99 -O2 -mcpu=cortex-m4 -mthumb "
-                          "-ffunction-sections -c %s.c nbk_*.c\n%s_selftest.c is needed only to call "
-                          "%s_selftest(); %s_test.c is a program for a PC.\n\nMemory map (offset, "
-                          "bytes, tensor):\n",
-                          p, p, p, p));
+    NB_TRY(nbi_buf_printf(
+        g->ctx, buf,
+        "Interface: %s.h. Integers only, no malloc, no C library.\n"
+        "Flash: %zu bytes of constants (%zu of them descriptors), plus the code.\n"
+        "RAM: %zu bytes, one arena.\n\nTest on this machine:\n"
+        "    cc -std=c99 -O2 -o %s_test %s.c %s_selftest.c %s_test.c nbk_*.c && "
+        "./%s_test\n\n",
+        p, report->const_bytes, report->descriptor_bytes, report->arena_bytes, p, p, p, p, p));
+    NB_TRY(
+        nbi_buf_printf(g->ctx, buf,
+                       "For a device:\n    arm-none-eabi-gcc -std=c99 -O2 -mcpu=cortex-m4 -mthumb "
+                       "-ffunction-sections -c %s.c nbk_*.c\n%s_selftest.c is needed only to call "
+                       "%s_selftest(); %s_test.c is a program for a PC.\n\nMemory map (offset, "
+                       "bytes, tensor):\n",
+                       p, p, p, p));
     for (int s = -1; s < g->program.n_steps; s++) {
-        const nbi_ptensor *t = &g->program.tensor[s < 0 ? g->program.input
-                                                        : g->program.step[s].out];
+        const nbi_ptensor *t =
+            &g->program.tensor[s < 0 ? g->program.input : g->program.step[s].out];
         const char *name = nbi_cgen_clean(&g->memory, t->name, 80);
         if (!name) return nb_fail(g->ctx, NB_ENOMEM, "no memory for a name");
         NB_TRY(nbi_buf_printf(g->ctx, buf, "%10zu %10zu  %s\n", t->offset, t->bytes, name));
@@ -150,8 +155,9 @@ static nb_status write_all(nbi_cgen *g, const char *folder, nbi_codegen_report *
         const char *suffix;
         nb_status (*emit)(nbi_cgen *g, nbi_buf *buf);
     } files[] = {
-        {".h", nbi_cgen_header},          {".c", nbi_cgen_model},     {"_weights.h", nbi_cgen_weights},
-        {"_selftest.c", nbi_cgen_selftest}, {"_test.c", nbi_cgen_main},
+        {".h", nbi_cgen_header},          {".c", nbi_cgen_model},
+        {"_weights.h", nbi_cgen_weights}, {"_selftest.c", nbi_cgen_selftest},
+        {"_test.c", nbi_cgen_main},
     };
     nbi_buf buf = {0};
     nb_status st = NB_OK;

@@ -6,7 +6,9 @@
 
 #include <string.h>
 
-#define MAX_FOLDED ((int64_t)1 << 26) /* elements: a hostile file cannot make us fill memory */
+/* A hostile file cannot make us fill memory: elements of one tensor, bytes of the whole graph. */
+#define MAX_FOLDED ((int64_t)1 << 26)
+#define MAX_ARENA  ((size_t)4 << 30)
 
 nbi_view nbi_tensor_view(const nbi_tensor *t) {
     nbi_view v = {.dtype = nbi_view_dtype(t->dtype), .rank = t->rank};
@@ -23,11 +25,12 @@ static nb_status const_view(nb_ctx *ctx, nbi_arena *scratch, const nbi_tensor *t
     size_t count = (size_t)nbi_view_count(out);
     out->data = nbi_arena_alloc(scratch, count + 1, 1);
     if (!out->data) return nb_fail_memory(ctx, count);
-    nbi_unpack(t->dtype, t->data, count, out->data);
+    nbi_bits_unpack(t->dtype, t->data, count, out->data);
     return NB_OK;
 }
 
 static bool can_fold(const nbi_graph *graph, const nbi_node *node) {
+    if (graph->arena.total > MAX_ARENA) return false;
     bool shape = !strcmp(node->op_type, "Shape") || !strcmp(node->op_type, "Size");
     for (int i = 0; i < node->n_in; i++) {
         if (node->in[i] < 0) continue;
@@ -73,7 +76,7 @@ static nb_status run_folded(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, nbi_a
         size_t count = (size_t)nbi_view_count(&out[i]);
         t->data = nbi_arena_alloc(&graph->arena, nbi_dtype_bytes(t->dtype, count) + 1, 1);
         if (!t->data) return nb_fail_memory(ctx, count);
-        nbi_pack(t->dtype, out[i].data, count, t->data);
+        nbi_bits_pack(t->dtype, out[i].data, count, t->data);
     }
     return NB_OK;
 }

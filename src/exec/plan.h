@@ -3,6 +3,7 @@
 #define NIBBLE_EXEC_PLAN_H
 
 #include "exec/exec.h"
+#include "linalg/linalg.h"
 #include "ops/op_util.h"
 
 /* Contiguous view of a tensor with a known shape; data is left NULL. */
@@ -10,5 +11,59 @@ nbi_view nbi_tensor_view(const nbi_tensor *t);
 /* Runs forward() of a node on constants and known shapes into new constants of the graph's arena;
  * *done is false when the node is not of that kind. The node is left in place. */
 nb_status nbi_fold_node(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, bool *done);
+
+/* A slot is a place for a value: the first graph->n_tensors are the tensors, the rest are copies in
+ * another layout. */
+typedef struct exec_slot {
+    nbi_view view;    /* data NULL: not planned (or an input between runs) */
+    size_t offset;    /* in the buffer, NBI_NOWHERE for constants, inputs and aliases */
+    int root;         /* whose memory it uses; itself, unless it is an alias */
+    int last;         /* of a root: the last step that reads it or an alias, -1 */
+    bool last_layout; /* channels last (only rank ≥ 3) */
+    bool fixed;       /* a constant, a graph input or a graph output: never overwritten */
+    int copy[2];      /* slot of the plain and of the channels-last copy, -1 */
+} exec_slot;
+#define NBI_NOWHERE SIZE_MAX
+
+typedef enum exec_kind { STEP_OP, STEP_COPY, STEP_ALIAS, STEP_LINALG } exec_kind;
+typedef struct exec_step {
+    exec_kind kind;
+    const nbi_node *node; /* for STEP_COPY the node that wants the copy */
+    int n_in, n_out;
+    int *in, *out;                /* slots or NBI_NO_TENSOR. STEP_LINALG: x[, what y is added to] */
+    nbi_view *in_view, *out_view; /* refreshed before every run */
+    nbi_la_plan *plan;
+    bool in_place; /* output 0 uses the memory of input 0 (STEP_LINALG: of input 1) */
+} exec_step;
+
+/* A linalg plan that stands for up to four nodes: Conv or Gemm, BatchNormalization, Add, Relu or
+ * Clip; it runs where the last of them stands. */
+typedef struct exec_chain {
+    nbi_la_plan *plan;
+    int x, add, out;    /* tensors; add −1: none */
+    bool channels_last; /* x and out */
+} exec_chain;
+
+struct nbi_exec {
+    const nbi_graph *graph;
+    unsigned flags;
+    nbi_arena arena;
+    nbi_la *la;
+    int n_slots, cap_slots;
+    exec_slot *slot;
+    char *buffer;
+    size_t bytes;
+    int n_steps, cap_steps;
+    exec_step *step;
+    bool *needed;       /* per node */
+    bool *skipped;      /* per node: part of a chain, not its end */
+    exec_chain **chain; /* per node: the chain that ends here, or NULL */
+    int *uses;          /* per tensor: reads by needed nodes and graph outputs */
+};
+
+/* fuse.c: fills skipped and chain with what linalg can run. */
+nb_status nbi_exec_fuse(nb_ctx *ctx, nbi_exec *e);
+/* plan.c: slots, steps and memory. */
+nb_status nbi_exec_plan(nb_ctx *ctx, nbi_exec *e);
 
 #endif

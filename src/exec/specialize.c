@@ -30,7 +30,7 @@ static nb_status bind_value(nb_ctx *ctx, nbi_graph *g, nbi_tensor *t, const nbi_
     t->data = nbi_arena_alloc(&g->arena, bytes + 1, 1);
     if (!t->data) return nb_fail_memory(ctx, bytes);
     if (nbi_dtype_bits(t->dtype) < 8)
-        nbi_pack(t->dtype, value->data, count, t->data);
+        nbi_bits_pack(t->dtype, value->data, count, t->data);
     else if (bytes)
         memcpy(t->data, value->data, bytes);
     return NB_OK;

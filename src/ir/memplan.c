@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN ((size_t)16)
-#define MIN_TRIES 128u /* random orders for any program */
+#define ALIGN       ((size_t)16)
+#define MIN_TRIES   128u /* random orders for any program */
 #define RANDOM_WORK (MIN_TRIES * MIN_TRIES)
 
 typedef enum inplace { INPLACE_FIRST, INPLACE_LAST, INPLACE_NONE, INPLACE_CHOICES } inplace;
@@ -29,10 +29,10 @@ typedef struct planner {
     int *first, *last, *writers; /* of every tensor; first > last: never used */
     int *block_of;               /* tensor → block */
     block *blocks;
-    int *order;   /* the sequence in which blocks are placed */
-    int *placed;  /* placed blocks that live together with the next one, by offset */
+    int *order;             /* the sequence in which blocks are placed */
+    int *placed;            /* placed blocks that live together with the next one, by offset */
     int *best_order, *walk; /* the best sequence; where the random walk is */
-    size_t *best_offset; /* of every tensor */
+    size_t *best_offset;    /* of every tensor */
     size_t best;
 } planner;
 

@@ -27,7 +27,8 @@ static nb_status new_list(exporter *ex, size_t n, size_t size, void *out_pointer
 static int ir_version(int opset) {
     static const struct {
         int opset, ir;
-    } rows[] = {{25, 13}, {24, 12}, {23, 11}, {21, 10}, {19, 9}, {15, 8}, {12, 7}, {11, 6}, {10, 5}};
+    } rows[] = {{25, 13}, {24, 12}, {23, 11}, {21, 10}, {19, 9},
+                {15, 8},  {12, 7},  {11, 6},  {10, 5}};
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
         if (opset >= rows[i].opset) return rows[i].ir;
     return 4;

@@ -55,12 +55,12 @@ nb_status nbi_value_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *a
     NB_TRY(nbi_proto_new(ctx, arena, &onnx__value_info_proto__descriptor, &v));
     *out = v;
     v->name = (char *)tensor->name;
-    if (tensor->dtype == NB_DTYPE_NONE) return NB_OK;
+    if (tensor->dtype == NB_DTYPE_NONE && tensor->rank < 0) return NB_OK;
     NB_TRY(nbi_proto_new(ctx, arena, &onnx__type_proto__descriptor, &v->type));
     NB_TRY(nbi_proto_new(ctx, arena, &onnx__type_proto__tensor__descriptor, &t));
     v->type->value_case = ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE;
     v->type->tensor_type = t;
-    t->has_elem_type = true;
+    t->has_elem_type = tensor->dtype != NB_DTYPE_NONE;
     t->elem_type = nbi_dtype_to_onnx(tensor->dtype);
     if (tensor->rank < 0) return NB_OK;
     NB_TRY(nbi_proto_new(ctx, arena, &onnx__tensor_shape_proto__descriptor, &t->shape));
@@ -69,8 +69,7 @@ nb_status nbi_value_to_proto(nb_ctx *ctx, const nbi_tensor *tensor, nbi_arena *a
     if (!t->shape->dim) return nb_fail_memory(ctx, sizeof *t->shape->dim);
     for (int i = 0; i < tensor->rank; i++) {
         Onnx__TensorShapeProto__Dimension *d = NULL;
-        NB_TRY(
-            nbi_proto_new(ctx, arena, &onnx__tensor_shape_proto__dimension__descriptor, &d));
+        NB_TRY(nbi_proto_new(ctx, arena, &onnx__tensor_shape_proto__dimension__descriptor, &d));
         if (tensor->dim[i] >= 0) {
             d->value_case = ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
             d->dim_value = tensor->dim[i];

@@ -124,8 +124,7 @@ static nb_status walk(guard *g, const ProtobufCMessageDescriptor *type, const ui
         field f = {0};
         NB_TRY(read_field(g, &p, end, &f));
         NB_TRY(take_memory(g, FIELD_BYTES));
-        const ProtobufCFieldDescriptor *d =
-            protobuf_c_message_descriptor_get_field(type, f.number);
+        const ProtobufCFieldDescriptor *d = protobuf_c_message_descriptor_get_field(type, f.number);
         if (!d || d->type != PROTOBUF_C_TYPE_MESSAGE) {
             NB_TRY(check_scalar(g, d, &f));
             continue;

@@ -5,12 +5,14 @@
 
 #include "ops/op.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_IR_VERSION 64 /* 13 is the newest known; what is far beyond is not an ONNX file */
 #define MAX_OPSET      1000
 #define MAX_ATTRIBUTES 256
 #define MAX_TENSORS    ((size_t)1 << 18)
+#define MAX_META       4096 /* opset imports and metadata: kept in a list that is searched */
 
 typedef struct importer {
     nb_ctx *ctx;
@@ -52,6 +54,17 @@ static nb_status check_model(nb_ctx *ctx, const Onnx__ModelProto *model) {
     return NB_OK;
 }
 
+static nb_status set_opset(importer *im, const char *domain, int version) {
+    char text[16];
+    const char *key = nbi_arena_format(&im->graph->arena, NBI_META_OPSET "%s", domain);
+    if (!key) return nb_fail_memory(im->ctx, strlen(domain));
+    snprintf(text, sizeof text, "%d", version);
+    if (im->graph->n_meta >= MAX_META)
+        return nb_fail(im->ctx, NB_EFORMAT, "the model has more than %d domains or metadata",
+                       MAX_META);
+    return nbi_graph_set_meta(im->ctx, im->graph, key, text);
+}
+
 static nb_status read_opsets(importer *im) {
     nb_ctx *ctx = im->ctx;
     im->graph->opset = 0;
@@ -69,10 +82,7 @@ static nb_status read_opsets(importer *im) {
             im->graph->opset = (int)o->version;
             continue;
         }
-        const char *key = nbi_arena_format(&im->graph->arena, NBI_META_OPSET "%s", domain);
-        const char *value = nbi_arena_format(&im->graph->arena, "%d", (int)o->version);
-        if (!key || !value) return nb_fail_memory(ctx, strlen(domain));
-        NB_TRY(nbi_graph_set_meta(ctx, im->graph, key, value));
+        NB_TRY(set_opset(im, domain, (int)o->version));
     }
     if (im->graph->opset) return NB_OK;
     for (size_t i = 0; i < im->proto->n_node; i++)
@@ -82,7 +92,26 @@ static nb_status read_opsets(importer *im) {
     return NB_OK;
 }
 
+/* Domains that nodes use without an import (not valid, but harmless) count as version 1. */
+static nb_status complete_opsets(importer *im) {
+    const char *last = "";
+    for (int n = 0; n < im->graph->n_nodes; n++) {
+        const char *domain = im->graph->node[n]->domain;
+        if (!*domain || !strcmp(domain, last)) continue;
+        const char *key = nbi_arena_format(&im->graph->arena, NBI_META_OPSET "%s", domain);
+        if (!key) return nb_fail_memory(im->ctx, strlen(domain));
+        if (!nbi_graph_meta(im->graph, key)) NB_TRY(set_opset(im, domain, 1));
+        last = domain;
+    }
+    return NB_OK;
+}
+
 static nb_status read_metadata(importer *im) {
+    if (im->model->n_metadata_props > MAX_META)
+        return nb_fail(im->ctx, NB_EFORMAT,
+                       "the model has %zu metadata entries, at most %d are "
+                       "allowed",
+                       im->model->n_metadata_props, MAX_META);
     for (size_t i = 0; i < im->model->n_metadata_props; i++) {
         const Onnx__StringStringEntryProto *e = im->model->metadata_props[i];
         NB_TRY(nbi_name_check(im->ctx, "a metadata key", text_of(e->key)));
@@ -309,9 +338,8 @@ static nb_status resolve_inputs(importer *im, const Onnx__NodeProto *p, size_t i
         list[i] = *name ? nbi_names_find(&im->names, name) : NBI_NO_TENSOR;
         if (*name && list[i] < 0) {
             NB_TRY(nbi_name_check(im->ctx, "a node input", name));
-            return nb_fail(im->ctx, NB_EFORMAT,
-                           "node %zu ('%s'): input '%s' is produced by nobody", index,
-                           text_of(p->op_type), name);
+            return nb_fail(im->ctx, NB_EFORMAT, "node %zu ('%s'): input '%s' is produced by nobody",
+                           index, text_of(p->op_type), name);
         }
     }
     return NB_OK;
@@ -369,7 +397,8 @@ static nb_status import_graph(importer *im) {
     NB_TRY(read_node_outputs(im));
     NB_TRY(read_outputs(im));
     NB_TRY(read_value_infos(im));
-    return read_nodes(im);
+    NB_TRY(read_nodes(im));
+    return complete_opsets(im);
 }
 
 nb_status nbi_onnx_parse(nb_ctx *ctx, const void *data, size_t size, nbi_graph **out) {

@@ -1,6 +1,6 @@
 /* AttributeProto -> nbi_attr. Kinds that nibble never computes with are kept as packed bytes, so
- * that a node which it does not know is exported as it came; the outer tensors that their sub-graphs
- * read are found here, so that no pass removes them. */
+ * that a node which it does not know is exported as it came; the outer tensors that their
+ * sub-graphs read are found here, so that no pass removes them. */
 #include "onnx/proto.h"
 
 #include <string.h>
@@ -162,8 +162,7 @@ static nb_status define_all(captures *c, const Onnx__GraphProto *g) {
     for (size_t i = 0; i < g->n_input; i++) NB_TRY(define(c, g->input[i]->name));
     for (size_t i = 0; i < g->n_initializer; i++) NB_TRY(define(c, g->initializer[i]->name));
     for (size_t n = 0; n < g->n_node; n++)
-        for (size_t i = 0; i < g->node[n]->n_output; i++)
-            NB_TRY(define(c, g->node[n]->output[i]));
+        for (size_t i = 0; i < g->node[n]->n_output; i++) NB_TRY(define(c, g->node[n]->output[i]));
     return NB_OK;
 }
 
@@ -190,8 +189,8 @@ static nb_status visit_node(captures *c, const Onnx__NodeProto *node) {
         int type = attribute_type(a);
         if (type == ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH && a->g)
             NB_TRY(visit_graph(c, a->g));
-        for (size_t k = 0;
-             type == ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPHS && k < a->n_graphs; k++)
+        for (size_t k = 0; type == ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPHS && k < a->n_graphs;
+             k++)
             NB_TRY(visit_graph(c, a->graphs[k]));
     }
     return NB_OK;

@@ -10,19 +10,32 @@ static const struct {
     const char *name;
     nb_dtype dtype;
 } types[] = {
-    [0] = {"undefined", NB_DTYPE_NONE},      [1] = {"float32", NB_DTYPE_F32},
-    [2] = {"uint8", NB_DTYPE_U8},            [3] = {"int8", NB_DTYPE_S8},
-    [4] = {"uint16", NB_DTYPE_U16},          [5] = {"int16", NB_DTYPE_S16},
-    [6] = {"int32", NB_DTYPE_S32},           [7] = {"int64", NB_DTYPE_S64},
-    [8] = {"string", NB_DTYPE_STRING},       [9] = {"bool", NB_DTYPE_BOOL},
-    [10] = {"float16", NB_DTYPE_F16},        [11] = {"float64", NB_DTYPE_F64},
-    [12] = {"uint32", NB_DTYPE_U32},         [13] = {"uint64", NB_DTYPE_U64},
-    [14] = {"complex64", NB_DTYPE_NONE},     [15] = {"complex128", NB_DTYPE_NONE},
-    [16] = {"bfloat16", NB_DTYPE_BF16},      [17] = {"float8e4m3fn", NB_DTYPE_NONE},
-    [18] = {"float8e4m3fnuz", NB_DTYPE_NONE}, [19] = {"float8e5m2", NB_DTYPE_NONE},
-    [20] = {"float8e5m2fnuz", NB_DTYPE_NONE}, [21] = {"uint4", NB_DTYPE_U4},
-    [22] = {"int4", NB_DTYPE_S4},            [23] = {"float4e2m1", NB_DTYPE_NONE},
-    [24] = {"float8e8m0", NB_DTYPE_NONE},    [25] = {"uint2", NB_DTYPE_U2},
+    [0] = {"undefined", NB_DTYPE_NONE},
+    [1] = {"float32", NB_DTYPE_F32},
+    [2] = {"uint8", NB_DTYPE_U8},
+    [3] = {"int8", NB_DTYPE_S8},
+    [4] = {"uint16", NB_DTYPE_U16},
+    [5] = {"int16", NB_DTYPE_S16},
+    [6] = {"int32", NB_DTYPE_S32},
+    [7] = {"int64", NB_DTYPE_S64},
+    [8] = {"string", NB_DTYPE_STRING},
+    [9] = {"bool", NB_DTYPE_BOOL},
+    [10] = {"float16", NB_DTYPE_F16},
+    [11] = {"float64", NB_DTYPE_F64},
+    [12] = {"uint32", NB_DTYPE_U32},
+    [13] = {"uint64", NB_DTYPE_U64},
+    [14] = {"complex64", NB_DTYPE_NONE},
+    [15] = {"complex128", NB_DTYPE_NONE},
+    [16] = {"bfloat16", NB_DTYPE_BF16},
+    [17] = {"float8e4m3fn", NB_DTYPE_NONE},
+    [18] = {"float8e4m3fnuz", NB_DTYPE_NONE},
+    [19] = {"float8e5m2", NB_DTYPE_NONE},
+    [20] = {"float8e5m2fnuz", NB_DTYPE_NONE},
+    [21] = {"uint4", NB_DTYPE_U4},
+    [22] = {"int4", NB_DTYPE_S4},
+    [23] = {"float4e2m1", NB_DTYPE_NONE},
+    [24] = {"float8e8m0", NB_DTYPE_NONE},
+    [25] = {"uint2", NB_DTYPE_U2},
     [26] = {"int2", NB_DTYPE_S2},
 };
 
@@ -69,9 +82,9 @@ static nb_status read_dims(nb_ctx *ctx, const Onnx__TensorProto *proto, const ch
 static nb_status count_fail(nb_ctx *ctx, const nbi_tensor *t, const char *field, size_t found,
                             size_t wanted) {
     char shape[96];
-    return nb_fail(ctx, NB_EFORMAT, "tensor '%s' of shape %s and type %s: %s has %zu items, want %zu",
-                   t->name, nbi_shape_text(t, shape, sizeof shape), nbi_dtype_name(t->dtype), field,
-                   found, wanted);
+    return nb_fail(
+        ctx, NB_EFORMAT, "tensor '%s' of shape %s and type %s: %s has %zu items, want %zu", t->name,
+        nbi_shape_text(t, shape, sizeof shape), nbi_dtype_name(t->dtype), field, found, wanted);
 }
 
 /* Range of the values that int32_data may hold for a dtype; false if it is not stored there. Types
@@ -81,12 +94,18 @@ static bool int32_range(nb_dtype dtype, int32_t *lo, int32_t *hi, size_t *size) 
         nb_dtype dtype;
         int32_t lo, hi;
         size_t size;
-    } rows[] = {{NB_DTYPE_S32, INT32_MIN, INT32_MAX, 4}, {NB_DTYPE_S16, -32768, 32767, 2},
-                {NB_DTYPE_U16, 0, 65535, 2},             {NB_DTYPE_F16, 0, 65535, 2},
-                {NB_DTYPE_BF16, 0, 65535, 2},            {NB_DTYPE_S8, -128, 127, 1},
-                {NB_DTYPE_U8, 0, 255, 1},                {NB_DTYPE_BOOL, 0, 1, 1},
-                {NB_DTYPE_S4, -128, 255, 1},             {NB_DTYPE_U4, -128, 255, 1},
-                {NB_DTYPE_S2, -128, 255, 1},             {NB_DTYPE_U2, -128, 255, 1}};
+    } rows[] = {{NB_DTYPE_S32, INT32_MIN, INT32_MAX, 4},
+                {NB_DTYPE_S16, -32768, 32767, 2},
+                {NB_DTYPE_U16, 0, 65535, 2},
+                {NB_DTYPE_F16, 0, 65535, 2},
+                {NB_DTYPE_BF16, 0, 65535, 2},
+                {NB_DTYPE_S8, -128, 127, 1},
+                {NB_DTYPE_U8, 0, 255, 1},
+                {NB_DTYPE_BOOL, 0, 1, 1},
+                {NB_DTYPE_S4, -128, 255, 1},
+                {NB_DTYPE_U4, -128, 255, 1},
+                {NB_DTYPE_S2, -128, 255, 1},
+                {NB_DTYPE_U2, -128, 255, 1}};
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
         if (rows[i].dtype == dtype) {
             *lo = rows[i].lo;
@@ -121,11 +140,15 @@ static nb_status from_wide_data(nb_ctx *ctx, const Onnx__TensorProto *proto, nbi
     size_t n = 0;
     const char *field = "";
     switch (out->dtype) {
-    case NB_DTYPE_F32: data = proto->float_data, n = proto->n_float_data, field = "float_data"; break;
+    case NB_DTYPE_F32:
+        data = proto->float_data, n = proto->n_float_data, field = "float_data";
+        break;
     case NB_DTYPE_F64:
         data = proto->double_data, n = proto->n_double_data, field = "double_data";
         break;
-    case NB_DTYPE_S64: data = proto->int64_data, n = proto->n_int64_data, field = "int64_data"; break;
+    case NB_DTYPE_S64:
+        data = proto->int64_data, n = proto->n_int64_data, field = "int64_data";
+        break;
     default:
         data = proto->uint64_data, n = proto->n_uint64_data, field = "uint64_data";
         break;
@@ -203,10 +226,10 @@ nb_status nbi_tensor_from_proto(nb_ctx *ctx, const Onnx__TensorProto *proto, con
                    proto->n_double_data + proto->n_uint64_data + proto->n_string_data;
     if (raw && typed)
         return nb_fail(ctx, NB_EFORMAT, "tensor '%s' has both raw and typed data", name);
-    if (raw && proto->raw_data.len != bytes) return count_fail(ctx, &t, "raw_data", proto->raw_data.len, bytes);
+    if (raw && proto->raw_data.len != bytes)
+        return count_fail(ctx, &t, "raw_data", proto->raw_data.len, bytes);
     /* Dims alone must not make us allocate: data in the file has at least a byte per item. */
-    if (!raw && typed < (bytes + 7) / 8)
-        return count_fail(ctx, &t, "its data", typed, count);
+    if (!raw && typed < (bytes + 7) / 8) return count_fail(ctx, &t, "its data", typed, count);
     t.data = nbi_arena_alloc(arena, bytes ? bytes : 1, 1);
     if (!t.data) return nb_fail_memory(ctx, bytes);
     if (raw) {

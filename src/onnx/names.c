@@ -34,8 +34,7 @@ static nb_status make_room(nb_ctx *ctx, nbi_names *names) {
     return NB_OK;
 }
 
-nb_status nbi_names_add(nb_ctx *ctx, nbi_names *names, const char *key, int value,
-                        int *out_found) {
+nb_status nbi_names_add(nb_ctx *ctx, nbi_names *names, const char *key, int value, int *out_found) {
     NB_TRY(make_room(ctx, names));
     uint64_t hash = nbi_hash(NBI_HASH_START, key, strlen(key));
     struct nbi_name_slot *s = &names->slot[probe(names, key, hash)];
@@ -83,8 +82,7 @@ nb_status nbi_name_check(nb_ctx *ctx, const char *what, const char *text) {
         uint32_t c = 0;
         size_t at = (size_t)(s - (const unsigned char *)text);
         n = utf8_next(s, &c);
-        if (!n)
-            return nb_fail(ctx, NB_EFORMAT, "%s is not valid UTF-8 at byte %zu", what, at);
+        if (!n) return nb_fail(ctx, NB_EFORMAT, "%s is not valid UTF-8 at byte %zu", what, at);
         if (c < 0x20 || (c >= 0x7f && c < 0xa0))
             return nb_fail(ctx, NB_EFORMAT, "%s holds the control character 0x%02x", what,
                            (unsigned)c);

@@ -49,7 +49,7 @@ typedef struct nbi_names {
         const char *key;
         uint64_t hash;
         int value;
-    } *slot;
+    } * slot;
 } nbi_names;
 /* -1 if absent. */
 int nbi_names_find(const nbi_names *names, const char *key);

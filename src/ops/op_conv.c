@@ -6,7 +6,8 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_conv_params)));
     nbi_conv_params *p = node->params;
     p->group = nbi_attr_int(node, "group", 1);
-    if (p->group < 1) return nbi_op_fail(ctx, node, "group", p->group, "1 or more");
+    if (p->group < 1 || p->group > 1 << 24)
+        return nbi_op_fail(ctx, node, "group", p->group, "1 to 16777216");
     return nbi_window_read(ctx, node, -1, &p->w);
 }
 
@@ -29,8 +30,8 @@ static nb_status check_weights(nb_ctx *ctx, const nbi_node *node, const nbi_tens
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Conv): input '%s' has %lld channels, want %lld",
                        node->name, x->name, (long long)x->dim[1],
                        (long long)(w->dim[1] * p->group));
-    if (bias && (bias->rank > 1 || (bias->rank == 1 && w->dim[0] >= 0 && bias->dim[0] >= 0 &&
-                                    bias->dim[0] != w->dim[0])))
+    if (bias && bias->rank >= 0 &&
+        (bias->rank != 1 || (w->dim[0] >= 0 && bias->dim[0] >= 0 && bias->dim[0] != w->dim[0])))
         return nb_fail(ctx, NB_EFORMAT,
                        "node '%s' (Conv): bias '%s' has another length than the "
                        "%lld output channels",
@@ -72,28 +73,52 @@ static void cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out) {
     out->parameters = weights + (b ? (double)nbi_tensor_count(b) : 0);
 }
 
-/* One output value. x, w point at the first channel of the group and at the filter. */
-static double dot(const nbi_window3 *g, const nbi_view *xv, const nbi_view *wv, const float *x,
-                  const float *w, const int64_t *at) {
-    int64_t channels = wv->dim[1], area = g->kernel[0] * g->kernel[1] * g->kernel[2];
-    double sum = 0;
-    for (int64_t kd = 0; kd < g->kernel[0]; kd++) {
-        int64_t d = at[0] * g->stride[0] + kd * g->dilation[0] - g->pad[0];
-        if (d < 0 || d >= g->in[0]) continue;
-        for (int64_t kh = 0; kh < g->kernel[1]; kh++) {
-            int64_t h = at[1] * g->stride[1] + kh * g->dilation[1] - g->pad[1];
-            if (h < 0 || h >= g->in[1]) continue;
-            for (int64_t kw = 0; kw < g->kernel[2]; kw++) {
-                int64_t v = at[2] * g->stride[2] + kw * g->dilation[2] - g->pad[2];
-                if (v < 0 || v >= g->in[2]) continue;
-                const float *xp = x + d * g->x_stride[0] + h * g->x_stride[1] + v * g->x_stride[2];
-                const float *wp = w + (kd * g->kernel[1] + kh) * g->kernel[2] + kw;
-                for (int64_t c = 0; c < channels; c++)
-                    sum += (double)xp[c * xv->stride[1]] * (double)wp[c * area];
+/* Adds w·x[i·step] to the outputs i of a row whose input position stays inside 0 … in−1. */
+static void add_tap(double *acc, int64_t first, int64_t count, const nbi_window3 *g, int64_t kw,
+                    const float *x, double w) {
+    int64_t s = g->stride[2], at = first * s + kw * g->dilation[2] - g->pad[2];
+    int64_t begin = at < 0 ? (-at + s - 1) / s : 0;
+    int64_t end = at >= g->in[2] ? 0 : (g->in[2] - at + s - 1) / s;
+    if (end > count) end = count;
+    int64_t step = s * g->x_stride[2];
+    const float *from = x + at * g->x_stride[2];
+    for (int64_t i = begin; i < end; i++) acc[i] += w * (double)from[i * step];
+}
+
+/* Up to ROW outputs of one row. x, w point at the first channel of the group and at the filter. */
+#define ROW 128
+static void conv_row(const nbi_window3 *g, const nbi_view *xv, const nbi_view *wv, const float *x,
+                     const float *w, const int64_t *at, double *acc, int64_t count) {
+    for (int64_t c = 0; c < wv->dim[1]; c++, x += xv->stride[1], w += wv->stride[1])
+        for (int64_t kd = 0; kd < g->kernel[0]; kd++) {
+            int64_t d = at[0] * g->stride[0] + kd * g->dilation[0] - g->pad[0];
+            for (int64_t kh = 0; kh < g->kernel[1]; kh++) {
+                int64_t h = at[1] * g->stride[1] + kh * g->dilation[1] - g->pad[1];
+                for (int64_t kw = 0; kw < g->kernel[2]; kw++)
+                    if (d >= 0 && d < g->in[0] && h >= 0 && h < g->in[1])
+                        add_tap(
+                            acc, at[2], count, g, kw, x + d * g->x_stride[0] + h * g->x_stride[1],
+                            (double)
+                                w[kd * g->w_stride[0] + kh * g->w_stride[1] + kw * g->w_stride[2]]);
             }
         }
-    }
-    return sum;
+}
+
+/* One filter over one image. */
+static void conv_filter(const nbi_window3 *g, const nbi_view *xv, const nbi_view *wv,
+                        const float *x, const float *w, double bias, float *y) {
+    int64_t at[3];
+    double acc[ROW];
+    for (at[0] = 0; at[0] < g->out[0]; at[0]++)
+        for (at[1] = 0; at[1] < g->out[1]; at[1]++)
+            for (at[2] = 0; at[2] < g->out[2]; at[2] += ROW) {
+                int64_t count = g->out[2] - at[2] < ROW ? g->out[2] - at[2] : ROW;
+                float *to = y + at[0] * g->y_stride[0] + at[1] * g->y_stride[1];
+                for (int64_t i = 0; i < count; i++) acc[i] = bias;
+                conv_row(g, xv, wv, x, w, at, acc, count);
+                for (int64_t i = 0; i < count; i++)
+                    to[(at[2] + i) * g->y_stride[2]] = (float)acc[i];
+            }
 }
 
 static nb_status forward(const nbi_op_call *call) {
@@ -102,20 +127,15 @@ static nb_status forward(const nbi_op_call *call) {
     const float *bias = call->node->n_in > 2 ? call->in[2].data : NULL;
     nbi_window3 g;
     nbi_window3_make(&p->w, x, y, &g);
-    int64_t per_group = w->dim[0] / p->group, at[3];
+    int64_t per_group = w->dim[0] / p->group;
+    for (int i = 0; i < 3; i++) g.w_stride[i] = i < 3 - p->w.n ? 0 : w->stride[i + p->w.n - 1];
     for (int64_t n = 0; n < y->dim[0]; n++)
-        for (int64_t m = 0; m < w->dim[0]; m++) {
-            const float *xm = (const float *)x->data + n * x->stride[0] +
-                              m / per_group * w->dim[1] * x->stride[1];
-            const float *wm = (const float *)w->data + m * w->stride[0];
-            float *ym = (float *)y->data + n * y->stride[0] + m * y->stride[1];
-            double b = bias ? (double)bias[m] : 0;
-            for (at[0] = 0; at[0] < g.out[0]; at[0]++)
-                for (at[1] = 0; at[1] < g.out[1]; at[1]++)
-                    for (at[2] = 0; at[2] < g.out[2]; at[2]++)
-                        ym[at[0] * g.y_stride[0] + at[1] * g.y_stride[1] + at[2] * g.y_stride[2]] =
-                            (float)(b + dot(&g, x, w, xm, wm, at));
-        }
+        for (int64_t m = 0; m < w->dim[0]; m++)
+            conv_filter(&g, x, w,
+                        (const float *)x->data + n * x->stride[0] +
+                            m / per_group * w->dim[1] * x->stride[1],
+                        (const float *)w->data + m * w->stride[0], bias ? (double)bias[m] : 0,
+                        (float *)y->data + n * y->stride[0] + m * y->stride[1]);
     return NB_OK;
 }
 

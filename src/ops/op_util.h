@@ -55,8 +55,8 @@ bool nbi_dtype_is_float(nb_dtype dtype);
 nb_dtype nbi_view_dtype(nb_dtype dtype);
 
 /* One element per byte from packed sub-byte storage (S4, U4, S2, U2), and back. */
-void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out);
-void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed);
+void nbi_bits_unpack(nb_dtype dtype, const void *packed, size_t count, void *out);
+void nbi_bits_pack(nb_dtype dtype, const void *elements, size_t count, void *packed);
 /* The dtype of a TensorProto.DataType number, NONE for those that are not supported. */
 nb_dtype nbi_dtype_of_onnx(int64_t number);
 
@@ -77,6 +77,7 @@ nb_status nbi_window_resolve(nb_ctx *ctx, const nbi_node *node, nbi_window *w, c
 typedef struct nbi_window3 {
     int64_t in[3], out[3], kernel[3], stride[3], dilation[3], pad[3];
     int64_t x_stride[3], y_stride[3];
+    int64_t w_stride[3]; /* of the kernel axes; set by Conv */
 } nbi_window3;
 void nbi_window3_make(const nbi_window *w, const nbi_view *x, const nbi_view *y, nbi_window3 *out);
 

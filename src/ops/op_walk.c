@@ -112,7 +112,7 @@ static bool is_signed(nb_dtype dtype) {
     return dtype == NB_DTYPE_S4 || dtype == NB_DTYPE_S2;
 }
 
-void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out) {
+void nbi_bits_unpack(nb_dtype dtype, const void *packed, size_t count, void *out) {
     unsigned bits = (unsigned)nbi_dtype_bits(dtype), per = 8 / bits, mask = (1u << bits) - 1;
     const uint8_t *from = packed;
     int8_t *to = out;
@@ -123,7 +123,7 @@ void nbi_unpack(nb_dtype dtype, const void *packed, size_t count, void *out) {
     }
 }
 
-void nbi_pack(nb_dtype dtype, const void *elements, size_t count, void *packed) {
+void nbi_bits_pack(nb_dtype dtype, const void *elements, size_t count, void *packed) {
     unsigned bits = (unsigned)nbi_dtype_bits(dtype), per = 8 / bits, mask = (1u << bits) - 1;
     const uint8_t *from = elements;
     uint8_t *to = packed;

@@ -9,6 +9,7 @@
 
 #define SELECT_NODES 4000000 /* a count, not a time: the same answer everywhere */
 #define POLISH_ROUNDS 64
+#define PAIR_COSTS 30000 /* evaluations of the exact costs that pairs may use */
 
 static const nbi_cost_id additive[] = {NBI_COST_BYTES, NBI_COST_BYTES_ONNX, NBI_COST_AVG_BITS,
                                        NBI_COST_BOPS};
@@ -34,14 +35,23 @@ typedef struct model {
     double **rows[NBI_COUNT(additive)];
     double limit[NBI_COUNT(additive)];
     int limits;
+    long pair_costs;
 } model;
+
+/* The largest finite loss of a variable's options. */
+static double worst_delta(const model *m, size_t v) {
+    double worst = 0;
+    for (int o = 0; o < m->t->problem->n_options[v]; o++)
+        if (isfinite(m->delta[v][o])) worst = fmax(worst, m->delta[v][o]);
+    return worst;
+}
 
 /* Costs of every option as differences from the policy of all cheapest options, shifted to a
  * minimum of 0 per variable. */
 static nb_status linearise(model *m, uint8_t *policy) {
     nbi_trials *t = m->t;
     const nbi_problem *p = t->problem;
-    double base[NBI_COST_COUNT], cost[NBI_COST_COUNT], excess;
+    double base[NBI_COST_COUNT], cost[NBI_COST_COUNT], excess, base_excess;
     nbi_cost_id which[NBI_COUNT(additive)];
     for (size_t i = 0; i < NBI_COUNT(additive); i++)
         if (p->limit[additive[i]] < INFINITY) {
@@ -50,7 +60,7 @@ static nb_status linearise(model *m, uint8_t *policy) {
             m->limits++;
         }
     memset(policy, 0, t->n);
-    NB_TRY(nbi_trials_cost(t, policy, base, &excess));
+    NB_TRY(nbi_trials_cost(t, policy, base, &base_excess));
     for (int l = 0; l < m->limits; l++)
         m->limit[l] = p->limit[which[l]] - base[which[l]] + 1e-12 * fabs(p->limit[which[l]]);
     for (size_t v = 0; v < t->n; v++) {
@@ -59,6 +69,8 @@ static nb_status linearise(model *m, uint8_t *policy) {
             NB_TRY(nbi_trials_cost(t, policy, cost, &excess));
             for (int l = 0; l < m->limits; l++)
                 m->rows[l][v][o] = cost[which[l]] - base[which[l]];
+            /* too much even beside the cheapest options everywhere else */
+            if (o > 0 && excess > base_excess) m->delta[v][o] = worst_delta(m, v) + 1;
         }
         policy[v] = 0;
         for (int l = 0; l < m->limits; l++) {
@@ -137,49 +149,81 @@ static nb_status polish(model *m, uint8_t *policy, bool *changed) {
     return NB_OK;
 }
 
-/* One paired change: v improves, u pays. Only after a repair: the exact selection needs none. */
-static nb_status polish_pair(model *m, uint8_t *policy, bool *changed) {
+/* Whether v at `up` can be paid for by some u at a cheaper option, for less than the gain. */
+static nb_status pay(model *m, uint8_t *policy, size_t v, double gain, bool *found) {
     nbi_trials *t = m->t;
     double excess;
-    *changed = false;
-    for (size_t v = 0; v < t->n; v++) {
-        uint8_t old_v = policy[v];
-        if (old_v + 1 >= t->problem->n_options[v]) continue;
-        double gain = m->delta[v][old_v + 1] - m->delta[v][old_v];
-        for (size_t u = 0; u < t->n && gain < 0; u++) {
-            uint8_t old_u = policy[u];
-            if (u == v || old_u == 0 || gain + m->delta[u][old_u - 1] - m->delta[u][old_u] >= 0)
-                continue;
-            policy[v] = (uint8_t)(old_v + 1);
-            policy[u] = (uint8_t)(old_u - 1);
+    for (size_t u = 0; u < t->n; u++) {
+        uint8_t old = policy[u];
+        for (int o = old - 1; o >= 0 && u != v && m->pair_costs < PAIR_COSTS; o--) {
+            if (gain + m->delta[u][o] - m->delta[u][old] >= -1e-12 * fabs(gain)) continue;
+            policy[u] = (uint8_t)o;
+            m->pair_costs++;
             NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
-            if (excess <= 0) {
-                *changed = true;
-                return NB_OK;
-            }
-            policy[v] = old_v;
-            policy[u] = old_u;
+            *found = excess <= 0;
+            if (*found) return NB_OK;
         }
+        policy[u] = old;
     }
     return NB_OK;
 }
 
-static nb_status make_feasible(model *m, uint8_t *policy, bool *ok) {
+/* One paired change: v improves, u pays. Only after a repair: the exact selection needs none. */
+static nb_status polish_pair(model *m, uint8_t *policy, bool *changed) {
     nbi_trials *t = m->t;
-    double excess;
-    bool more = true;
-    NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
-    if (excess <= 0) {
-        *ok = true;
-        return NB_OK;
+    *changed = false;
+    for (size_t v = 0; v < t->n; v++) {
+        uint8_t old = policy[v];
+        for (int o = old + 1; o < t->problem->n_options[v]; o++) {
+            double gain = m->delta[v][o] - m->delta[v][old];
+            if (gain >= 0) continue;
+            policy[v] = (uint8_t)o;
+            NB_TRY(pay(m, policy, v, gain, changed));
+            if (*changed) return NB_OK;
+        }
+        policy[v] = old;
     }
-    while (excess > 0 && more) NB_TRY(lower_best(m, policy, &excess, &more));
-    *ok = excess <= 0;
-    for (int round = 0; *ok && more && round < POLISH_ROUNDS; round++) {
+    return NB_OK;
+}
+
+static nb_status polish_all(model *m, uint8_t *policy) {
+    bool more = true;
+    m->pair_costs = 0;
+    for (int round = 0; more && round < POLISH_ROUNDS; round++) {
         NB_TRY(polish(m, policy, &more));
         if (!more) NB_TRY(polish_pair(m, policy, &more));
     }
     return NB_OK;
+}
+
+static double predicted(const model *m, const uint8_t *policy) {
+    double sum = 0;
+    for (size_t v = 0; v < m->t->n; v++) sum += m->delta[v][policy[v]];
+    return sum;
+}
+
+/* Where the selection breaks a limit that is no sum: the better of two polished starts, the
+ * selection lowered until it fits and the cheapest policy. */
+static nb_status make_feasible(model *m, uint8_t *policy, bool *ok) {
+    nbi_trials *t = m->t;
+    double excess, other_excess;
+    bool more = true;
+    uint8_t *other = NULL;
+    NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
+    *ok = excess <= 0;
+    if (*ok) return NB_OK;
+    while (excess > 0 && more) NB_TRY(lower_best(m, policy, &excess, &more));
+    *ok = excess <= 0;
+    if (*ok) NB_TRY(polish_all(m, policy));
+    NB_TRY(nbi_alloc(t->ctx, t->n, 1, &other));
+    nb_status st = nbi_trials_cost(t, other, NULL, &other_excess);
+    if (st != NB_OK || other_excess > 0) goto done;
+    NB_TRYG(polish_all(m, other));
+    if (!*ok || predicted(m, other) < predicted(m, policy)) memcpy(policy, other, t->n);
+    *ok = true;
+done:
+    nbi_free(other);
+    return st;
 }
 
 nb_status nbi_policy_select(nbi_trials *t, double **delta, uint8_t *policy, bool *ok) {
@@ -202,7 +246,7 @@ nb_status nbi_policy_select(nbi_trials *t, double **delta, uint8_t *policy, bool
     if (st != NB_OK) goto done;
     for (size_t v = 0; v < t->n; v++)
         for (int o = 0; o < p->n_options[v]; o++) /* a broken option, but a comparable one */
-            if (!isfinite(m.delta[v][o])) m.delta[v][o] = 1e30;
+            if (!isfinite(m.delta[v][o])) m.delta[v][o] = worst_delta(&m, v) + 1;
     NB_TRYG(linearise(&m, policy));
     NB_TRYG(select_exactly(&m, policy));
     NB_TRYG(make_feasible(&m, policy, ok));

@@ -51,6 +51,7 @@ static nb_status fill_random(herd *h, size_t wanted) {
         if (!nbi_trials_open(h->t) && h->t->have_unscored) break;
         nbi_policy_random(h->t, h->trial);
         NB_TRY(offer(h, &taken));
+        if (!h->t->have_unscored) break; /* even the cheapest options exceed a limit */
     }
     return NB_OK;
 }
@@ -119,7 +120,7 @@ static nb_status select_best(herd *h) {
 
 static nb_status evolve(herd *h, const double *opt) {
     nbi_trials *t = h->t;
-    bool ok, taken;
+    bool ok;
     if (opt[SEEDED] != 0 && !t->problem->sensitivity)
         nb_log(t->ctx, NB_LOG_INFO, "genetic: no sensitivities, the first population is random");
     if (opt[SEEDED] != 0) {
@@ -133,12 +134,7 @@ static nb_status evolve(herd *h, const double *opt) {
             NB_TRY(cross(h, h->size - h->size / 2));
         }
         NB_TRY(fill_random(h, h->size));
-        if (!h->n_young) {
-            if (i > 0 || t->have_unscored) break; /* nothing new is left */
-            nbi_policy_random(t, h->trial);
-            NB_TRY(offer(h, &taken));
-            break;
-        }
+        if (!h->n_young) break; /* nothing new is left */
         NB_TRY(select_best(h));
     }
     return NB_OK;

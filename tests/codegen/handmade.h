@@ -98,9 +98,9 @@ static inline int handmade_conv(handmade *n, int in, int out_c, handmade_window 
                                 int bits, bool levels, nb_dtype dtype) {
     const nbi_ptensor t = n->tensor[in];
     const bool depthwise = groups == t.c && out_c == t.c && groups > 1;
-    const int out = handmade_tensor(n, dtype, handmade_size(t.h, &v), handmade_size(t.w, &v), out_c);
-    nbi_step *s =
-        handmade_step(n, depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV, in, out);
+    const int out =
+        handmade_tensor(n, dtype, handmade_size(t.h, &v), handmade_size(t.w, &v), out_c);
+    nbi_step *s = handmade_step(n, depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV, in, out);
     nbk_conv *p = &s->u.conv.p;
     p->in_h = (int16_t)t.h, p->in_w = (int16_t)t.w, p->in_c = (int16_t)t.c;
     p->out_h = (int16_t)n->tensor[out].h, p->out_w = (int16_t)n->tensor[out].w;
@@ -119,13 +119,15 @@ static inline int handmade_conv(handmade *n, int in, int out_c, handmade_window 
     s->u.conv.w_bytes = (s->u.conv.w_count * (size_t)bits + 7) / 8;
     p->w = handmade_bytes(n, s->u.conv.w_bytes);
     p->w_levels = levels ? handmade_bytes(n, (size_t)1 << bits) : NULL;
-    int32_t *bias = handmade_alloc(n, (size_t)out_c * 4), *mult = handmade_alloc(n, (size_t)out_c * 4);
+    int32_t *bias = handmade_alloc(n, (size_t)out_c * 4),
+            *mult = handmade_alloc(n, (size_t)out_c * 4);
     uint8_t *shift = handmade_alloc(n, (size_t)out_c);
     const bool zero_bias = handmade_pick(n, 0, 2) == 0;
     for (int o = 0; o < out_c; o++) {
         bias[o] = zero_bias ? 0 : handmade_pick(n, -3000, 3000);
         mult[o] = handmade_pick(n, 1 << 29, INT32_MAX - 1);
-        shift[o] = (uint8_t)(wide ? handmade_pick(n, 20, 31) : handmade_pick(n, 33 + bits / 2, 36 + bits));
+        shift[o] =
+            (uint8_t)(wide ? handmade_pick(n, 20, 31) : handmade_pick(n, 33 + bits / 2, 36 + bits));
     }
     p->bias = bias, p->mult = mult, p->shift = shift;
     return out;
@@ -188,7 +190,8 @@ static inline int handmade_lut(handmade *n, int in, bool per_channel, const uint
 
 static inline int handmade_pool(handmade *n, int in, handmade_window v, bool average) {
     const nbi_ptensor t = n->tensor[in];
-    const int out = handmade_tensor(n, t.dtype, handmade_size(t.h, &v), handmade_size(t.w, &v), t.c);
+    const int out =
+        handmade_tensor(n, t.dtype, handmade_size(t.h, &v), handmade_size(t.w, &v), t.c);
     nbi_step *s = handmade_step(n, average ? NBI_STEP_AVGPOOL : NBI_STEP_MAXPOOL, in, out);
     nbk_pool *p = &s->u.pool;
     p->in_h = (int16_t)t.h, p->in_w = (int16_t)t.w, p->c = (int16_t)t.c;
@@ -228,6 +231,31 @@ static inline int handmade_concat(handmade *n, int a, int b) {
     handmade_copy(n, a, out, 0, true);
     handmade_copy(n, b, out, t.c, false);
     return out;
+}
+
+/* A residual block, depthwise and pointwise, a gate, pools, a dense layer of 32-bit logits. */
+static inline int handmade_every_step(handmade *n, int bits) {
+    const handmade_window same3 = {3, 1, 1, 1}, down3 = {3, 2, 1, 1}, point = {1, 1, 0, 1};
+    int x = handmade_lut(n, n->p.input, true, NULL, NB_DTYPE_S8);
+    x = handmade_conv(n, x, 8, same3, 1, bits, false, NB_DTYPE_U8);
+    int y = handmade_conv(n, x, 8, same3, 2, 1 + bits % 8, bits <= 4, NB_DTYPE_S8);
+    x = handmade_add(n, x, y, NB_DTYPE_U8);
+    x = handmade_conv(n, x, 8, down3, 8, bits, true, NB_DTYPE_U8);
+    y = handmade_conv(n, x, 12, point, 1, bits, false, NB_DTYPE_U8);
+    const int size = n->tensor[y].h;
+    int gate = handmade_pool(n, y, (handmade_window){size, 1, 0, 1}, true);
+    gate = handmade_conv(n, gate, 12, point, 1, bits, false, NB_DTYPE_U8);
+    y = handmade_mul(n, y, gate, NB_DTYPE_U8);
+    x = handmade_concat(n, x, y);
+    x = handmade_pool(n, x, (handmade_window){3, 2, 1, 1}, false);
+    x = handmade_pool(n, x, (handmade_window){2, 1, 1, 1}, true);
+    const handmade_window all = {n->tensor[x].h, 1, 0, 1};
+    x = handmade_conv(n, x, 10, all, 1, bits, false, NB_DTYPE_S32);
+    y = handmade_tensor(n, NB_DTYPE_S32, 1, 1, 10); /* the logits, last one first */
+    handmade_copy(n, x, y, 0, false);
+    n->step[n->p.n_steps - 1].u.copy.in_offset = 9;
+    n->step[n->p.n_steps - 1].u.copy.in_stride[5] = -1;
+    return y;
 }
 
 static inline void handmade_run_step(const nbi_step *s, const void *a, const void *b, void *out) {

@@ -2,13 +2,12 @@
  * kernels value for value; its constants counted in the object file. */
 #include "codegen/codegen.h"
 #include "codegen/handmade.h"
+#include "codegen/workfolder.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -17,64 +16,22 @@
 #define FLAGS   "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror -O2"
 
 static nb_ctx *ctx;
-static char folder[64];
 
 static int setup(void **state) {
     (void)state;
     ctx = nb_ctx_new();
-    snprintf(folder, sizeof folder, "/tmp/nibble_codegen_XXXXXX");
-    return ctx && mkdtemp(folder) ? 0 : -1;
-}
-
-static void empty_folder(void) {
-    char path[512];
-    DIR *dir = opendir(folder);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (e->d_name[0] != '.') unlink(path);
-    }
-    if (dir) closedir(dir);
+    return ctx && folder_make() ? 0 : -1;
 }
 
 static int teardown(void **state) {
     (void)state;
-    empty_folder();
-    rmdir(folder);
+    folder_remove();
     nb_ctx_free(ctx);
     return 0;
 }
 
 static void assert_ok(nb_status st) {
     if (st != NB_OK) fail_msg("%s: %s", nb_status_text(st), nb_ctx_message(ctx));
-}
-
-static int shell(const char *format, ...) {
-    char command[2048], text[1800];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    snprintf(command, sizeof command, "cd %s && %s", folder, text);
-    return system(command);
-}
-
-static bool have(const char *program) {
-    return shell("command -v %s >/dev/null 2>&1", program) == 0;
-}
-
-/* Sum of the sections of an object file that hold constants. */
-static size_t const_sections(const char *object) {
-    char line[256], name[128];
-    size_t sum = 0, size;
-    snprintf(line, sizeof line, "size -A %s/%s", folder, object);
-    FILE *pipe = popen(line, "r");
-    assert_non_null(pipe);
-    while (fgets(line, sizeof line, pipe))
-        if (sscanf(line, "%127s %zu", name, &size) == 2 &&
-            (!strncmp(name, ".rodata", 7) || !strncmp(name, ".data", 5)))
-            sum += size;
-    pclose(pipe);
-    return sum;
 }
 
 /* Runs the program on `runs` random inputs. outputs: all values, as codegen wants them; raw: the
@@ -132,7 +89,7 @@ static nbi_codegen_report generate(handmade *n, nbi_codegen_options *o, referenc
     o->n_vectors = VECTORS;
     o->inputs = r.inputs;
     o->expected = r.outputs;
-    empty_folder();
+    folder_empty();
     assert_ok(nbi_codegen_write(ctx, &n->p, o, folder, &report));
     assert_int_equal(report.n_outputs, n_outputs);
     assert_memory_equal(report.output, output, (size_t)n_outputs * sizeof *output);
@@ -143,8 +100,7 @@ static nbi_codegen_report generate(handmade *n, nbi_codegen_options *o, referenc
 /* const_bytes counts pointers as 4 bytes. */
 static size_t on_this_machine(const handmade *n, const nbi_codegen_report *report) {
     size_t pointers = 0;
-    for (int i = 0; i < n->p.n_steps; i++)
-        switch (n->p.step[i].type) {
+    for (int i = 0; i < n->p.n_steps; i++) switch (n->p.step[i].type) {
         case NBI_STEP_CONV:
         case NBI_STEP_DWCONV:
             pointers += 5;
@@ -171,32 +127,11 @@ static nbi_codegen_report round_trip(handmade *n, const char *defines) {
     assert_int_equal(shell("./t >log.txt"), 0);
     assert_int_equal(shell("grep -q '^%d vectors, 0 wrong values$' log.txt", VECTORS), 0);
     check_file_run(&r);
-    const size_t measured = const_sections("model.o"), said = on_this_machine(n, &report);
+    const size_t measured = const_sections("size", "model.o"), said = on_this_machine(n, &report);
     /* the linker's alignment of three arrays and the descriptors */
     if (measured + 64 < said || measured > said + 256)
         fail_msg("%zu bytes in the object, %zu expected", measured, said);
     return report;
-}
-
-static const handmade_window same3 = {3, 1, 1, 1}, down3 = {3, 2, 1, 1}, point = {1, 1, 0, 1};
-
-/* A residual block, depthwise and pointwise, a gate, pools, a dense layer of 32-bit logits. */
-static int every_step(handmade *n, int bits) {
-    int x = handmade_lut(n, n->p.input, true, NULL, NB_DTYPE_S8);
-    x = handmade_conv(n, x, 8, same3, 1, bits, false, NB_DTYPE_U8);
-    int y = handmade_conv(n, x, 8, same3, 2, 1 + bits % 8, bits <= 4, NB_DTYPE_S8);
-    x = handmade_add(n, x, y, NB_DTYPE_U8);
-    x = handmade_conv(n, x, 8, down3, 8, bits, true, NB_DTYPE_U8);
-    y = handmade_conv(n, x, 12, point, 1, bits, false, NB_DTYPE_U8);
-    const int size = n->tensor[y].h;
-    int gate = handmade_pool(n, y, (handmade_window){size, 1, 0, 1}, true);
-    gate = handmade_conv(n, gate, 12, point, 1, bits, false, NB_DTYPE_U8);
-    y = handmade_mul(n, y, gate, NB_DTYPE_U8);
-    x = handmade_concat(n, x, y);
-    x = handmade_pool(n, x, (handmade_window){3, 2, 1, 1}, false);
-    x = handmade_pool(n, x, (handmade_window){2, 1, 1, 1}, true);
-    const handmade_window all = {n->tensor[x].h, 1, 0, 1};
-    return handmade_conv(n, x, 10, all, 1, bits, false, NB_DTYPE_S32);
 }
 
 static void test_every_step_and_width(void **state) {
@@ -204,7 +139,7 @@ static void test_every_step_and_width(void **state) {
     for (int bits = 1; bits <= 8; bits++) {
         handmade n;
         handmade_start(&n, (uint64_t)bits, NB_DTYPE_U8, 9, 9, 3);
-        handmade_output(&n, every_step(&n, bits));
+        handmade_output(&n, handmade_every_step(&n, bits));
         const nbi_codegen_report report = round_trip(&n, bits % 2 ? "" : "-DMODEL_EXTERNAL_ARENA");
         size_t expected;
         assert_ok(nbi_program_const_bytes(ctx, &n.p, &expected));
@@ -287,7 +222,7 @@ static void test_no_floats_no_library(void **state) {
     nbi_codegen_options o = nbi_codegen_options_default();
     reference r;
     handmade_start(&n, 5, NB_DTYPE_U8, 9, 9, 3);
-    handmade_output(&n, every_step(&n, 4));
+    handmade_output(&n, handmade_every_step(&n, 4));
     generate(&n, &o, &r);
     assert_int_equal(shell("grep -nwE 'float|double|malloc|stdio' model.c model.h model_weights.h "
                            "model_selftest.c nbk*"),
@@ -297,9 +232,10 @@ static void test_no_floats_no_library(void **state) {
     if (have("gcc"))
         assert_int_equal(shell("gcc " FLAGS " -mgeneral-regs-only -c model.c nbk_*.c"), 0);
 #endif
-    assert_int_equal(shell("cc " FLAGS " -ffreestanding -c model.c nbk_*.c && "
-                           "! nm -u *.o | grep -vE 'nbk_|mem(cpy|set|move)|\\.o:|^$|GLOBAL_OFFSET'"),
-                     0);
+    assert_int_equal(
+        shell("cc " FLAGS " -ffreestanding -c model.c nbk_*.c && "
+              "! nm -u *.o | grep -vE 'nbk_|mem(cpy|set|move)|\\.o:|^$|GLOBAL_OFFSET'"),
+        0);
     if (have("clang")) assert_int_equal(shell("clang " FLAGS " -c *.c"), 0);
     if (have("g++"))
         assert_int_equal(shell("g++ -Wall -Wextra -Wpedantic -Werror -fsyntax-only -x c++ model.h "
@@ -312,7 +248,7 @@ static void test_float_tail_is_cut(void **state) {
     (void)state;
     handmade n;
     handmade_start(&n, 6, NB_DTYPE_U8, 9, 9, 3);
-    const int logits = every_step(&n, 8);
+    const int logits = handmade_every_step(&n, 8);
     const int soft = handmade_tensor(&n, NB_DTYPE_F32, 1, 1, 10);
     const int log = handmade_tensor(&n, NB_DTYPE_F32, 1, 1, 10);
     handmade_step(&n, NBI_STEP_FLOAT, logits, soft)->name = "soft*/max\n\\";
@@ -334,7 +270,7 @@ static void test_float_island_is_refused(void **state) {
     const int middle = handmade_tensor(&n, NB_DTYPE_U8, 9, 9, 3);
     handmade_step(&n, NBI_STEP_FLOAT, n.p.input, middle)->name = "the_island";
     handmade_output(&n, handmade_lut(&n, middle, false, NULL, NB_DTYPE_U8));
-    empty_folder();
+    folder_empty();
     assert_int_equal(nbi_codegen_write(ctx, &n.p, &o, folder, NULL), NB_EUNSUPPORTED);
     assert_non_null(strstr(nb_ctx_message(ctx), "the_island"));
     handmade_end(&n);
@@ -348,7 +284,7 @@ static void test_hostile_text(void **state) {
     nbi_codegen_options o = nbi_codegen_options_default();
     reference r;
     handmade_start(&n, 8, NB_DTYPE_U8, 9, 9, 3);
-    handmade_output(&n, every_step(&n, 3));
+    handmade_output(&n, handmade_every_step(&n, 3));
     for (int i = 0; i < n.p.n_tensors; i++) n.tensor[i].name = notes[i % 6];
     for (int i = 0; i < n.p.n_steps; i++) n.step[i].name = notes[i % 6];
     o.prefix = "Net_2";
@@ -363,12 +299,21 @@ static void test_hostile_text(void **state) {
 
 static void test_bad_options(void **state) {
     (void)state;
-    static const char *const bad[] = {NULL, "", "9a", "_a", "a b", "a/b", "nbk", "nbk_conv", "../x",
+    static const char *const bad[] = {NULL,
+                                      "",
+                                      "9a",
+                                      "_a",
+                                      "a b",
+                                      "a/b",
+                                      "nbk",
+                                      "nbk_conv",
+                                      "../x",
+                                      "stdint",
                                       "a123456789012345678901234567890123"};
     handmade n;
     nbi_codegen_options o = nbi_codegen_options_default();
     handmade_start(&n, 8, NB_DTYPE_U8, 9, 9, 3);
-    handmade_output(&n, every_step(&n, 3));
+    handmade_output(&n, handmade_every_step(&n, 3));
     for (size_t i = 0; i < NBI_COUNT(bad); i++) {
         o.prefix = bad[i];
         assert_int_equal(nbi_codegen_write(ctx, &n.p, &o, folder, NULL), NB_EINVAL);
@@ -387,12 +332,13 @@ static void test_selftest_can_fail(void **state) {
     nbi_codegen_options o = nbi_codegen_options_default();
     reference r;
     handmade_start(&n, 9, NB_DTYPE_U8, 9, 9, 3);
-    handmade_output(&n, every_step(&n, 8));
+    handmade_output(&n, handmade_every_step(&n, 8));
     generate(&n, &o, &r);
     r.outputs[3] ^= 1;
     r.outputs[r.out_count] ^= 4;
     assert_ok(nbi_codegen_write(ctx, &n.p, &o, folder, NULL));
-    assert_int_equal(shell("cc -o t *.c && ! ./t >log.txt && grep -q ', 2 wrong values' log.txt"), 0);
+    assert_int_equal(shell("cc -o t *.c && ! ./t >log.txt && grep -q ', 2 wrong values' log.txt"),
+                     0);
     o.n_vectors = 0;
     assert_ok(nbi_codegen_write(ctx, &n.p, &o, folder, NULL));
     assert_int_equal(shell("cc " FLAGS " -o t *.c && ! ./t >log.txt"), 0);
@@ -404,7 +350,7 @@ static void test_no_memory(void **state) {
     handmade n;
     nbi_codegen_options o = nbi_codegen_options_default();
     handmade_start(&n, 9, NB_DTYPE_U8, 9, 9, 3);
-    handmade_output(&n, every_step(&n, 8));
+    handmade_output(&n, handmade_every_step(&n, 8));
     nb_status st = NB_ENOMEM;
     int k = 1;
     for (; k < 1000 && st == NB_ENOMEM; k++) {

@@ -59,8 +59,8 @@ static void assert_runs_in_arena(handmade *n) {
 static void random_program(handmade *n, uint64_t seed, int steps) {
     handmade_start(n, seed, NB_DTYPE_U8, 5, 6, 3);
     for (int i = 0; i < steps; i++) {
-        const int x = handmade_pick(n, n->p.n_tensors > 4 ? n->p.n_tensors - 4 : 0,
-                                    n->p.n_tensors - 1);
+        const int x =
+            handmade_pick(n, n->p.n_tensors > 4 ? n->p.n_tensors - 4 : 0, n->p.n_tensors - 1);
         const int y = handmade_pick(n, 0, n->p.n_tensors - 1);
         const bool same = n->tensor[x].count == n->tensor[y].count;
         const int c = handmade_pick(n, 1, 12), kind = handmade_pick(n, 0, 5);
@@ -108,7 +108,8 @@ static void test_random_programs_run_in_their_arena(void **state) {
     assert_true(worst < 1.05 && sum / 60 < 1.005); /* measured 1.0105 and 1.0002 */
 }
 
-/* The least arena over all offsets that are multiples of 16, without in-place steps: depth first. */
+/* The least arena over all offsets that are multiples of 16, without in-place steps: depth first.
+ */
 typedef struct brute {
     const nbi_program *p;
     int first[HANDMADE_MAX], last[HANDMADE_MAX];
@@ -149,8 +150,8 @@ static void test_tiny_programs_are_planned_optimally(void **state) {
         for (int i = 0; i < 6; i++) { /* a long edge now and then; never element-wise */
             const int t = n.p.n_tensors - 1;
             const int c = 16 * handmade_pick(&n, 1, 5);
-            const int out = handmade_conv(&n, t, c, (handmade_window){1, 1, 0, 1}, 1, 4, false,
-                                          NB_DTYPE_U8);
+            const int out =
+                handmade_conv(&n, t, c, (handmade_window){1, 1, 0, 1}, 1, 4, false, NB_DTYPE_U8);
             nbi_step *s = &n.p.step[n.p.n_steps - 1];
             assert_int_equal(s->out, out);
             s->n_in = 2;

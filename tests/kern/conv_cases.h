@@ -64,7 +64,7 @@ typedef struct problem {
     uint8_t *in;     /* with slack, filled with garbage */
     int8_t *levels;  /* unpacked weights */
     uint8_t *packed; /* as a bit stream */
-    int8_t table[256];
+    int8_t *table;   /* [256] levels */
     int32_t *bias, *mult;
     uint8_t *shift;
     int64_t *sums; /* by naive_sums */
@@ -172,6 +172,7 @@ static inline void set_weights(problem *q, nbi_rng *rng, fill how, int bits) {
     const int half = 1 << (bits - 1);
     const bool table = nbi_rng_below(rng, 3) == 0;
     q->p.w_bits = (uint8_t)bits;
+    q->table = must_alloc(256);
     q->range.w_min = table ? 127 : -half;
     q->range.w_max = table ? -128 : half - 1;
     for (int i = 0; i < 2 * half && table; i++) {
@@ -238,7 +239,7 @@ static inline problem problem_make(const shape *s, uint64_t seed) {
 
 static inline void problem_free(problem *q) {
     nbi_free(q->in), nbi_free(q->levels), nbi_free(q->packed), nbi_free(q->bias);
-    nbi_free(q->mult), nbi_free(q->shift), nbi_free(q->sums);
+    nbi_free(q->mult), nbi_free(q->shift), nbi_free(q->sums), nbi_free(q->table);
 }
 
 #endif

@@ -49,38 +49,49 @@ static int32_t weight_sum(const int8_t *w, int n) {
     return sum;
 }
 
-/* Σ over one kernel row that lies inside the image: input row y, columns x0, x0+dw, … */
-static int32_t row_sum(const nbk_conv *p, const void *in, const int8_t *w, int group, int y,
-                       int x0) {
+/* Where one output pixel looks: its column in the input (may be negative) and the taps of a kernel
+ * row that lie inside the image, first ≤ k < last. */
+typedef struct span {
+    int x, first, last, group;
+} span;
+
+static span span_at(const nbk_conv *p, int ox, int group) {
+    span s;
+    s.x = ox * p->sw - p->pl;
+    s.first = 0;
+    s.last = p->kw;
+    s.group = group;
+    while (s.first < s.last && s.x + s.first * p->dw < 0) s.first++;
+    while (s.last > s.first && s.x + (s.last - 1) * p->dw >= p->in_w) s.last--;
+    return s;
+}
+
+/* Σ over one kernel row in input row y. */
+static int32_t row_sum(const nbk_conv *p, const void *in, const int8_t *w, const span *s, int y) {
     const int c = p->in_c / p->groups;
-    int first = 0, last = p->kw; /* the taps inside the image */
     int32_t sum = 0;
-    while (first < last && x0 + first * p->dw < 0) first++;
-    while (last > first && x0 + (last - 1) * p->dw >= p->in_w) last--;
     if (p->in_zero != 0) {
-        sum = weight_sum(w, first * c) + weight_sum(w + last * c, (p->kw - last) * c);
+        sum = weight_sum(w, s->first * c) + weight_sum(w + s->last * c, (p->kw - s->last) * c);
         sum *= p->in_zero;
     }
-    if (first == last) return sum;
-    const size_t row = (size_t)y * (size_t)p->in_w;
+    if (s->first == s->last) return sum;
+    size_t at = (size_t)y * (size_t)p->in_w + (size_t)(s->x + s->first * p->dw);
+    at = at * (size_t)p->in_c + (size_t)(s->group * c);
     if (p->dw == 1 && p->groups == 1) /* the taps are neighbours in memory */
-        return sum + dot(in, p->in_type, (row + (size_t)(x0 + first)) * (size_t)c, w + first * c,
-                         (last - first) * c);
-    for (int k = first; k < last; k++) {
-        const size_t at = (row + (size_t)(x0 + k * p->dw)) * (size_t)p->in_c + (size_t)(group * c);
+        return sum + dot(in, p->in_type, at, w + s->first * c, (s->last - s->first) * c);
+    for (int k = s->first; k < s->last; k++, at += (size_t)(p->dw * p->in_c))
         sum += dot(in, p->in_type, at, w + k * c, c);
-    }
     return sum;
 }
 
-static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int group, int oy,
-                         int ox) {
+static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, const span *s,
+                         int oy) {
     const int row = p->kw * (p->in_c / p->groups);
+    int y = oy * p->sh - p->pt;
     int32_t sum = 0;
-    for (int k = 0; k < p->kh; k++, w += row) {
-        const int y = oy * p->sh - p->pt + k * p->dh;
+    for (int k = 0; k < p->kh; k++, w += row, y += p->dh) {
         if (y >= 0 && y < p->in_h)
-            sum += row_sum(p, in, w, group, y, ox * p->sw - p->pl);
+            sum += row_sum(p, in, w, s, y);
         else if (p->in_zero != 0)
             sum += p->in_zero * weight_sum(w, row);
     }
@@ -113,7 +124,8 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
             for (int x = 0; x < p->out_w; x++, at += (size_t)p->out_c) {
-                const int32_t sum = p->bias[o] + pixel_sum(p, in, w, group, y, x);
+                const span s = span_at(p, x, group);
+                const int32_t sum = p->bias[o] + pixel_sum(p, in, w, &s, y);
                 if (acc)
                     acc[at] = sum;
                 else

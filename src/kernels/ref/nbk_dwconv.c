@@ -8,17 +8,19 @@ size_t nbk_dwconv_scratch(const nbk_conv *p) {
 
 static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int c, int oy,
                          int ox) {
+    const int x0 = ox * p->sw - p->pl;
+    int y = oy * p->sh - p->pt;
     int32_t sum = 0;
-    for (int i = 0; i < p->kh; i++) {
-        const int y = oy * p->sh - p->pt + i * p->dh;
-        for (int j = 0; j < p->kw; j++, w++) {
-            const int x = ox * p->sw - p->pl + j * p->dw;
-            if (y < 0 || y >= p->in_h || x < 0 || x >= p->in_w) {
-                sum += p->in_zero * *w;
-                continue;
+    for (int i = 0; i < p->kh; i++, y += p->dh) {
+        const int row_inside = y >= 0 && y < p->in_h;
+        int x = x0;
+        for (int j = 0; j < p->kw; j++, w++, x += p->dw) {
+            int32_t v = p->in_zero;
+            if (row_inside && x >= 0 && x < p->in_w) {
+                const size_t pixel = (size_t)y * (size_t)p->in_w + (size_t)x;
+                v = nbk_load(in, p->in_type, pixel * (size_t)p->in_c + (size_t)c);
             }
-            const size_t pixel = (size_t)y * (size_t)p->in_w + (size_t)x;
-            sum += nbk_load(in, p->in_type, pixel * (size_t)p->in_c + (size_t)c) * *w;
+            sum += v * *w;
         }
     }
     return sum;

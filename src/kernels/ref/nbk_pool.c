@@ -24,7 +24,8 @@ static window window_at(const nbk_pool *p, int oy, int ox) {
 
 static size_t tap(const nbk_pool *p, const window *v, int i, int j) {
     const size_t row = (size_t)(v->y + i * p->dh), column = (size_t)(v->x + j * p->dw);
-    return (row * (size_t)p->in_w + column) * (size_t)p->c;
+    const size_t in_w = (size_t)p->in_w, c = (size_t)p->c;
+    return (row * in_w + column) * c;
 }
 
 void nbk_maxpool_run(const nbk_pool *p, const void *in, void *out) {

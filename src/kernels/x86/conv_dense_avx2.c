@@ -191,26 +191,51 @@ void nbi_widen_avx2(void *dst, const uint8_t *src, size_t n, uint8_t type, int a
 
 /* ---- requantization ------------------------------------------------------------------------ */
 
-/* 8 channels from number `at` of the block: the products in 64 bits, of which the upper halves
- * shifted by shift − 32 are left; then + zero and the limits. */
-static inline __m256i rescale8(const nbi_requant *q, int at, __m256i acc) {
+/* The constants of 8 channels, out of reach of stores to the output. */
+typedef struct rescale {
+    __m256i mult, mult_odd, half_even, half_odd, shift;
+} rescale;
+
+static inline rescale rescale_of(const nbi_requant *q, int at) {
     const __m256i mult = load(q->mult + at);
-    __m256i even = _mm256_mul_epi32(acc, mult);
-    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), _mm256_srli_epi64(mult, 32));
-    even = _mm256_add_epi64(even, load(q->half_even + at / 2));
-    odd = _mm256_add_epi64(odd, load(q->half_odd + at / 2));
-    __m256i v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    v = _mm256_srav_epi32(v, load(q->shift_high + at));
-    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
-    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
-    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+    return (rescale){.mult = mult,
+                     .mult_odd = _mm256_srli_epi64(mult, 32),
+                     .half_even = load(q->half_even + at / 2),
+                     .half_odd = load(q->half_odd + at / 2),
+                     .shift = load(q->shift_high + at)};
 }
 
-/* Two vectors of 8 clamped values → 16 bytes. */
-static inline __m128i narrow(__m256i a, __m256i b, uint8_t type) {
-    const __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
-    return type == NBK_U8 ? _mm_packus_epi16(low, high) : _mm_packs_epi16(low, high);
+/* The products in 64 bits, of which the upper halves shifted by shift − 32 are left. */
+static inline __m256i rescale8(const rescale *r, const int32_t *acc) {
+    const __m256i sum = load(acc);
+    __m256i even = _mm256_mul_epi32(sum, r->mult);
+    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(sum, 32), r->mult_odd);
+    even = _mm256_add_epi64(even, r->half_even);
+    odd = _mm256_add_epi64(odd, r->half_odd);
+    const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_srav_epi32(high, r->shift);
+}
+
+typedef struct limits {
+    __m256i zero, lo, hi; /* int16, bytes, bytes */
+} limits;
+
+static inline limits limits_of(const nbi_requant *q) {
+    return (limits){.zero = _mm256_set1_epi16((int16_t)q->zero),
+                    .lo = _mm256_set1_epi8((char)q->lo),
+                    .hi = _mm256_set1_epi8((char)q->hi)};
+}
+
+/* 16 channels of two pixels, in pairs of vectors → 2 × 16 bytes. Saturation on the way cannot
+ * change the result: the limits lie within the type, and |zero| is far below 2^15. */
+static inline __m256i narrow(__m256i a, __m256i b, const limits *l, uint8_t type) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    a = _mm256_adds_epi16(a, l->zero);
+    b = _mm256_adds_epi16(b, l->zero);
+    __m256i v = type == NBK_U8 ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b);
+    v = type == NBK_U8 ? _mm256_max_epu8(v, l->lo) : _mm256_max_epi8(v, l->lo);
+    v = type == NBK_U8 ? _mm256_min_epu8(v, l->hi) : _mm256_min_epi8(v, l->hi);
+    return _mm256_permutevar8x32_epi32(v, order);
 }
 
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
@@ -220,41 +245,57 @@ static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, vo
     }
 }
 
-static void requant_partial(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
-    int32_t row[NBI_LANES];
+static __m256i limit32(const nbi_requant *q, __m256i v) {
+    v = _mm256_add_epi32(v, _mm256_set1_epi32(q->zero));
+    v = _mm256_max_epi32(v, _mm256_set1_epi32(q->lo));
+    return _mm256_min_epi32(v, _mm256_set1_epi32(q->hi));
+}
+
+/* One pixel, any number of channels, any type. */
+static void requant_one(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
+    const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
+    const __m256i a = rescale8(&first, acc), b = rescale8(&second, acc + 8);
     const size_t n = (size_t)q->channels;
-    const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
+    int32_t row[NBI_LANES];
     if (q->type == NBK_S32) {
-        store(row, a);
-        store(row + 8, b);
+        store(row, limit32(q, a));
+        store(row + 8, limit32(q, b));
         memcpy((int32_t *)out + at, row, n * sizeof row[0]);
         return;
     }
-    _mm_storeu_si128((__m128i *)row, narrow(a, b, q->type));
+    const limits l = limits_of(q);
+    const __m256i v = _mm256_packs_epi32(a, b);
+    store(row, narrow(v, v, &l, q->type));
     memcpy((uint8_t *)out + at, row, n);
 }
 
-/* 16 channels as bytes: the common case. */
-static inline void requant_bytes(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
+/* 16 channels of an even number of pixels as bytes: the common case. */
+static inline void requant_pairs(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
                                  size_t pixels, uint8_t type, uint8_t *out) {
-    for (size_t i = 0; i < pixels; i++, acc += acc_stride, out += q->stride) {
-        const __m256i a = rescale8(q, 0, load(acc)), b = rescale8(q, 8, load(acc + 8));
-        _mm_storeu_si128((__m128i *)out, narrow(a, b, type));
+    const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
+    const limits l = limits_of(q);
+    const size_t stride = q->stride;
+    for (size_t i = 0; i < pixels; i += 2, acc += 2 * acc_stride, out += 2 * stride) {
+        const int32_t *next = acc + acc_stride;
+        const __m256i a = _mm256_packs_epi32(rescale8(&first, acc), rescale8(&second, acc + 8));
+        const __m256i b = _mm256_packs_epi32(rescale8(&first, next), rescale8(&second, next + 8));
+        const __m256i v = narrow(a, b, &l, type);
+        _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i *)(out + stride), _mm256_extracti128_si256(v, 1));
     }
 }
 
 void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_stride, size_t pixel,
                       size_t pixels, void *out) {
-    const nbi_requant local = *q; /* a copy that stores to `out` cannot change */
     const size_t at = pixel * q->stride + (size_t)q->first;
-    if (q->fast && q->channels == NBI_LANES && q->type == NBK_U8)
-        requant_bytes(&local, acc, acc_stride, pixels, NBK_U8, (uint8_t *)out + at);
-    else if (q->fast && q->channels == NBI_LANES && q->type == NBK_S8)
-        requant_bytes(&local, acc, acc_stride, pixels, NBK_S8, (uint8_t *)out + at);
-    else
-        for (size_t i = 0; i < pixels; i++)
-            (q->fast ? requant_partial : requant_slow)(&local, acc + i * acc_stride,
-                                                       at + i * q->stride, out);
+    const bool whole = q->fast && q->channels == NBI_LANES && q->type != NBK_S32;
+    const size_t pairs = whole ? pixels / 2 * 2 : 0;
+    if (q->type == NBK_U8)
+        requant_pairs(q, acc, acc_stride, pairs, NBK_U8, (uint8_t *)out + at);
+    else if (q->type == NBK_S8)
+        requant_pairs(q, acc, acc_stride, pairs, NBK_S8, (uint8_t *)out + at);
+    for (size_t i = pairs; i < pixels; i++)
+        (q->fast ? requant_one : requant_slow)(q, acc + i * acc_stride, at + i * q->stride, out);
 }
 
 /* ---- the rows ------------------------------------------------------------------------------ */

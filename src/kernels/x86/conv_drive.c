@@ -70,17 +70,34 @@ const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *b, nbi_widen_fn 
 /* ---- packing ------------------------------------------------------------------------------- */
 
 typedef struct layout {
+    size_t groups;
     size_t c, n;             /* channels of a group: in, out */
-    size_t segments, length; /* elements of a segment */
-    size_t steps, per_step;  /* elements per step */
+    size_t columns;          /* segments per kernel row */
+    size_t segments, length; /* length: in elements */
+    size_t steps, per_step;  /* steps per segment, elements per step */
     size_t blocks;           /* of 16 output channels, per group */
     size_t block_bytes;
 } layout;
 
+/* One group, one segment of one step per tap; an odd number of taps gets another one of weight 0.
+ */
+static layout depthwise_layout(const nbk_conv *p) {
+    const size_t taps = (size_t)p->kh * (size_t)p->kw;
+    layout l = {.groups = 1, .n = (size_t)p->out_c, .columns = (size_t)p->kw, .steps = 1};
+    l.segments = round_up(taps, 2);
+    l.blocks = (l.n + NBI_LANES - 1) / NBI_LANES;
+    l.block_bytes = l.segments * 2 * NBI_LANES;
+    return l;
+}
+
 static layout layout_of(const nbi_dense *d, const nbk_conv *p) {
-    layout l = {.c = (size_t)(p->in_c / p->groups), .n = (size_t)(p->out_c / p->groups)};
+    if (d->depthwise) return depthwise_layout(p);
+    layout l = {.groups = (size_t)p->groups,
+                .c = (size_t)(p->in_c / p->groups),
+                .n = (size_t)(p->out_c / p->groups)};
     const bool whole_rows = p->dw == 1 && p->groups == 1;
-    l.segments = (size_t)p->kh * (whole_rows ? 1 : (size_t)p->kw);
+    l.columns = whole_rows ? 1 : (size_t)p->kw;
+    l.segments = (size_t)p->kh * l.columns;
     l.length = l.c * (whole_rows ? (size_t)p->kw : 1);
     l.per_step = 4 / d->element;
     l.steps = (l.length + l.per_step - 1) / l.per_step;
@@ -96,7 +113,7 @@ static size_t sums_bytes(const nbk_conv *p) {
 
 size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p) {
     const layout l = layout_of(d, p);
-    return sums_bytes(p) + (size_t)p->groups * l.blocks * l.block_bytes;
+    return sums_bytes(p) + l.groups * l.blocks * l.block_bytes;
 }
 
 static void pack_channel(const layout *l, const int8_t *w, size_t element, uint8_t *out) {
@@ -109,12 +126,29 @@ static void pack_channel(const layout *l, const int8_t *w, size_t element, uint8
         }
 }
 
+/* Channels in the order of vpunpck: 0–3, 8–11, then 4–7, 12–15. */
+static void pack_depthwise(const layout *l, size_t taps, const int8_t *levels, uint8_t *out) {
+    for (size_t t = 0; t < taps; t++)
+        for (size_t o = 0; o < l->n; o++) {
+            const size_t lane = o % NBI_LANES;
+            const size_t place = lane / 4 % 2 * 8 + lane / 8 * 4 + lane % 4;
+            const int16_t v = levels[t * l->n + o];
+            memcpy(out + o / NBI_LANES * l->block_bytes + (t / 2 * NBI_LANES + place) * 4 +
+                       t % 2 * 2,
+                   &v, 2);
+        }
+}
+
 void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels, void *packed) {
     const layout l = layout_of(d, p);
     const size_t k = l.segments * l.length;
     int32_t *sums = packed;
     uint8_t *w = (uint8_t *)packed + sums_bytes(p);
     memset(packed, 0, nbi_dense_packed_bytes(d, p));
+    if (d->depthwise) {
+        pack_depthwise(&l, (size_t)p->kh * (size_t)p->kw, levels, w);
+        return;
+    }
     for (size_t o = 0; o < (size_t)p->out_c; o++) {
         const size_t group = o / l.n, in_group = o % l.n;
         const size_t block = group * l.blocks + in_group / NBI_LANES;
@@ -196,10 +230,11 @@ typedef struct job {
 
 static void find_offsets(const job *j, uint32_t *offset) {
     const nbk_conv *p = j->p;
-    const size_t columns = j->l.segments / (size_t)p->kh;
-    for (size_t s = 0; s < j->l.segments; s++) {
-        const size_t start = s / columns * (size_t)p->dh * j->band.row_bytes +
-                             s % columns * (size_t)(p->dw * p->in_c) * j->band.element;
+    const size_t last = (size_t)p->kh * j->l.columns - 1;
+    for (size_t i = 0; i < j->l.segments; i++) {
+        const size_t s = i < last ? i : last; /* behind it: weight 0 */
+        const size_t start = s / j->l.columns * (size_t)p->dh * j->band.row_bytes +
+                             s % j->l.columns * (size_t)(p->dw * p->in_c) * j->band.element;
         for (size_t k = 0; k < j->l.steps; k++) *offset++ = (uint32_t)(start + 4 * k);
     }
 }
@@ -253,17 +288,18 @@ static void run_block(const job *j, int first, int n, size_t offset, const int32
 
 static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
     const nbk_conv *p = j->p;
-    const int per_group = p->out_c / p->groups;
-    for (int g = 0; g < p->groups; g++)
-        for (int b = 0; b < per_group; b += NBI_LANES) {
-            const int first = g * per_group + b;
-            const int n = per_group - b < NBI_LANES ? per_group - b : NBI_LANES;
+    const size_t lanes = NBI_LANES;
+    for (size_t g = 0; g < j->l.groups; g++)
+        for (size_t b = 0; b < j->l.n; b += lanes) {
+            const size_t first = g * j->l.n + b;
+            const size_t n = j->l.n - b < lanes ? j->l.n - b : lanes;
+            const size_t channel = j->d->depthwise ? b : g * j->l.c; /* the first input */
             int32_t bias[NBI_LANES] = {0};
-            for (int i = 0; i < n; i++) /* modulo 2^32: only the final sum is known to fit */
+            for (size_t i = 0; i < n; i++) /* modulo 2^32: only the final sum is known to fit */
                 bias[i] = (int32_t)((uint32_t)p->bias[first + i] -
                                     (uint32_t)add * (uint32_t)sums[first + i]);
             j->tile.w = w;
-            run_block(j, first, n, (size_t)g * j->l.c * j->d->element, bias);
+            run_block(j, (int)first, (int)n, channel * j->d->element, bias);
             w += j->l.block_bytes;
         }
 }

@@ -6,7 +6,8 @@
  * steps of 4 bytes (4 codes, or 2 widened ones); reads behind its end meet weights of 0. A tile
  * function computes up to NBI_TILE_PIXELS pixels × 16 output channels from the addresses of pixels
  * and the offsets of steps alone. Packed weights: a block of 16 channels after the other, each
- * [step][16 channels][4 bytes]. */
+ * [step][16 channels][4 bytes]. Depthwise: a step is the 16 channels of one tap, widened, and a
+ * block of weights is [pair of taps][16 channels][2 taps] as int16. */
 #ifndef NIBBLE_KERNELS_CONV_X86_H
 #define NIBBLE_KERNELS_CONV_X86_H
 
@@ -70,6 +71,7 @@ typedef struct nbi_dense {
     size_t group;   /* pixels that the tile computes together; divides NBI_TILE_PIXELS */
     nbi_widen_fn copy;
     void (*tile)(const nbi_tile *t);
+    bool depthwise; /* a step is a tap; their number is even, weights are packed by pairs of taps */
 } nbi_dense;
 size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p);
 void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels, void *packed);

@@ -1,0 +1,290 @@
+/* Writing a result folder: model.onnx, C, policy, results, sensitivity and Pareto set. The test split
+ * is read here and nowhere else. */
+#include "api/session.h"
+
+#include "api/emit.h"
+#include "onnx/export_qdq.h"
+#include "onnx/onnx.h"
+#include "quant/generate.h"
+#include "runtime/footprint.h"
+#include "runtime/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define VECTORS 4 /* self-test images in generated C */
+
+static nb_status path_in(nbi_session *s, const char *name, nbi_buf *path) {
+    path->size = 0;
+    return nbi_buf_printf(s->ctx, path, "%s/%s", s->o->output, name);
+}
+
+static nb_status write_json(nbi_session *s, const char *name, const json_t *root) {
+    nbi_buf path = {0};
+    nb_status st = path_in(s, name, &path);
+    if (st == NB_OK) st = nbi_json_write(s->ctx, root, path.data);
+    nbi_buf_free(&path);
+    return st;
+}
+
+static nb_status write_onnx(nbi_session *s, const nbi_frozen *frozen, double *bytes) {
+    nbi_graph *graph = NULL;
+    nbi_buf path = {0};
+    struct stat info;
+    nbi_qdq_options o = {.opset = s->opset, .containers = s->containers};
+    nb_status st = nbi_export_qdq(s->ctx, frozen, s->source, &o, &graph);
+    if (st == NB_OK) st = nbi_transform_keep(s->ctx, &s->transform, graph);
+    if (st == NB_OK) st = path_in(s, "model.onnx", &path);
+    if (st == NB_OK) st = nbi_onnx_write(s->ctx, graph, path.data);
+    *bytes = st == NB_OK && stat(path.data, &info) == 0 ? (double)info.st_size : 0;
+    nbi_buf_free(&path);
+    nbi_graph_free(graph);
+    return st;
+}
+
+nb_status nbi_write_c(nb_ctx *ctx, const nbi_program *program, const uint8_t *inputs, size_t n,
+                      const char *command_line, const char *folder,
+                      nbi_codegen_report *report) {
+    nbi_codegen_options o = nbi_codegen_options_default();
+    const nbi_ptensor *x = &program->tensor[program->input];
+    int outputs[NBI_CODEGEN_OUTPUTS], n_outputs;
+    char notes[2][512];
+    const char *lines[2] = {notes[0], notes[1]};
+    nbi_runner *runner = NULL;
+    nbi_program shown = *program; /* the same program, giving out what the C gives out */
+    int32_t *all = NULL, *columns[8] = {NULL};
+    size_t total = 0, at = 0;
+    nb_status st;
+    NB_TRY(nbi_codegen_outputs(ctx, program, outputs, &n_outputs));
+    shown.n_outputs = n_outputs;
+    memcpy(shown.output, outputs, (size_t)n_outputs * sizeof(int));
+    NB_TRYG(nbi_runner_new(ctx, &shown, &runner));
+    for (int i = 0; i < n_outputs; i++) total += program->tensor[outputs[i]].count;
+    NB_TRYG(nbi_alloc(ctx, n * total, sizeof *all, &all));
+    for (size_t v = 0; v < n; v++) {
+        at = v * total;
+        for (int i = 0; i < n_outputs; i++) {
+            columns[i] = all + at;
+            at += program->tensor[outputs[i]].count;
+        }
+        NB_TRYG(nbi_runner_run(ctx, runner, 1, inputs + v * x->bytes, columns));
+    }
+    snprintf(notes[0], sizeof notes[0], "made by nibble %s", nb_version());
+    snprintf(notes[1], sizeof notes[1], "%.500s", command_line ? command_line : "");
+    o.n_notes = command_line ? 2 : 1;
+    o.notes = lines;
+    o.n_vectors = n;
+    o.inputs = inputs;
+    o.expected = all;
+    st = nbi_codegen_write(ctx, program, &o, folder, report);
+done:
+    nbi_runner_free(runner);
+    nbi_free(all);
+    return st;
+}
+
+/* Final numbers on the test split (all of it, or --limit): float beside quantized. */
+static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_t *f, json_t *q) {
+    nbi_images images = {0};
+    float *fv = NULL, *qv = NULL;
+    size_t fc, qc;
+    double rate = 0;
+    nbi_metrics m;
+    nb_status st;
+    nbi_draw draw = {NBI_SPLIT_TEST, 0, 0, false, NULL};
+    if (s->info.count[NBI_SPLIT_TEST] == 0) draw.split = NBI_SPLIT_VAL;
+    if (s->info.count[draw.split] == 0) draw.split = NBI_SPLIT_TRAIN;
+    NB_TRYG(nbi_images_draw(s->ctx, s->data, &draw, &images));
+    NB_TRYG(nbi_eval_float(s->ctx, s->source, &images, &s->transform, &fv, &fc, NULL));
+    NB_TRYG(nbi_eval_integer(s->ctx, program, &images, &s->transform, &qv, &qc, &rate));
+    const int *label = s->labelled ? images.label : NULL;
+    bool probability = s->edge != s->net->output[0];
+    nbi_measure(fv, NULL, label, images.n, fc, probability, &m);
+    json_t *o = nbi_metrics_json(&m);
+    json_object_update(f, o);
+    json_decref(o);
+    nbi_measure(qv, fc == qc ? fv : NULL, label, images.n, qc, probability, &m);
+    o = nbi_metrics_json(&m);
+    json_object_update(q, o);
+    json_decref(o);
+    json_object_set_new(q, "images_per_second", json_real(rate));
+done:
+    nbi_images_free(&images);
+    nbi_free(fv);
+    nbi_free(qv);
+    return st;
+}
+
+static nb_status latency_of(nbi_session *s, const nbi_program *program, double *seconds) {
+    nbi_runner *runner = NULL;
+    double *steps = NULL;
+    nb_status st = nbi_runner_new(s->ctx, program, &runner);
+    if (st == NB_OK) st = nbi_alloc(s->ctx, (size_t)program->n_steps + 1, sizeof *steps, &steps);
+    if (st == NB_OK) st = nbi_runner_profile(s->ctx, runner, s->inputs, 15, steps);
+    *seconds = 0;
+    for (int i = 0; st == NB_OK && i < program->n_steps; i++) *seconds += steps[i];
+    nbi_free(steps);
+    nbi_runner_free(runner);
+    return st;
+}
+
+static double float_weight_bytes(const nbi_session *s) {
+    double n = 0;
+    for (int i = 0; i < s->source->n_tensors; i++)
+        if (s->source->tensor[i]->data && s->source->tensor[i]->dtype == NB_DTYPE_F32)
+            n += 4.0 * (double)nbi_tensor_count(s->source->tensor[i]);
+    return n;
+}
+
+static nb_status policy_table(nbi_session *s, const uint8_t *bits, json_t *result) {
+    json_t *root = nbi_policy_json(s, bits), *list = json_object_get(root, "policy"), *row;
+    size_t i;
+    nb_status st = NB_OK;
+    json_array_foreach(list, i, row) {
+        const nbi_site *site = &s->net->site[i];
+        double sqnr = site->sqnr[bits[i]];
+        if (site->kind == NBI_SITE_WEIGHT) {
+            st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
+            if (st != NB_OK) break;
+            json_object_set_new(row, "bytes",
+                                json_real((double)nbi_packed_bytes((size_t)site->count, bits[i])));
+        }
+        if (sqnr != 0 && site->kind != NBI_SITE_OUTPUT)
+            json_object_set_new(row, "sqnr", json_real(sqnr));
+        json_object_set_new(row, "elements", json_integer((json_int_t)site->count));
+    }
+    json_object_set(result, "policy", list);
+    json_decref(root);
+    return st;
+}
+
+static nb_status add_point(void *user, const nbi_study_trial *t) {
+    nbi_pareto *p = user;
+    const double cost[] = {t->cost[NBI_COST_BYTES], t->cost[NBI_COST_BOPS]};
+    return nbi_pareto_add(NULL, p, t->policy, t->score, cost, NULL);
+}
+
+static nb_status write_pareto(nbi_session *s) {
+    nbi_pareto p;
+    json_t *list = json_array();
+    if (!s->study) return NB_OK;
+    NB_TRY(nbi_pareto_init(s->ctx, &p, s->net->n_sites, 2));
+    nb_status st = nbi_study_list(s->ctx, s->study, add_point, &p);
+    for (size_t i = 0; st == NB_OK && i < p.count; i++) {
+        json_t *bits = json_array();
+        for (int k = 0; k < s->net->n_sites; k++)
+            json_array_append_new(bits, json_integer(p.points[i].policy[k]));
+        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", p.points[i].score,
+                                              "bytes", p.points[i].cost[0], "bops",
+                                              p.points[i].cost[1], "bits", bits));
+    }
+    json_t *names = json_array();
+    for (int k = 0; k < s->net->n_sites; k++)
+        json_array_append_new(names, json_string(s->net->site[k].name));
+    json_t *root = json_pack("{s:o,s:o}", "tensors", names, "points", list);
+    if (st == NB_OK) st = write_json(s, "pareto.json", root);
+    json_decref(root);
+    nbi_pareto_free(&p);
+    return st;
+}
+
+static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
+    json_object_set_new(r, "search", json_pack("{s:s,s:I,s:f}", "method", o->method, "trials",
+                                               (json_int_t)o->trials, "seconds", o->seconds));
+    json_object_set_new(r, "loss", isfinite(o->loss) ? json_real(o->loss) : json_null());
+    json_object_set_new(r, "metric", json_string(s->labelled ? "top1"
+                                                 : s->loss == NBI_LOSS_KL ? "kl" : "mse"));
+    json_object_set_new(r, "seed", json_integer((json_int_t)nb_ctx_seed(s->ctx)));
+    json_object_set_new(r, "threads", json_integer(nb_ctx_threads(s->ctx)));
+    json_object_set_new(r, "calibration_images", json_integer((json_int_t)s->calib));
+    json_object_set_new(r, "first_last", json_string(s->o->first_last));
+    json_object_set_new(r, "residual_bits", json_integer(s->o->residual_bits));
+    json_object_set_new(r, "range", json_string(s->o->range));
+    json_object_set_new(r, "versions", json_pack("{s:s,s:s}", "nibble", nb_version(), "libraries",
+                                                 nb_libraries()));
+    if (o->cancelled) json_object_set_new(r, "cancelled", json_true());
+    if (isfinite(o->drop))
+        json_object_set_new(r, "validation_drop", json_pack("{s:f,s:f}", "mean", o->drop, "bound",
+                                                            o->drop_bound));
+    json_t *untouched = json_array();
+    for (int i = 0; i < s->net->n_untouched; i++)
+        json_array_append_new(untouched, json_string(s->net->untouched[i]));
+    json_object_set_new(r, "untouched", untouched);
+}
+
+static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_program *program,
+                                json_t *f, json_t *q) {
+    nbi_net_cost c;
+    size_t ram;
+    double latency;
+    nbi_net_cost_of(s->net, o->bits, s->containers, &c);
+    NB_TRY(nbi_program_place_scratch(s->ctx, program, NULL, &ram));
+    NB_TRY(latency_of(s, program, &latency));
+    json_object_set_new(f, "bytes", json_real(float_weight_bytes(s)));
+    json_object_set_new(q, "bytes", json_integer((json_int_t)program->const_bytes));
+    json_object_set_new(q, "bytes_onnx", json_real(c.bytes_onnx));
+    json_object_set_new(q, "average_weight_bits",
+                        json_real(c.weights > 0 ? c.weight_bits / c.weights : 0));
+    json_object_set_new(q, "average_activation_bits",
+                        json_real(c.activations > 0 ? c.activation_bits / c.activations : 0));
+    json_object_set_new(q, "residual_bits", json_integer(s->o->residual_bits));
+    json_object_set_new(q, "peak_ram", json_integer((json_int_t)ram));
+    json_object_set_new(q, "bops", json_real(c.bops));
+    json_object_set_new(q, "latency", json_real(latency));
+    return NB_OK;
+}
+
+static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen *frozen,
+                         const nbi_program *program, json_t *r) {
+    json_t *f = json_object(), *q = json_object();
+    nbi_buf folder = {0};
+    double onnx_bytes;
+    nb_status st;
+    json_object_set_new(r, "float", f);
+    json_object_set_new(r, "quantized", q);
+    NB_TRYG(final_metrics(s, program, f, q));
+    NB_TRYG(describe_model(s, o, program, f, q));
+    NB_TRYG(policy_table(s, o->bits, r));
+    NB_TRYG(write_json(s, "policy.json", r));
+    NB_TRYG(write_onnx(s, frozen, &onnx_bytes));
+    json_object_set_new(q, "model_bytes", json_real(onnx_bytes));
+    if (s->o->emit && !strcmp(s->o->emit, "c")) {
+        nbi_codegen_report report;
+        size_t n = s->images.n < VECTORS ? s->images.n : VECTORS;
+        NB_TRYG(path_in(s, "c", &folder));
+        NB_TRYG(nbi_write_c(s->ctx, program, s->inputs, n, s->o->command_line, folder.data,
+                            &report));
+        json_object_set_new(q, "c", json_pack("{s:I,s:I}", "const_bytes",
+                                              (json_int_t)report.const_bytes, "arena_bytes",
+                                              (json_int_t)report.arena_bytes));
+    }
+    NB_TRYG(write_pareto(s));
+    if (!strcmp(o->method, "sensitivity") && !o->cancelled) { /* known: only looked up */
+        json_t *table = NULL;
+        NB_TRYG(nbi_sensitivity_json(s, &table));
+        st = write_json(s, "sensitivity.json", table);
+        json_decref(table);
+    }
+done:
+    nbi_buf_free(&folder);
+    return st;
+}
+
+nb_status nbi_deliver(nbi_session *s, const nbi_outcome *o, json_t **result) {
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    json_t *r = json_object();
+    if (s->o->emit && strcmp(s->o->emit, "c"))
+        return nb_fail(s->ctx, NB_EINVAL, "emit: '%s' is not c", s->o->emit);
+    /* an interrupted search still delivers what it found */
+    nb_status st = nbi_session_freeze(s, o->bits, &frozen, &program);
+    describe_run(s, o, r);
+    if (st == NB_OK) st = deliver(s, o, frozen, program, r);
+    nbi_frozen_free(frozen);
+    nbi_program_free(program);
+    if (st == NB_OK) *result = r;
+    else json_decref(r);
+    return st;
+}

@@ -1,0 +1,333 @@
+/* Models: reading, describing, one inference on tensor files. */
+#include "api/api.h"
+
+#include "exec/exec.h"
+#include "onnx/onnx.h"
+#include "ops/op.h"
+#include "quant/generate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+nb_status nb_model_load(nb_ctx *ctx, const char *path, nb_model **out) {
+    nb_model *m = NULL;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *m, &m));
+    NB_TRYG(nbi_model_path(ctx, path, m->path, sizeof m->path));
+    NB_TRYG(nbi_onnx_read(ctx, m->path, &m->graph));
+    *out = m;
+    return NB_OK;
+done:
+    nb_model_free(m);
+    return st;
+}
+
+void nb_model_free(nb_model *model) {
+    if (!model) return;
+    nbi_graph_free(model->graph);
+    nbi_free(model);
+}
+
+/* ---- info ------------------------------------------------------------------------------------ */
+
+static json_t *shape_json(const nbi_tensor *t) {
+    json_t *dims = json_array();
+    for (int i = 0; i < t->rank; i++) {
+        if (t->dim[i] >= 0) json_array_append_new(dims, json_integer(t->dim[i]));
+        else json_array_append_new(dims, json_string(t->dim_name[i] ? t->dim_name[i] : "?"));
+    }
+    return dims;
+}
+
+static json_t *ends_json(const nbi_graph *g, int n, const int *index) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        const nbi_tensor *t = g->tensor[index[i]];
+        json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "name", t->name, "type",
+                                              nbi_dtype_name(t->dtype), "shape", shape_json(t)));
+    }
+    return list;
+}
+
+/* Operators of the file, by count. */
+static json_t *operators_json(const nbi_graph *g) {
+    json_t *o = json_object();
+    for (int i = 0; i < g->n_nodes; i++) {
+        const char *type = g->node[i]->op_type;
+        json_int_t n = json_integer_value(json_object_get(o, type));
+        json_object_set_new(o, type, json_integer(n + 1));
+    }
+    return o;
+}
+
+/* Rows and totals from the graph at batch 1. */
+static void add_layers(const nbi_graph *g, json_t *root) {
+    json_t *rows = json_array();
+    double macs = 0;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const nbi_node *node = g->node[i];
+        nbi_cost cost = {0};
+        if (node->op && node->op->cost) node->op->cost(g, node, &cost);
+        macs += cost.macs;
+        json_t *row = json_pack("{s:s,s:s,s:f,s:f}", "name", node->name, "op", node->op_type,
+                                "macs", cost.macs, "parameters", cost.parameters);
+        if (node->n_out > 0 && node->out[0] >= 0)
+            json_object_set_new(row, "shape", shape_json(g->tensor[node->out[0]]));
+        json_array_append_new(rows, row);
+    }
+    json_object_set_new(root, "macs", json_real(macs));
+    json_object_set_new(root, "layers", rows);
+}
+
+static double parameters_of(const nbi_graph *g) {
+    double n = 0;
+    for (int i = 0; i < g->n_tensors; i++)
+        if (g->tensor[i]->data && g->tensor[i]->dtype == NB_DTYPE_F32)
+            n += (double)nbi_tensor_count(g->tensor[i]);
+    return n;
+}
+
+/* Why quantization would leave nodes as they are; the reasons are found by trying. */
+static nb_status add_untouched(nb_ctx *ctx, const nbi_graph *one, json_t *root) {
+    nbi_graph *copy = NULL;
+    nbi_qnet *net = NULL;
+    json_t *list = json_array();
+    nbi_qag_options o = {NBI_FIRST_LAST_8, 8};
+    nb_status st = nbi_graph_copy(ctx, one, &copy);
+    if (st == NB_OK) st = nbi_graph_infer(ctx, copy);
+    if (st == NB_OK) st = nbi_generate(ctx, copy, &o, &net);
+    else nbi_graph_free(copy);
+    if (st == NB_OK) {
+        for (int i = 0; i < net->n_untouched; i++)
+            json_array_append_new(list, json_string(net->untouched[i]));
+    } else {
+        json_object_set_new(root, "not_quantizable", json_string(nb_ctx_message(ctx)));
+    }
+    nbi_qnet_free(net);
+    json_object_set_new(root, "unsupported", list);
+    return st == NB_ENOMEM ? st : NB_OK;
+}
+
+static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
+    nbi_graph *one = NULL;
+    nbi_exec *exec = NULL;
+    nb_status st = nbi_specialize_batch(ctx, graph, 1, &one);
+    if (st != NB_OK) {
+        if (st == NB_ENOMEM) return st;
+        json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
+        return NB_OK;
+    }
+    add_layers(one, root);
+    if (nbi_exec_new(ctx, one, 0, &exec) == NB_OK)
+        json_object_set_new(root, "peak_activation_bytes",
+                            json_integer((json_int_t)nbi_exec_arena_bytes(exec)));
+    else json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
+    nbi_exec_free(exec);
+    st = add_untouched(ctx, one, root);
+    nbi_graph_free(one);
+    return st;
+}
+
+nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
+    const nbi_graph *g = model->graph;
+    json_t *root = json_object();
+    json_object_set_new(root, "path", json_string(model->path));
+    json_object_set_new(root, "opset", json_integer(g->opset));
+    json_object_set_new(root, "nodes", json_integer(g->n_nodes));
+    json_object_set_new(root, "parameters", json_real(parameters_of(g)));
+    json_object_set_new(root, "inputs", ends_json(g, g->n_inputs, g->input));
+    json_object_set_new(root, "outputs", ends_json(g, g->n_outputs, g->output));
+    json_object_set_new(root, "operators", operators_json(g));
+    nb_status st = add_shaped(ctx, g, root);
+    if (st != NB_OK) {
+        json_decref(root);
+        return st;
+    }
+    return nbi_json_text(ctx, root, json);
+}
+
+/* ---- run ------------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *tail) {
+    size_t n = strlen(text), m = strlen(tail);
+    return n >= m && !strcmp(text + n - m, tail);
+}
+
+/* A .pb, .npy or .npz file as a new constant of `store`. */
+static nb_status read_tensor(nb_ctx *ctx, const char *path, const char *name, nbi_graph *store,
+                             int *out) {
+    if (ends_with(path, ".npy")) return nbi_tensor_read_npy(ctx, path, store, out);
+    if (ends_with(path, ".npz")) return nbi_tensor_read_npz(ctx, path, name, store, out);
+    return nbi_tensor_read_pb(ctx, path, store, out);
+}
+
+static void view_of(const nbi_tensor *t, nbi_view *v) {
+    *v = (nbi_view){.dtype = t->dtype, .rank = t->rank, .data = t->data};
+    memcpy(v->dim, t->dim, sizeof v->dim);
+    nbi_view_contiguous(v);
+}
+
+static nb_status bind_inputs(nb_ctx *ctx, const nbi_graph *g, const nb_run_options *o,
+                             nbi_graph *store, nbi_view *views) {
+    if ((int)o->n_inputs != g->n_inputs)
+        return nb_fail(ctx, NB_EINVAL, "the model has %d inputs, %zu were given", g->n_inputs,
+                       o->n_inputs);
+    for (int i = 0; i < g->n_inputs; i++) {
+        const nbi_tensor *want = g->tensor[g->input[i]];
+        int t;
+        NB_TRY(read_tensor(ctx, o->inputs[i], want->name, store, &t));
+        const nbi_tensor *have = store->tensor[t];
+        char a[96], b[96];
+        if (have->dtype != want->dtype && want->dtype != NB_DTYPE_NONE)
+            return nb_fail(ctx, NB_EFORMAT, "input '%s' is %s, '%s' holds %s", want->name,
+                           nbi_dtype_name(want->dtype), o->inputs[i],
+                           nbi_dtype_name(have->dtype));
+        bool same = want->rank < 0 || have->rank == want->rank;
+        for (int k = 0; same && k < want->rank; k++)
+            same = want->dim[k] < 0 || want->dim[k] == have->dim[k];
+        if (!same)
+            return nb_fail(ctx, NB_EFORMAT, "input '%s' is %s, '%s' holds %s", want->name,
+                           nbi_shape_text(want, a, sizeof a), o->inputs[i],
+                           nbi_shape_text(have, b, sizeof b));
+        view_of(have, &views[i]);
+    }
+    return NB_OK;
+}
+
+static double element(const nbi_view *v, int64_t i) {
+    switch (v->dtype) {
+    case NB_DTYPE_F32:
+        return (double)((const float *)v->data)[i];
+    case NB_DTYPE_F64:
+        return ((const double *)v->data)[i];
+    case NB_DTYPE_S8:
+        return ((const int8_t *)v->data)[i];
+    case NB_DTYPE_U8:
+    case NB_DTYPE_BOOL:
+        return ((const uint8_t *)v->data)[i];
+    case NB_DTYPE_S16:
+        return ((const int16_t *)v->data)[i];
+    case NB_DTYPE_U16:
+        return ((const uint16_t *)v->data)[i];
+    case NB_DTYPE_S32:
+        return ((const int32_t *)v->data)[i];
+    case NB_DTYPE_U32:
+        return ((const uint32_t *)v->data)[i];
+    case NB_DTYPE_S64:
+        return (double)((const int64_t *)v->data)[i];
+    case NB_DTYPE_U64:
+        return (double)((const uint64_t *)v->data)[i];
+    default:
+        return NAN;
+    }
+}
+
+/* Largest |a − b|; *bad when it is outside the ONNX backend tests' tolerances. */
+static double difference(const nbi_view *a, const nbi_view *b, bool *bad) {
+    double worst = 0;
+    *bad |= a->rank != b->rank || a->dtype != b->dtype;
+    for (int i = 0; !*bad && i < a->rank; i++) *bad = a->dim[i] != b->dim[i];
+    if (*bad) return INFINITY;
+    for (int64_t i = 0, n = nbi_view_count(a); i < n; i++) {
+        double x = element(a, i), y = element(b, i);
+        if (x == y || (isnan(x) && isnan(y))) continue;
+        double d = fabs(x - y);
+        if (!(d <= 1e-7 + 1e-3 * fabs(y))) *bad = true;
+        if (!(d <= worst)) worst = d;
+    }
+    return worst;
+}
+
+/* Output i as a contiguous tensor of `store`. */
+static nb_status take_output(nb_ctx *ctx, const nbi_exec *exec, const nbi_graph *g, int i,
+                             nbi_graph *store, const nbi_tensor **out) {
+    nbi_view v, to;
+    int t;
+    NB_TRY(nbi_exec_value(ctx, exec, g->output[i], &v));
+    NB_TRY(nbi_graph_add_const(ctx, store, g->tensor[g->output[i]]->name, v.dtype, v.rank, v.dim,
+                               &t));
+    view_of(store->tensor[t], &to);
+    nbi_view_copy(&to, &v);
+    *out = store->tensor[t];
+    return NB_OK;
+}
+
+static nb_status finish_output(nb_ctx *ctx, const nbi_tensor *t, const nb_run_options *o, int i,
+                               nbi_graph *store, json_t *list, double *worst, bool *bad) {
+    nbi_view v, expected;
+    double lo = INFINITY, hi = -INFINITY;
+    view_of(t, &v);
+    for (int64_t k = 0, n = nbi_view_count(&v); k < n; k++) {
+        lo = fmin(lo, element(&v, k));
+        hi = fmax(hi, element(&v, k));
+    }
+    json_t *row = json_pack("{s:s,s:o,s:s}", "name", t->name, "shape", shape_json(t), "type",
+                            nbi_dtype_name(t->dtype));
+    if (isfinite(lo)) json_object_set_new(row, "min", json_real(lo));
+    if (isfinite(hi)) json_object_set_new(row, "max", json_real(hi));
+    json_array_append_new(list, row);
+    if (o->output_folder) {
+        nbi_buf path = {0};
+        nb_status st = nbi_buf_printf(ctx, &path, "%s/output_%d.pb", o->output_folder, i);
+        if (st == NB_OK) st = nbi_tensor_write_pb(ctx, t, path.data);
+        nbi_buf_free(&path);
+        NB_TRY(st);
+    }
+    if ((size_t)i < o->n_expect) {
+        int e;
+        NB_TRY(read_tensor(ctx, o->expect[i], t->name, store, &e));
+        view_of(store->tensor[e], &expected);
+        double d = difference(&v, &expected, bad);
+        json_object_set_new(row, "error", isfinite(d) ? json_real(d) : json_null());
+        *worst = fmax(*worst, d);
+    }
+    return NB_OK;
+}
+
+static nb_status run_model(nb_ctx *ctx, const nbi_graph *graph, const nb_run_options *o,
+                           nbi_graph *store, json_t *root, bool *bad) {
+    nbi_graph *g = NULL;
+    nbi_exec *exec = NULL;
+    nbi_view views[64];
+    const void *inputs[64];
+    json_t *list = json_array();
+    double worst = 0;
+    nb_status st;
+    json_object_set_new(root, "outputs", list);
+    if (graph->n_inputs > 64)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "the model has %d inputs", graph->n_inputs);
+    NB_TRY(bind_inputs(ctx, graph, o, store, views));
+    if (o->output_folder) NB_TRY(nbi_make_folder(ctx, o->output_folder));
+    NB_TRYG(nbi_specialize(ctx, graph, views, &g));
+    NB_TRYG(nbi_exec_new(ctx, g, 0, &exec));
+    for (int i = 0; i < graph->n_inputs; i++) inputs[i] = views[i].data;
+    NB_TRYG(nbi_exec_run(ctx, exec, inputs));
+    for (int i = 0; i < g->n_outputs; i++) {
+        const nbi_tensor *t;
+        NB_TRYG(take_output(ctx, exec, g, i, store, &t));
+        NB_TRYG(finish_output(ctx, t, o, i, store, list, &worst, bad));
+    }
+    if (o->n_expect) json_object_set_new(root, "max_abs_error", isfinite(worst) ? json_real(worst)
+                                                                                : json_null());
+done:
+    nbi_exec_free(exec);
+    nbi_graph_free(g);
+    return st;
+}
+
+nb_status nb_model_run(nb_ctx *ctx, const nb_model *model, const nb_run_options *options,
+                       char **json) {
+    nbi_graph *store = NULL;
+    json_t *root = json_object();
+    bool bad = false;
+    nb_status st = nbi_graph_new(ctx, &store);
+    if (st == NB_OK) st = run_model(ctx, model->graph, options, store, root, &bad);
+    nbi_graph_free(store);
+    if (st != NB_OK) {
+        json_decref(root);
+        return st;
+    }
+    NB_TRY(nbi_json_text(ctx, root, json));
+    return bad ? nb_fail(ctx, NB_EMISMATCH, "an output differs from what was expected") : NB_OK;
+}

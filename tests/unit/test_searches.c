@@ -1,0 +1,204 @@
+/* Every method of the registry on toy problems with a known optimum. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#include "unit/toy_problem.h"
+
+static bool searches_well(const nbi_search *s) {
+    return strcmp(s->name, "uniform") != 0;
+}
+
+/* Separable or coupled, one or two limits: feasible, nothing scored twice, the optimum reached
+ * where the method can (uniform: at least its own best). */
+static void every_method_finds_good_policies(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++)
+        for (uint64_t seed = 0; seed < 12; seed++) {
+            double closest, cost[NBI_COST_COUNT];
+            toy_make(t, ctx, seed, 5, seed % 2 ? 0.05 : 0);
+            toy_limit(t, NBI_COST_BYTES, 0.3 + 0.05 * (double)(seed % 5));
+            if (seed % 3 == 0) toy_limit(t, NBI_COST_RAM, 0.5);
+            double best = toy_optimum(t, &closest);
+            assert_int_equal(toy_run(t, all[m], seed, 0, 60, policy, &r), NB_OK);
+            assert_true(r.feasible);
+            assert_int_equal(r.evaluations, t->scored);
+            toy_cost(ctx, t, policy, cost);
+            assert_true(nbi_feasible(&t->problem, cost));
+            assert_true(r.score == toy_loss(t, policy) && t->last_improved == r.score);
+            assert_int_equal(t->duplicates + t->infeasible + t->worse_improved, 0);
+            /* peak memory is no sum: the selection by sums is then a heuristic */
+            double slack = t->problem.limit[NBI_COST_RAM] < INFINITY ? 0.1 * best : 1e-9;
+            if (searches_well(all[m])) assert_true(r.score <= best + slack);
+        }
+    free(t);
+    nb_ctx_free(ctx);
+}
+
+static void unreachable_limits_give_the_closest(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++) {
+        double closest, cost[NBI_COST_COUNT];
+        toy_make(t, ctx, 3, 6, 0);
+        toy_limit(t, NBI_COST_BYTES, 0);
+        t->problem.limit[NBI_COST_BYTES] *= 0.8;
+        toy_optimum(t, &closest);
+        assert_int_equal(toy_run(t, all[m], 1, 0, 60, policy, &r), NB_ELIMIT);
+        assert_non_null(strstr(nb_ctx_message(ctx), "bytes"));
+        assert_false(r.feasible);
+        assert_int_equal(t->scored, 0);
+        toy_cost(ctx, t, policy, cost);
+        assert_true(nbi_excess(&t->problem, cost) <= closest + 1e-12);
+    }
+    free(t);
+    nb_ctx_free(ctx);
+}
+
+static void stops_when_told(void **state) {
+    (void)state;
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++)
+        for (int how = 0; how < 3; how++) {
+            double cost[NBI_COST_COUNT];
+            nb_ctx *ctx = nb_ctx_new();
+            toy_make(t, ctx, 5, 8, 0.1);
+            toy_limit(t, NBI_COST_BYTES, 0.5);
+            if (how == 2) t->cancel_after = 2;
+            double seconds = how == 1 ? -1 : 60;
+            assert_int_equal(toy_run(t, all[m], 1, how == 0 ? 3 : 0, seconds, policy, &r), NB_OK);
+            assert_in_range(t->scored, how == 1 ? 0 : 1, how == 0 ? 3 : how == 1 ? 0 : 2);
+            assert_true(r.feasible);
+            toy_cost(ctx, t, policy, cost);
+            assert_true(nbi_feasible(&t->problem, cost));
+            nb_ctx_free(ctx);
+        }
+    free(t);
+}
+
+static void same_seed_same_trace(void **state) {
+    (void)state;
+    toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
+    uint8_t pa[TOY_MAX_VARS], pb[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++) {
+        toy *both[] = {a, b};
+        for (int i = 0; i < 2; i++) {
+            nb_ctx *ctx = nb_ctx_new();
+            nb_ctx_set_threads(ctx, 1 + 3 * i);
+            toy_make(both[i], ctx, 9, 8, 0.2);
+            toy_limit(both[i], NBI_COST_BYTES, 0.4);
+            toy_limit(both[i], NBI_COST_RAM, 0.6);
+            assert_int_equal(toy_run(both[i], all[m], 42, 0, 60, i ? pb : pa, &r), NB_OK);
+            nb_ctx_free(ctx);
+        }
+        assert_int_equal(a->scored, b->scored);
+        assert_memory_equal(a->trace, b->trace, sizeof a->trace);
+        assert_memory_equal(pa, pb, 8);
+    }
+    free(a);
+    free(b);
+}
+
+/* No limits at all, and one variable with one option, are problems, too. */
+static void degenerate_problems(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++) {
+        double closest;
+        toy_make(t, ctx, 2, 4, 0);
+        double best = toy_optimum(t, &closest);
+        assert_int_equal(toy_run(t, all[m], 1, 0, 60, policy, &r), NB_OK);
+        assert_true(r.score <= best + 1e-12);
+        toy_make(t, ctx, 2, 1, 0);
+        t->n_options[0] = 1;
+        assert_int_equal(toy_run(t, all[m], 1, 0, 60, policy, &r), NB_OK);
+        assert_int_equal(t->scored, 1);
+        t->problem.n_vars = 0;
+        assert_int_equal(toy_run(t, all[m], 1, 0, 60, policy, &r), NB_EINVAL);
+    }
+    free(t);
+    nb_ctx_free(ctx);
+}
+
+/* The k-th allocation fails, for every k. */
+static void survives_no_memory(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    for (size_t m = 0; m < n; m++)
+        for (long k = 1;; k++) {
+            assert_in_range(k, 1, 5000);
+            toy_make(t, ctx, 2, 4, 0.1);
+            toy_limit(t, NBI_COST_BYTES, 0.5);
+            nbi_alloc_fail_after(k);
+            nb_status st = toy_run(t, all[m], 1, 5, 60, policy, &r);
+            nbi_alloc_fail_after(0);
+            if (st == NB_OK) break;
+            assert_int_equal(st, NB_ENOMEM);
+        }
+    free(t);
+    nb_ctx_free(ctx);
+}
+
+static void registry_is_complete(void **state) {
+    (void)state;
+    size_t n;
+    const nbi_search *const *all = nbi_searches(&n);
+    assert_true(n >= 4);
+    for (size_t m = 0; m < n; m++) {
+        assert_ptr_equal(nbi_search_find(all[m]->name), all[m]);
+        assert_true(all[m]->help && *all[m]->help && all[m]->run);
+        for (size_t o = 0; o < all[m]->n_options; o++) {
+            const nbi_option *x = &all[m]->options[o];
+            assert_true(x->help && x->def >= x->min && x->def <= x->max);
+        }
+    }
+    assert_null(nbi_search_find("none such"));
+    for (int c = 0; c < NBI_COST_COUNT; c++) {
+        assert_true(*nbi_cost_name((nbi_cost_id)c) != 0);
+        assert_true(*nbi_cost_help((nbi_cost_id)c) != 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(registry_is_complete),
+        cmocka_unit_test(every_method_finds_good_policies),
+        cmocka_unit_test(unreachable_limits_give_the_closest),
+        cmocka_unit_test(stops_when_told),
+        cmocka_unit_test(same_seed_same_trace),
+        cmocka_unit_test(degenerate_problems),
+        cmocka_unit_test(survives_no_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
