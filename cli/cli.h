@@ -127,6 +127,9 @@ typedef void (*cli_printer)(const json_t *root, const void *user);
  * exit status. `json` may be NULL where the call failed. */
 int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const void *user);
 
+/* CLI_DONE, or CLI_FAILED and a message when standard output cannot be written. */
+int cli_flush(void);
+
 /* ---- values and tables for people (cli_value.c, cli_table.c) ---------------------------------- */
 
 /* The first of the '|'-separated dotted paths ("quantized.bytes|bytes") that exists, or NULL. */

@@ -321,7 +321,7 @@ int cli_parse(cli *c, const cli_usage *usage, const char **values) {
     if (code != CLI_GO_ON) return code;
     if (g.help) {
         cli_help(c, usage, &common);
-        return fflush(stdout) == 0 && !ferror(stdout) ? CLI_DONE : CLI_FAILED;
+        return cli_flush();
     }
     if (g.quiet && g.verbose) return cli_wrong(c, "--quiet and --verbose exclude each other");
     c->threads = g.threads;

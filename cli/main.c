@@ -37,15 +37,9 @@ static void print_overview(FILE *file) {
                   "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a limit cannot be met.\n");
 }
 
-static int flushed(void) {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_DONE;
-    cli_say("cannot write to the standard output");
-    return CLI_FAILED;
-}
-
 static int print_version(void) {
     printf("nibble %s\n%s\n", nb_version(), nb_libraries());
-    return flushed();
+    return cli_flush();
 }
 
 static int unknown_command(const char *name) {
@@ -110,14 +104,14 @@ static int run(const command *row, int argc, char **argv, char *command_line) {
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_overview(stdout);
-        return flushed();
+        return cli_flush();
     }
     const char *first = argv[1];
     if (!strcmp(first, "--version") || !strcmp(first, "-V")) return print_version();
     bool help = !strcmp(first, "help") || !strcmp(first, "--help") || !strcmp(first, "-h");
     if (help && argc < 3) {
         print_overview(stdout);
-        return flushed();
+        return cli_flush();
     }
     if (!help && first[0] == '-') return unknown_option(first);
     const command *row = find(help ? argv[2] : first);
