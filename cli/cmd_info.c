@@ -4,7 +4,8 @@
 #include <math.h>
 
 static void print_layers(const json_t *layers) {
-    static const char *const heads[] = {"~layer", "<operator", "<output", "parameters", "MACs", NULL};
+    static const char *const heads[] = {"~layer",     "<operator", "<output",
+                                        "parameters", "MACs",      NULL};
     table *t = table_new(heads);
     const json_t *layer;
     size_t i;

@@ -27,8 +27,8 @@ typedef struct blamed {
 static double at_bits(const json_t *tensor, int bits, const char *what) {
     const json_t *option;
     size_t i;
-    json_array_foreach(json_at(tensor, "options"), i, option)
-        if (json_num(option, "bits") == bits) return json_num(option, what);
+    json_array_foreach(json_at(tensor, "options"), i,
+                       option) if (json_num(option, "bits") == bits) return json_num(option, what);
     char path[32]; /* or tensor.bits{"4": {loss, sqnr}} */
     snprintf(path, sizeof path, "bits.%d.%s", bits, what);
     return json_num(tensor, path);
@@ -92,8 +92,7 @@ static void print_sensitivity(const json_t *root, const void *user) {
         cli_say("out of memory for a table; --json has its values");
         return;
     }
-    json_array_foreach(tensors, i, tensor)
-        list[i] = (blamed){tensor, blame_of(tensor), i};
+    json_array_foreach(tensors, i, tensor) list[i] = (blamed){tensor, blame_of(tensor), i};
     qsort(list, n, sizeof *list, by_blame);
     int widths[MOST_WIDTHS];
     bool has_loss = find_widths(list, n, "loss", widths) > 0;

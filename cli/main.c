@@ -24,8 +24,9 @@ static const command commands[] = {
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_overview(FILE *file) {
-    fprintf(file, "nibble %s: makes neural networks small\n\n"
-                  "usage: nibble COMMAND [options] [files]\n\ncommands\n",
+    fprintf(file,
+            "nibble %s: makes neural networks small\n\n"
+            "usage: nibble COMMAND [options] [files]\n\ncommands\n",
             nb_version());
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(file, "  %-13s %s\n", commands[i].name, commands[i].help);
@@ -47,8 +48,10 @@ static int unknown_command(const char *name) {
     for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
     names[N_COMMANDS] = "help";
     const char *near = cli_nearest(name, names);
-    if (near) cli_say("there is no command '%s' (did you mean '%s'?)", name, near);
-    else cli_say("there is no command '%s'", name);
+    if (near)
+        cli_say("there is no command '%s' (did you mean '%s'?)", name, near);
+    else
+        cli_say("there is no command '%s'", name);
     fprintf(stderr, "see 'nibble --help'\n");
     return CLI_USAGE;
 }
@@ -56,8 +59,10 @@ static int unknown_command(const char *name) {
 static int unknown_option(const char *name) {
     static const char *const names[] = {"--help", "--version", NULL};
     const char *near = cli_nearest(name, names);
-    if (near) cli_say("no option '%s' before the command (did you mean '%s'?)", name, near);
-    else cli_say("no option '%s' before the command; options follow it", name);
+    if (near)
+        cli_say("no option '%s' before the command (did you mean '%s'?)", name, near);
+    else
+        cli_say("no option '%s' before the command; options follow it", name);
     fprintf(stderr, "see 'nibble --help'\n");
     return CLI_USAGE;
 }

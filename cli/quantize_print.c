@@ -42,8 +42,7 @@ static const char *in_unit(char unit, double x) {
 static void limit_row(table *t, const json_t *root, const char *name, const json_t *limit) {
     struct limit_row row = {name, "", 'r'};
     for (size_t i = 0; i < N_LIMITS; i++) /* "max-size (onnx)" is one of them, too */
-        if (strncmp(limit_rows[i].name, name, strlen(limit_rows[i].name)) == 0)
-            row = limit_rows[i];
+        if (strncmp(limit_rows[i].name, name, strlen(limit_rows[i].name)) == 0) row = limit_rows[i];
     double wanted = json_is_number(limit) ? json_number_value(limit)
                                           : json_num(limit, "wanted|limit|want|value");
     double got = json_num(limit, "got|reached|actual");
@@ -67,8 +66,9 @@ static void print_limits(const json_t *root) {
         name = json_text(limit, "name|limit");
         limit_row(t, root, name ? name : "-", limit);
     }
-    json_object_foreach((json_t *)limits, name, limit)
-        if (json_is_number(limit) || json_is_object(limit)) limit_row(t, root, name, limit);
+    json_object_foreach((json_t *)limits, name,
+                        limit) if (json_is_number(limit) || json_is_object(limit))
+        limit_row(t, root, name, limit);
     table_print(t);
 }
 
@@ -99,28 +99,30 @@ static const char *result_bits(const json_t *site, char *out, size_t size) {
     return out;
 }
 
+static void policy_row(table *t, const json_t *policy, const json_t *site) {
+    bool weight = is_weight(site);
+    const json_t *result =
+        weight && !json_at(site, "activation_bits") ? same_layer(policy, site, false) : site;
+    char bits[48];
+    const char *cells[] = {json_text(site, "layer|name|tensor"),
+                           weight ? show_value(json_at(site, "weight_bits|bits")) : NULL,
+                           result_bits(result, bits, sizeof bits),
+                           json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
+                           show_whole(json_num(site, "bytes")),
+                           show_real(json_num(site, "sqnr"), 1)};
+    table_row(t, cells);
+}
+
 /* One row per layer with weights, with what it writes; then whatever belongs to none of them. */
 static void print_policy(const json_t *policy) {
-    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule",
-                                        "bytes", "SQNR dB", NULL};
+    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule", "bytes",
+                                        "SQNR dB", NULL};
     const json_t *site;
     size_t i;
     table *t = table_new(heads);
-    json_array_foreach(policy, i, site) {
-        bool weight = is_weight(site);
-        if (!weight && same_layer(policy, site, true)) continue;
-        const json_t *result = weight && !json_at(site, "activation_bits")
-                                   ? same_layer(policy, site, false)
-                                   : site;
-        char bits[48];
-        const char *cells[] = {json_text(site, "layer|name|tensor"),
-                               weight ? show_value(json_at(site, "weight_bits|bits")) : NULL,
-                               result_bits(result, bits, sizeof bits),
-                               json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
-                               show_whole(json_num(site, "bytes")),
-                               show_real(json_num(site, "sqnr"), 1)};
-        table_row(t, cells);
-    }
+    json_array_foreach(policy, i, site) if (is_weight(site)) policy_row(t, policy, site);
+    json_array_foreach(policy, i, site) if (!is_weight(site) && !same_layer(policy, site, true))
+        policy_row(t, policy, site);
     table_print(t);
 }
 
@@ -149,7 +151,8 @@ static void bytes_row(table *t, const char *title, double before, double after) 
 
 static void print_figures(const json_t *root) {
     static const char *const heads[] = {"<", "float", "quantized", "<", NULL};
-    static const char *const metrics[] = {"top1", "top5", "loss", "kl", "mse", "cosine", "auc", NULL};
+    static const char *const metrics[] = {"top1", "top5",   "loss", "kl",
+                                          "mse",  "cosine", "auc",  NULL};
     table *t = table_new(heads);
     for (const char *const *m = metrics; *m; m++) metric_row(t, root, *m);
     double before = json_num(root, "float.bytes");
@@ -160,7 +163,8 @@ static void print_figures(const json_t *root) {
               json_num(root, "quantized.peak_ram"));
     table_print(t);
     putchar('\n');
-    print_pair("average weight bits", show_real(json_num(root, "quantized.average_weight_bits"), 2));
+    print_pair("average weight bits",
+               show_real(json_num(root, "quantized.average_weight_bits"), 2));
     print_pair("average activation bits",
                show_real(json_num(root, "quantized.average_activation_bits"), 2));
     print_pair("residual bits", show_value(json_at(root, "quantized.residual_bits|residual_bits")));
@@ -177,8 +181,8 @@ static void print_search(const json_t *root) {
     const json_t *search = json_at(root, "search");
     char text[160];
     double trials = json_num(search, "trials"), seconds = json_num(search, "seconds");
-    const char *method = json_is_string(search) ? json_string_value(search)
-                                                : json_text(search, "method|name");
+    const char *method =
+        json_is_string(search) ? json_string_value(search) : json_text(search, "method|name");
     if (!method) return;
     int n = snprintf(text, sizeof text, "%.80s", method);
     if (trials == trials)
@@ -218,7 +222,7 @@ void print_quantize(const json_t *root, const void *folder) {
 }
 
 void print_dry_run(const json_t *root, const void *folder) {
-    static const char *const heads[] = {"weights", "activations", "average", "bytes",
+    static const char *const heads[] = {"weights", "activations", "average",  "bytes",
                                         "in ONNX", "BOPs",        "peak RAM", NULL};
     const json_t *row;
     size_t i;
