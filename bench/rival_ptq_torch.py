@@ -262,11 +262,16 @@ def to_torch(images):
 
 def jobs():
     """(affine, sites, config) in the order in which they are worth having."""
-    for kind in ("residual8", "conv_input"):
-        for config in CONFIGS:
-            yield "reestimated", kind, config
+    for config in CONFIGS:
+        yield "reestimated", "residual8", config
+    first = ("W4A4", "W3A3")
+    for config in first:
+        yield "reestimated", "conv_input", config
     for affine in ("folded_corrected", "folded"):
         yield affine, "residual8", "W3A3"
+    for config in CONFIGS:
+        if config not in first:
+            yield "reestimated", "conv_input", config
 
 
 def write_draws(path, train_images, train_hash):

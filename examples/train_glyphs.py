@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Trains examples/glyphs.onnx, the small float CNN for builtin:glyphs (PyTorch 1.13, CPU).
 
-    cmake -S . -B build -DNIBBLE_BENCH=ON && cmake --build build
+    cmake -S . -B build && cmake --build build --target dump_glyphs
     mkdir -p /tmp/glyphs && build/dump_glyphs /tmp/glyphs
     python3 examples/train_glyphs.py /tmp/glyphs examples/glyphs.onnx
+
+Test top-1 of the committed network (24 epochs): float 95.30; weights rounded naively, symmetric
+min-max per output channel, to 8 bits 95.25, 6: 95.35, 5: 95.30, 4: 94.35, 3: 76.40, 2: 12.30.
 
 The product itself never needs Python: the network is committed. It keeps Conv and
 BatchNormalization apart, and its metadata says how bytes become its input
@@ -112,8 +115,19 @@ def metadata(key, value):
     return b"\x72" + varint(len(text)) + text
 
 
+def split_biases(net):
+    """Two BN biases that meet in an Add learn the same values, and the exporter would share them
+    through Identity nodes; divided unevenly they are two tensors with the same sum."""
+    with torch.no_grad():
+        for block in (net.block2, net.block3):
+            quarter = block.bn2.bias / 4
+            block.bn2.bias -= quarter
+            block.short[1].bias += quarter
+
+
 def export(net, path):
     net.eval()
+    split_biases(net)
     torch.onnx.export(net, torch.zeros(1, 3, 32, 32), path, opset_version=13,
                       input_names=["image"], output_names=["logits"],
                       dynamic_axes={"image": {0: "N"}, "logits": {0: "N"}},

@@ -134,8 +134,7 @@ static nb_status divide_own(nb_ctx *ctx, nbi_dataset *data, const nbi_data_optio
     size_t begin[3] = {0, data->raw_count[0], data->raw_count[0] + data->raw_count[1]};
     choose_roles(ctx, data, o, role);
     for (int s = 0; s < 3; s++)
-        if (role[s] >= 0)
-            NB_TRY(natural(ctx, begin[role[s]], data->raw_count[role[s]], &split[s]));
+        if (role[s] >= 0) NB_TRY(natural(ctx, begin[role[s]], data->raw_count[role[s]], &split[s]));
     if (role[NBI_SPLIT_VAL] >= 0) {
         if (o->val_count)
             nb_log(ctx, NB_LOG_WARNING, "'%s' has a validation split of its own (%zu): %zu ignored",
@@ -161,8 +160,8 @@ nb_status nbi_dataset_divide(nb_ctx *ctx, nbi_dataset *data, const nbi_data_opti
         return nb_fail(ctx, NB_EUNSUPPORTED, "'%s' has %zu samples, want at most %zu",
                        options->path, total, NBI_SAMPLES_MAX);
     for (int s = 0; s < 3; s++) own += data->raw_count[s] > 0;
-    nb_status st = own == 1 ? divide_one(ctx, data, options, split)
-                            : divide_own(ctx, data, options, split);
+    nb_status st =
+        own == 1 ? divide_one(ctx, data, options, split) : divide_own(ctx, data, options, split);
     for (int s = 0; s < 3; s++) {
         data->order[s] = split[s].index; /* freed with the data set, also after a failure */
         data->info.count[s] =

@@ -12,10 +12,10 @@ enum { SIZE = NBI_GLYPH_SIZE, ONE = 256, POINTS = 20, PEN_UP = 127 };
 /* The look of the set; these constants fix its difficulty. */
 enum {
     SEED = 0x6e6962,
-    CONTRAST = 100,     /* smallest |glyph − ground| summed over the channels */
-    NOISE_LOW = 24,     /* half-width of the noise of the cleanest picture … */
-    NOISE_RANGE = 56,   /* … and how much the noisiest has on top */
-    CLUTTER_LOW = 2,    /* fragments behind the glyph: 2..5 */
+    CONTRAST = 100,   /* smallest |glyph − ground| summed over the channels */
+    NOISE_LOW = 24,   /* half-width of the noise of the cleanest picture … */
+    NOISE_RANGE = 56, /* … and how much the noisiest has on top */
+    CLUTTER_LOW = 2,  /* fragments behind the glyph: 2..5 */
     CLUTTER_RANGE = 4
 };
 
@@ -24,22 +24,67 @@ enum {
 typedef struct point {
     int8_t x, y;
 } point;
-#define UP {PEN_UP, 0}
+#define UP                                                                                         \
+    { PEN_UP, 0 }
 static const point shapes[NBI_GLYPH_CLASSES][POINTS] = {
-    /* O */ {{-12, -40}, {12, -40}, {30, -18}, {30, 18}, {12, 40}, {-12, 40}, {-30, 18}, {-30, -18},
-             {-12, -40}, UP, UP},
-    /* Q */ {{-12, -40}, {12, -40}, {30, -18}, {30, 18}, {12, 40}, {-12, 40}, {-30, 18}, {-30, -18},
-             {-12, -40}, UP, {6, 14}, {32, 42}, UP, UP},
+    /* O */ {{-12, -40},
+             {12, -40},
+             {30, -18},
+             {30, 18},
+             {12, 40},
+             {-12, 40},
+             {-30, 18},
+             {-30, -18},
+             {-12, -40},
+             UP,
+             UP},
+    /* Q */
+    {{-12, -40},
+     {12, -40},
+     {30, -18},
+     {30, 18},
+     {12, 40},
+     {-12, 40},
+     {-30, 18},
+     {-30, -18},
+     {-12, -40},
+     UP,
+     {6, 14},
+     {32, 42},
+     UP,
+     UP},
     /* E */ {{28, -40}, {-26, -40}, {-26, 40}, {28, 40}, UP, {-26, 0}, {18, 0}, UP, UP},
     /* F */ {{28, -40}, {-26, -40}, {-26, 40}, UP, {-26, 0}, {18, 0}, UP, UP},
     /* P */ {{-26, 40}, {-26, -40}, {14, -40}, {28, -30}, {28, -8}, {14, 2}, {-26, 2}, UP, UP},
-    /* R */ {{-26, 40}, {-26, -40}, {14, -40}, {28, -30}, {28, -8}, {14, 2}, {-26, 2}, UP, {2, 2},
-             {28, 40}, UP, UP},
+    /* R */
+    {{-26, 40},
+     {-26, -40},
+     {14, -40},
+     {28, -30},
+     {28, -8},
+     {14, 2},
+     {-26, 2},
+     UP,
+     {2, 2},
+     {28, 40},
+     UP,
+     UP},
     /* Z */ {{-28, -40}, {28, -40}, {-28, 40}, {28, 40}, UP, UP},
     /* 2 */ {{-28, -24}, {-14, -40}, {14, -40}, {28, -26}, {26, -10}, {-28, 40}, {28, 40}, UP, UP},
     /* K */ {{-26, -40}, {-26, 40}, UP, {28, -40}, {-24, 4}, UP, {-8, -8}, {28, 40}, UP, UP},
-    /* S */ {{28, -28}, {12, -40}, {-14, -40}, {-28, -26}, {-24, -8}, {24, 8}, {28, 26}, {14, 40},
-             {-12, 40}, {-28, 28}, UP, UP},
+    /* S */
+    {{28, -28},
+     {12, -40},
+     {-14, -40},
+     {-28, -26},
+     {-24, -8},
+     {24, 8},
+     {28, 26},
+     {14, 40},
+     {-12, 40},
+     {-28, 28},
+     UP,
+     UP},
 };
 
 /* Q8 map of grid units to pixels: (x, y) → (a·x + b·y + tx, c·x + d·y + ty). */
@@ -116,11 +161,11 @@ static void draw_shape(mask *m, int shape, const affine *f, int radius, int firs
     for (int i = 0; i + 1 < POINTS; i++) {
         if (p[i].x == PEN_UP && p[i + 1].x == PEN_UP) return;
         if (p[i].x == PEN_UP || p[i + 1].x == PEN_UP) continue;
-        int from[2] = {f->a * p[i].x + f->b * p[i].y + f->tx, f->c * p[i].x + f->d * p[i].y + f->ty};
+        int from[2] = {f->a * p[i].x + f->b * p[i].y + f->tx,
+                       f->c * p[i].x + f->d * p[i].y + f->ty};
         int to[2] = {f->a * p[i + 1].x + f->b * p[i + 1].y + f->tx,
                      f->c * p[i + 1].x + f->d * p[i + 1].y + f->ty};
-        if (!count || (stroke >= first && stroke < first + count))
-            draw_stroke(m, from, to, radius);
+        if (!count || (stroke >= first && stroke < first + count)) draw_stroke(m, from, to, radius);
         stroke++;
     }
 }
@@ -209,7 +254,8 @@ int nbi_glyph_draw(int split, uint32_t index, uint8_t *out) {
     fill_ground(&rng, ground, out);
     draw_clutter(&rng, &m, out);
     contrasting_colour(&rng, ground, colour);
-    int tx = SIZE / 2 * ONE + pick(&rng, -1024, 1024), ty = SIZE / 2 * ONE + pick(&rng, -1024, 1024);
+    int tx = SIZE / 2 * ONE + pick(&rng, -1024, 1024),
+        ty = SIZE / 2 * ONE + pick(&rng, -1024, 1024);
     affine f = random_affine(&rng, pick(&rng, 44, 84), 110, tx, ty);
     draw_shape(&m, label, &f, pick(&rng, 200, 400), 0, 0);
     blend(&m, colour, pick(&rng, 192, 256), out);

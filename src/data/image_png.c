@@ -65,8 +65,7 @@ static bool read_png(nb_ctx *ctx, const char *path, job *j) {
     j->st = nbi_image_new(ctx, path, height, width, channels, &j->image);
     if (j->st == NB_OK) j->st = nbi_alloc(ctx, height, sizeof *j->rows, &j->rows);
     if (j->st != NB_OK) return true;
-    for (size_t y = 0; y < height; y++)
-        j->rows[y] = j->image.data + y * width * (size_t)channels;
+    for (size_t y = 0; y < height; y++) j->rows[y] = j->image.data + y * width * (size_t)channels;
     png_read_image(j->png, j->rows);
     png_read_end(j->png, NULL);
     return true;

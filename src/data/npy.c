@@ -165,8 +165,8 @@ static nb_status parse_array(nb_ctx *ctx, const char *path, size_t size, nbi_npy
                        "'%s': '%s' is in Fortran order, want C order (numpy.ascontiguousarray)",
                        path, a->name);
     if (!nbi_mul_size(a->items, a->item_bytes, &bytes) || bytes != size - start - length)
-        return nb_fail(ctx, NB_EFORMAT, "'%s': '%s' has %zu bytes of data, its shape says %zu", path,
-                       a->name, size - start - length, a->items * a->item_bytes);
+        return nb_fail(ctx, NB_EFORMAT, "'%s': '%s' has %zu bytes of data, its shape says %zu",
+                       path, a->name, size - start - length, a->items * a->item_bytes);
     a->data = f + start + length;
     return NB_OK;
 }

@@ -20,10 +20,10 @@ struct nbi_pictures {
     nbi_arena arena;
     entry *entries;
     size_t n, capacity;
-    slot *slots;           /* n; decoded samples from nbi_alloc, or NULL */
-    atomic_size_t cached;  /* bytes in slots */
-    int resize;            /* shorter side before the crop; 0 = see `cover` */
-    bool cover;            /* scale until height×width is covered, then crop */
+    slot *slots;                 /* n; decoded samples from nbi_alloc, or NULL */
+    atomic_size_t cached;        /* bytes in slots */
+    int resize;                  /* shorter side before the crop; 0 = see `cover` */
+    bool cover;                  /* scale until height×width is covered, then crop */
     int height, width, channels; /* of a sample */
 };
 
@@ -132,8 +132,8 @@ static nb_status plan(nb_ctx *ctx, nbi_pictures *p, const nbi_data_options *o) {
     nbi_image first = {0};
     int want = o->want_channels;
     if (want && want != 1 && want != 3)
-        return nb_fail(ctx, NB_EINVAL, "'%s': pictures have 1 or 3 channels, %d are wanted", o->path,
-                       want);
+        return nb_fail(ctx, NB_EINVAL, "'%s': pictures have 1 or 3 channels, %d are wanted",
+                       o->path, want);
     NB_TRY(nbi_image_load(ctx, p->entries[0].path, &first));
     bool wanted = o->want_height && o->want_width;
     p->channels = want ? want : first.channels;

@@ -60,7 +60,8 @@ static nb_status read_sample(nb_ctx *ctx, const nbi_dataset *data, size_t raw, v
 }
 
 /* Opens the files of one split, in the order of their names. */
-static nb_status open_split(nb_ctx *ctx, cifar *c, const char *folder, int split, nbi_arena *arena) {
+static nb_status open_split(nb_ctx *ctx, cifar *c, const char *folder, int split,
+                            nbi_arena *arena) {
     const char **names = NULL;
     size_t n = 0;
     NB_TRY(nbi_folder_list(ctx, folder, arena, &names, &n));
@@ -92,11 +93,12 @@ static nb_status find_label_bytes(nb_ctx *ctx, cifar *c) {
     if (!fits[0] && !fits[1])
         for (int i = 0; i < c->n; i++)
             if (c->parts[i].file.size % (PIXEL_BYTES + 1) != 0)
-                return nb_fail(ctx, NB_EFORMAT,
-                               "'%s' has %llu bytes, want whole records of %d (CIFAR-10) or, in all "
-                               "files, %d (CIFAR-100): truncated?",
-                               c->parts[i].file.path, (unsigned long long)c->parts[i].file.size,
-                               PIXEL_BYTES + 1, PIXEL_BYTES + 2);
+                return nb_fail(
+                    ctx, NB_EFORMAT,
+                    "'%s' has %llu bytes, want whole records of %d (CIFAR-10) or, in all "
+                    "files, %d (CIFAR-100): truncated?",
+                    c->parts[i].file.path, (unsigned long long)c->parts[i].file.size,
+                    PIXEL_BYTES + 1, PIXEL_BYTES + 2);
     c->label_bytes = fits[1] ? 2 : 1;
     return NB_OK;
 }

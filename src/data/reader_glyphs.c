@@ -33,8 +33,7 @@ static nb_status open_glyphs(nb_ctx *ctx, const nbi_data_options *options, nbi_d
     size_t n = nbi_dataset_raw_total(data), i = 0;
     NB_TRYG(nbi_alloc(ctx, n, sizeof *data->labels, &data->labels));
     for (int s = 0; s < 3; s++)
-        for (size_t k = 0; k < counts[s]; k++)
-            data->labels[i++] = (int32_t)(k % NBI_GLYPH_CLASSES);
+        for (size_t k = 0; k < counts[s]; k++) data->labels[i++] = (int32_t)(k % NBI_GLYPH_CLASSES);
     *out = data;
     data = NULL;
 done:

@@ -91,9 +91,10 @@ static nb_status parse_header(nb_ctx *ctx, const char *path, const uint8_t *h, s
         out->shape[i] = big_endian(h + 4 + 4 * i);
         if (!out->shape[i] || (i && out->shape[i] > 16384) ||
             !nbi_mul_size(out->bytes, out->shape[i], &out->bytes) || out->bytes > FILE_MAX)
-            return nb_fail(ctx, NB_EFORMAT,
-                           "'%s': dimension %d is %zu, want 1..16384 and %zu bytes in total at most",
-                           path, i, out->shape[i], FILE_MAX);
+            return nb_fail(
+                ctx, NB_EFORMAT,
+                "'%s': dimension %d is %zu, want 1..16384 and %zu bytes in total at most", path, i,
+                out->shape[i], FILE_MAX);
     }
     return NB_OK;
 }
@@ -160,8 +161,8 @@ static nb_status find_images(nb_ctx *ctx, const char *folder, int split, nbi_are
     for (size_t i = 0; i < n; i++) {
         if (split_of(names[i]) != split) continue;
         size_t length = *found ? strlen(*found) : 0;
-        if (*found && !(strncmp(names[i], *found, length) == 0 &&
-                        strcmp(names[i] + length, ".gz") == 0))
+        if (*found &&
+            !(strncmp(names[i], *found, length) == 0 && strcmp(names[i] + length, ".gz") == 0))
             return nb_fail(ctx, NB_EFORMAT, "'%s' holds both '%s' and '%s', want one of them",
                            folder, *found, names[i]);
         if (!*found) *found = names[i];

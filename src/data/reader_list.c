@@ -117,8 +117,8 @@ static nb_status label_number(const table *t, size_t i, int32_t *out) {
     *out = -1;
     if (!t->labels[i]) return NB_OK;
     if (t->names) {
-        const char **hit = bsearch(&t->labels[i], t->names, t->names_n, sizeof *t->names,
-                                   compare_names);
+        const char **hit =
+            bsearch(&t->labels[i], t->names, t->names_n, sizeof *t->names, compare_names);
         value = (long)(hit - t->names);
     } else {
         is_number(t->labels[i], &value);

@@ -79,8 +79,10 @@ static nb_status describe(nb_ctx *ctx, nbi_dataset *data, const char *path, cons
     if (data->info.sample_bytes &&
         (d.rank != data->info.rank || d.is_image != data->info.is_image ||
          memcmp(d.shape, data->info.shape, sizeof d.shape) != 0))
-        return nb_fail(ctx, NB_EFORMAT, "'%s': '%s' has another shape or type than the arrays of "
-                       "the other splits", path, x->name);
+        return nb_fail(ctx, NB_EFORMAT,
+                       "'%s': '%s' has another shape or type than the arrays of "
+                       "the other splits",
+                       path, x->name);
     data->info = d;
     return NB_OK;
 }

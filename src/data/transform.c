@@ -12,8 +12,8 @@ void nbi_transform_default(nbi_transform *t) {
 void nbi_transform_table(const nbi_transform *t, int channel, float table[256]) {
     int i = t->n > 1 && channel < t->n ? channel : 0;
     for (int byte = 0; byte < 256; byte++)
-        table[byte] = (float)(((double)byte * (double)t->scale - (double)t->mean[i]) /
-                              (double)t->std[i]);
+        table[byte] =
+            (float)(((double)byte * (double)t->scale - (double)t->mean[i]) / (double)t->std[i]);
 }
 
 void nbi_transform_apply(const nbi_transform *t, const uint8_t *hwc, int h, int w, int c,

@@ -178,7 +178,8 @@ nb_status nbi_exec_value(nb_ctx *ctx, const nbi_exec *e, int tensor, nbi_view *o
     if (tensor < 0 || tensor >= e->graph->n_tensors)
         return nb_fail(ctx, NB_EINVAL, "there is no tensor %d", tensor);
     const nbi_view *v = &e->slot[tensor].view;
-    if (!v->data)
+    bool kept = e->slot[tensor].fixed || (e->flags & NBI_EXEC_KEEP_ALL);
+    if (!v->data || !kept)
         return nb_fail(ctx, NB_EINVAL, "tensor '%s' has no value in this plan",
                        e->graph->tensor[tensor]->name);
     *out = *v;

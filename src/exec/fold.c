@@ -6,7 +6,9 @@
 
 #include <string.h>
 
-#define MAX_FOLDED ((int64_t)1 << 26) /* elements: a hostile file cannot make us fill memory */
+/* A hostile file cannot make us fill memory: elements of one tensor, bytes of the whole graph. */
+#define MAX_FOLDED ((int64_t)1 << 26)
+#define MAX_ARENA  ((size_t)4 << 30)
 
 nbi_view nbi_tensor_view(const nbi_tensor *t) {
     nbi_view v = {.dtype = nbi_view_dtype(t->dtype), .rank = t->rank};
@@ -28,6 +30,7 @@ static nb_status const_view(nb_ctx *ctx, nbi_arena *scratch, const nbi_tensor *t
 }
 
 static bool can_fold(const nbi_graph *graph, const nbi_node *node) {
+    if (graph->arena.total > MAX_ARENA) return false;
     bool shape = !strcmp(node->op_type, "Shape") || !strcmp(node->op_type, "Size");
     for (int i = 0; i < node->n_in; i++) {
         if (node->in[i] < 0) continue;

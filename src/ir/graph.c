@@ -1,5 +1,5 @@
-/* Building, copying, sorting and pruning graphs. All memory comes from the graph's arena, so a graph
- * is freed in one go and a rewritten node's old arrays simply stay behind. */
+/* Building, copying, sorting and pruning graphs. All memory comes from the graph's arena, so a
+ * graph is freed in one go and a rewritten node's old arrays simply stay behind. */
 #include "ir/graph.h"
 
 #include <stdio.h>
@@ -58,8 +58,9 @@ static const char *unique_name(nbi_graph *graph, const char *wanted) {
 nb_status nbi_graph_add_tensor(nb_ctx *ctx, nbi_graph *graph, const char *name, nb_dtype dtype,
                                int rank, const int64_t *dim, int *out_index) {
     if (rank > NBI_MAX_RANK)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' has %d dimensions, at most %d are allowed",
-                       name ? name : "", rank, NBI_MAX_RANK);
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "tensor '%s' has %d dimensions, at most %d are allowed", name ? name : "",
+                       rank, NBI_MAX_RANK);
     NB_TRY(grow(ctx, graph, &graph->tensor, graph->n_tensors, &graph->cap_tensors,
                 sizeof *graph->tensor));
     nbi_tensor *t = nbi_arena_alloc(&graph->arena, 1, sizeof *t);
@@ -193,45 +194,97 @@ static nb_status check_sources(nb_ctx *ctx, const nbi_graph *graph, bool *is_inp
     return NB_OK;
 }
 
-/* Kahn's algorithm that always takes the earliest ready node: files that are sorted stay as they
- * are. `first` is a lower bound of the next candidate, so sorted input costs O(nodes + edges). */
+/* A binary heap of node indices, smallest first. */
+static void heap_push(int *heap, int *n, int value) {
+    int i = (*n)++;
+    for (; i > 0 && heap[(i - 1) / 2] > value; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    heap[i] = value;
+}
+
+static int heap_pop(int *heap, int *n) {
+    int top = heap[0], last = heap[--*n], i = 0;
+    for (int child; (child = 2 * i + 1) < *n; i = child) {
+        if (child + 1 < *n && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= last) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = last;
+    return top;
+}
+
+typedef struct sorter {
+    int *waiting;  /* per node: inputs whose producer is not placed yet */
+    size_t *first; /* per node: where its readers start in `reader`; n_nodes + 1 */
+    int *reader, *heap;
+    nbi_node **sorted;
+} sorter;
+
+static int producer_of(const nbi_graph *graph, int tensor) {
+    return tensor < 0 ? -1 : graph->tensor[tensor]->producer;
+}
+
+static nb_status list_readers(nb_ctx *ctx, const nbi_graph *graph, sorter *s) {
+    size_t n_nodes = (size_t)graph->n_nodes;
+    NB_TRY(nbi_alloc(ctx, n_nodes + 2, sizeof *s->first, &s->first));
+    for (int n = 0; n < graph->n_nodes; n++)
+        for (int i = 0; i < graph->node[n]->n_in; i++) {
+            int p = producer_of(graph, graph->node[n]->in[i]);
+            if (p < 0) continue;
+            s->waiting[n]++;
+            s->first[p + 2]++; /* two ahead: filling shifts it into place */
+        }
+    for (size_t n = 2; n < n_nodes + 2; n++) s->first[n] += s->first[n - 1];
+    NB_TRY(nbi_alloc(ctx, s->first[n_nodes + 1] + 1, sizeof *s->reader, &s->reader));
+    for (int n = 0; n < graph->n_nodes; n++)
+        for (int i = 0; i < graph->node[n]->n_in; i++) {
+            int p = producer_of(graph, graph->node[n]->in[i]);
+            if (p >= 0) s->reader[s->first[p + 1]++] = n;
+        }
+    return NB_OK;
+}
+
+/* Kahn's algorithm that always takes the earliest ready node, so that files that are sorted stay as
+ * they are; O((nodes + edges) log nodes) for any order of a hostile file. */
+static nb_status place_nodes(nb_ctx *ctx, nbi_graph *graph, sorter *s) {
+    int ready = 0, done = 0, left = 0;
+    for (int n = 0; n < graph->n_nodes; n++)
+        if (!s->waiting[n]) heap_push(s->heap, &ready, n);
+    while (ready) {
+        int n = heap_pop(s->heap, &ready);
+        s->sorted[done++] = graph->node[n];
+        for (size_t e = s->first[n]; e < s->first[n + 1]; e++)
+            if (--s->waiting[s->reader[e]] == 0) heap_push(s->heap, &ready, s->reader[e]);
+    }
+    if (done == graph->n_nodes) {
+        if (done) memcpy(graph->node, s->sorted, (size_t)done * sizeof(nbi_node *));
+        return NB_OK;
+    }
+    while (!s->waiting[left]) left++;
+    return nb_fail(ctx, NB_EFORMAT, "the graph has a cycle through node '%s'",
+                   graph->node[left]->name);
+}
+
 nb_status nbi_graph_sort(nb_ctx *ctx, nbi_graph *graph) {
     nb_status st;
-    bool *is_input = NULL, *placed = NULL;
-    nbi_node **sorted = NULL;
+    bool *is_input = NULL;
+    sorter s = {0};
+    size_t n_nodes = (size_t)graph->n_nodes + 1;
     NB_TRYG(nbi_alloc(ctx, (size_t)graph->n_tensors + 1, 1, &is_input));
-    NB_TRYG(nbi_alloc(ctx, (size_t)graph->n_nodes + 1, 1, &placed));
-    NB_TRYG(nbi_alloc(ctx, (size_t)graph->n_nodes + 1, sizeof *sorted, &sorted));
+    NB_TRYG(nbi_alloc(ctx, n_nodes, sizeof *s.waiting, &s.waiting));
+    NB_TRYG(nbi_alloc(ctx, n_nodes, sizeof *s.heap, &s.heap));
+    NB_TRYG(nbi_alloc(ctx, n_nodes, sizeof *s.sorted, &s.sorted));
     NB_TRYG(set_producers(ctx, graph));
     NB_TRYG(check_sources(ctx, graph, is_input));
-    int done = 0, first = 0;
-    while (done < graph->n_nodes) {
-        while (first < graph->n_nodes && placed[first]) first++;
-        int n = first;
-        for (; n < graph->n_nodes; n++) {
-            if (placed[n]) continue;
-            const nbi_node *node = graph->node[n];
-            bool ready = true;
-            for (int i = 0; i < node->n_in && ready; i++) {
-                int p = node->in[i] < 0 ? -1 : graph->tensor[node->in[i]]->producer;
-                ready = p < 0 || placed[p];
-            }
-            if (ready) break;
-        }
-        if (n == graph->n_nodes) {
-            st = nb_fail(ctx, NB_EFORMAT, "the graph has a cycle through node '%s'",
-                         graph->node[first]->name);
-            goto done;
-        }
-        placed[n] = true;
-        sorted[done++] = graph->node[n];
-    }
-    if (done) memcpy(graph->node, sorted, (size_t)done * sizeof *sorted);
+    NB_TRYG(list_readers(ctx, graph, &s));
+    NB_TRYG(place_nodes(ctx, graph, &s));
     st = set_producers(ctx, graph);
 done:
     nbi_free(is_input);
-    nbi_free(placed);
-    nbi_free(sorted);
+    nbi_free(s.waiting);
+    nbi_free(s.first);
+    nbi_free(s.reader);
+    nbi_free(s.heap);
+    nbi_free(s.sorted);
     return st;
 }
 
@@ -289,9 +342,8 @@ static bool copy_tensor(nbi_graph *to, const nbi_tensor *from, nbi_tensor *t) {
     *t = *from;
     if (!(t->name = nbi_arena_text(&to->arena, from->name, strlen(from->name)))) return false;
     for (int i = 0; i < NBI_MAX_RANK; i++)
-        if (from->dim_name[i] &&
-            !(t->dim_name[i] =
-                  nbi_arena_text(&to->arena, from->dim_name[i], strlen(from->dim_name[i]))))
+        if (from->dim_name[i] && !(t->dim_name[i] = nbi_arena_text(&to->arena, from->dim_name[i],
+                                                                   strlen(from->dim_name[i]))))
             return false;
     if (!from->data) return true;
     int64_t count = nbi_tensor_count(from);
@@ -312,8 +364,7 @@ static bool copy_attr(nbi_graph *to, const nbi_attr *from, nbi_attr *a) {
         if (!(a->texts = nbi_arena_alloc(&to->arena, from->count + 1, sizeof *a->texts)))
             return false;
         for (size_t i = 0; i < from->count; i++)
-            if (!(a->texts[i] =
-                      nbi_arena_text(&to->arena, from->texts[i], strlen(from->texts[i]))))
+            if (!(a->texts[i] = nbi_arena_text(&to->arena, from->texts[i], strlen(from->texts[i]))))
                 return false;
     }
     if (from->tensor) {

@@ -132,8 +132,9 @@ typedef struct nbi_bits {
 typedef struct nbi_frozen_conv {
     int bits;
     const int8_t *levels;     /* geometry order */
-    const float *scale;       /* [out_c], of the weights */
-    double *gain, *shift;     /* [out_c] after correction */
+    const float *scale;       /* [out_c]: gain and weight scale in one, after nbi_fold_gain */
+    double *gain, *shift;     /* [out_c]: y = gain·scale·Σ k·x + shift; frozen: gain = 1, shift a
+                                 whole number of steps of scale·(input scale) */
 } nbi_frozen_conv;
 /* The frozen quantized graph: qnet + one entry per layer (convolutions) + qparams per site. */
 typedef struct nbi_frozen {

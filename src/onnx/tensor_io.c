@@ -2,7 +2,7 @@
  */
 #include "onnx/proto.h"
 
-#include "base/npy.h"
+#include "base/npy_header.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +61,7 @@ done:
 /* `name` names the new tensor, `what` the source in messages. */
 static nb_status parse_npy(nb_ctx *ctx, const char *what, const char *name, const uint8_t *data,
                            size_t size, nbi_graph *graph, int *out_tensor) {
-    nbi_npy npy;
+    nbi_npy_info npy;
     int index;
     if (name) NB_TRY(nbi_name_check(ctx, "the array's name", name));
     NB_TRY(nbi_npy_parse(ctx, what, data, size, &npy));
@@ -100,7 +100,7 @@ nb_status nbi_tensor_write_npy(nb_ctx *ctx, const nbi_tensor *tensor, const char
     if (count < 0 || !tensor->data)
         return nb_fail(ctx, NB_EINVAL, "tensor '%s' is not a constant that can be written",
                        tensor->name);
-    NB_TRYG(nbi_npy_header(ctx, tensor->dtype, tensor->rank, tensor->dim, &bytes));
+    NB_TRYG(nbi_npy_write_header(ctx, tensor->dtype, tensor->rank, tensor->dim, &bytes));
     NB_TRYG(
         nbi_buf_append(ctx, &bytes, tensor->data, nbi_dtype_bytes(tensor->dtype, (size_t)count)));
     st = nbi_file_write(ctx, path, bytes.data, bytes.size);

@@ -71,10 +71,28 @@ static bool inputs_typed(const nbi_graph *graph, const nbi_node *node) {
     return true;
 }
 
+static bool type_fits(nbi_op_types types, nb_dtype dtype) {
+    if (types == NBI_TYPES_ANY || dtype == NB_DTYPE_NONE) return true;
+    if (types == NBI_TYPES_FLOAT) return dtype == NB_DTYPE_F32;
+    return dtype != NB_DTYPE_F16 && dtype != NB_DTYPE_BF16 && dtype != NB_DTYPE_STRING;
+}
+
+static nb_status check_types(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node) {
+    for (int i = 0; i < node->n_in; i++) {
+        if (node->in[i] < 0) continue;
+        const nbi_tensor *t = graph->tensor[node->in[i]];
+        if (!type_fits(node->op->types, t->dtype))
+            return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (%s): '%s' of type %s is not supported",
+                           node->name, node->op_type, t->name, nbi_dtype_name(t->dtype));
+    }
+    return NB_OK;
+}
+
 nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (!node->op || !node->params) NB_TRY(nbi_node_prepare(ctx, graph, node));
     if (!node->op || !inputs_typed(graph, node)) return NB_OK;
-    nb_status st = node->op->infer(ctx, graph, node);
+    nb_status st = check_types(ctx, graph, node);
+    if (st == NB_OK) st = node->op->infer(ctx, graph, node);
     return st == NB_EUNSUPPORTED ? leave_alone(ctx, node) : st;
 }
 

@@ -38,12 +38,20 @@ enum {
     NBI_OP_PER_IMAGE = 1u << 5
 };
 
+/* Which element types forward() computes with; a node that uses others is treated as unknown. */
+typedef enum nbi_op_types {
+    NBI_TYPES_FLOAT,  /* float32 only */
+    NBI_TYPES_NUMBER, /* float32, float64, integers, bool */
+    NBI_TYPES_ANY     /* elements are moved, never looked at */
+} nbi_op_types;
+
 typedef struct nbi_op {
     const char *name;                     /* ONNX op_type */
     const char *domain;                   /* "" for ai.onnx */
     int min_opset;                        /* oldest opset whose meaning prepare() understands */
     int min_in, max_in, min_out, max_out; /* max_in -1: variadic */
     unsigned flags;
+    nbi_op_types types;
     /* Checks arity, reads attributes (of graph->opset) and constant inputs that act as attributes
      * into node->params (in the graph's arena). Normalises old opsets: what infer, forward and
      * lower see is always the newest meaning. Called once after import or on creation. */

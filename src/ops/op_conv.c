@@ -6,7 +6,8 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_conv_params)));
     nbi_conv_params *p = node->params;
     p->group = nbi_attr_int(node, "group", 1);
-    if (p->group < 1) return nbi_op_fail(ctx, node, "group", p->group, "1 or more");
+    if (p->group < 1 || p->group > 1 << 24)
+        return nbi_op_fail(ctx, node, "group", p->group, "1 to 16777216");
     return nbi_window_read(ctx, node, -1, &p->w);
 }
 
@@ -29,8 +30,8 @@ static nb_status check_weights(nb_ctx *ctx, const nbi_node *node, const nbi_tens
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Conv): input '%s' has %lld channels, want %lld",
                        node->name, x->name, (long long)x->dim[1],
                        (long long)(w->dim[1] * p->group));
-    if (bias && (bias->rank > 1 || (bias->rank == 1 && w->dim[0] >= 0 && bias->dim[0] >= 0 &&
-                                    bias->dim[0] != w->dim[0])))
+    if (bias && bias->rank >= 0 &&
+        (bias->rank != 1 || (w->dim[0] >= 0 && bias->dim[0] >= 0 && bias->dim[0] != w->dim[0])))
         return nb_fail(ctx, NB_EFORMAT,
                        "node '%s' (Conv): bias '%s' has another length than the "
                        "%lld output channels",

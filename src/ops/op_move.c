@@ -223,6 +223,7 @@ static nb_status gather_forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_transpose = {.name = "Transpose",
+                                 .types = NBI_TYPES_ANY,
                                  .domain = "",
                                  .min_opset = 1,
                                  .min_in = 1,
@@ -234,6 +235,7 @@ const nbi_op nbi_op_transpose = {.name = "Transpose",
                                  .infer = transpose_infer,
                                  .forward = transpose_forward};
 const nbi_op nbi_op_concat = {.name = "Concat",
+                              .types = NBI_TYPES_ANY,
                               .domain = "",
                               .min_opset = 1,
                               .min_in = 1,
@@ -245,6 +247,7 @@ const nbi_op nbi_op_concat = {.name = "Concat",
                               .infer = concat_infer,
                               .forward = concat_forward};
 const nbi_op nbi_op_split = {.name = "Split",
+                             .types = NBI_TYPES_ANY,
                              .domain = "",
                              .min_opset = 2,
                              .min_in = 1,
@@ -256,6 +259,7 @@ const nbi_op nbi_op_split = {.name = "Split",
                              .infer = split_infer,
                              .forward = split_forward};
 const nbi_op nbi_op_gather = {.name = "Gather",
+                              .types = NBI_TYPES_ANY,
                               .domain = "",
                               .min_opset = 1,
                               .min_in = 2,

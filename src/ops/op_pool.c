@@ -108,6 +108,7 @@ static nb_status forward_average(const nbi_op_call *call) {
 
 #define POOL_FLAGS (NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST | NBI_OP_PER_IMAGE)
 const nbi_op nbi_op_maxpool = {.name = "MaxPool",
+                               .types = NBI_TYPES_NUMBER,
                                .domain = "",
                                .min_opset = 1,
                                .min_in = 1,
@@ -119,6 +120,7 @@ const nbi_op nbi_op_maxpool = {.name = "MaxPool",
                                .infer = infer,
                                .forward = forward_max};
 const nbi_op nbi_op_averagepool = {.name = "AveragePool",
+                                   .types = NBI_TYPES_NUMBER,
                                    .domain = "",
                                    .min_opset = 1,
                                    .min_in = 1,

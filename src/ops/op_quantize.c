@@ -22,11 +22,17 @@ static nb_status infer_axis(nb_ctx *ctx, const nbi_graph *graph, const nbi_node 
     if (scale->dtype != NB_DTYPE_F32)
         return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (%s): scales of type %s are not supported",
                        node->name, node->op_type, nbi_dtype_name(scale->dtype));
-    if (zero && zero->rank >= 0 && scale->rank >= 0 &&
-        nbi_tensor_count(zero) != nbi_tensor_count(scale))
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (%s): %lld zero points for %lld scales",
-                       node->name, node->op_type, (long long)nbi_tensor_count(zero),
-                       (long long)nbi_tensor_count(scale));
+    bool both = zero && nbi_shape_known(zero) && nbi_shape_known(scale);
+    bool scalar = both && nbi_tensor_count(zero) == 1 && nbi_tensor_count(scale) == 1;
+    if (both && !(scalar && p->block == 0) &&
+        (zero->rank != scale->rank ||
+         memcmp(zero->dim, scale->dim, (size_t)scale->rank * sizeof *scale->dim))) {
+        char zt[96], st[96];
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (%s): zero points of shape %s for scales of shape %s", node->name,
+                       node->op_type, nbi_shape_text(zero, zt, sizeof zt),
+                       nbi_shape_text(scale, st, sizeof st));
+    }
     if (x->rank < 0 || scale->rank < 0) return NB_OK;
     if (scale->rank == 0 || (scale->rank == 1 && scale->dim[0] == 1 && p->block == 0)) return NB_OK;
     NB_TRY(nbi_op_axis(ctx, node, "axis", nbi_attr_int(node, "axis", 1), x->rank, &p->axis));
@@ -167,6 +173,7 @@ static nb_status dequantize_forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_quantizelinear = {.name = "QuantizeLinear",
+                                      .types = NBI_TYPES_NUMBER,
                                       .domain = "",
                                       .min_opset = 10,
                                       .min_in = 2,
@@ -178,6 +185,7 @@ const nbi_op nbi_op_quantizelinear = {.name = "QuantizeLinear",
                                       .infer = quantize_infer,
                                       .forward = quantize_forward};
 const nbi_op nbi_op_dequantizelinear = {.name = "DequantizeLinear",
+                                        .types = NBI_TYPES_NUMBER,
                                         .domain = "",
                                         .min_opset = 10,
                                         .min_in = 2,

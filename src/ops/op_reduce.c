@@ -122,6 +122,7 @@ static nb_status forward_min(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_reducemean = {.name = "ReduceMean",
+                                  .types = NBI_TYPES_NUMBER,
                                   .domain = "",
                                   .min_opset = 1,
                                   .min_in = 1,
@@ -133,6 +134,7 @@ const nbi_op nbi_op_reducemean = {.name = "ReduceMean",
                                   .infer = infer,
                                   .forward = forward_mean};
 const nbi_op nbi_op_reducesum = {.name = "ReduceSum",
+                                 .types = NBI_TYPES_NUMBER,
                                  .domain = "",
                                  .min_opset = 1,
                                  .min_in = 1,
@@ -144,6 +146,7 @@ const nbi_op nbi_op_reducesum = {.name = "ReduceSum",
                                  .infer = infer,
                                  .forward = forward_sum};
 const nbi_op nbi_op_reducemax = {.name = "ReduceMax",
+                                 .types = NBI_TYPES_NUMBER,
                                  .domain = "",
                                  .min_opset = 1,
                                  .min_in = 1,
@@ -155,6 +158,7 @@ const nbi_op nbi_op_reducemax = {.name = "ReduceMax",
                                  .infer = infer,
                                  .forward = forward_max};
 const nbi_op nbi_op_reducemin = {.name = "ReduceMin",
+                                 .types = NBI_TYPES_NUMBER,
                                  .domain = "",
                                  .min_opset = 1,
                                  .min_in = 1,

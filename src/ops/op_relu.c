@@ -27,6 +27,7 @@ static nb_status forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_relu = {.name = "Relu",
+                            .types = NBI_TYPES_NUMBER,
                             .domain = "",
                             .min_opset = 1,
                             .min_in = 1,

@@ -206,9 +206,10 @@ static nb_status range_forward(const nbi_op_call *call) {
                          nbi_get_real(y->dtype, call->in[0].data, 0) +
                              (double)i * nbi_get_real(y->dtype, call->in[2].data, 0));
         else
-            nbi_set_int(y->dtype, y->data, i * y->stride[0],
-                        nbi_get_int(y->dtype, call->in[0].data, 0) +
-                            i * nbi_get_int(y->dtype, call->in[2].data, 0));
+            nbi_set_int(
+                y->dtype, y->data, i * y->stride[0],
+                (int64_t)((uint64_t)nbi_get_int(y->dtype, call->in[0].data, 0) +
+                          (uint64_t)i * (uint64_t)nbi_get_int(y->dtype, call->in[2].data, 0)));
     }
     return NB_OK;
 }
@@ -239,6 +240,7 @@ static nb_status expand_forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_shape = {.name = "Shape",
+                             .types = NBI_TYPES_ANY,
                              .domain = "",
                              .min_opset = 1,
                              .min_in = 1,
@@ -250,6 +252,7 @@ const nbi_op nbi_op_shape = {.name = "Shape",
                              .infer = shape_infer,
                              .forward = shape_forward};
 const nbi_op nbi_op_size = {.name = "Size",
+                            .types = NBI_TYPES_ANY,
                             .domain = "",
                             .min_opset = 1,
                             .min_in = 1,
@@ -261,6 +264,7 @@ const nbi_op nbi_op_size = {.name = "Size",
                             .infer = size_infer,
                             .forward = size_forward};
 const nbi_op nbi_op_constant = {.name = "Constant",
+                                .types = NBI_TYPES_ANY,
                                 .domain = "",
                                 .min_opset = 1,
                                 .min_in = 0,
@@ -272,6 +276,7 @@ const nbi_op nbi_op_constant = {.name = "Constant",
                                 .infer = constant_infer,
                                 .forward = constant_forward};
 const nbi_op nbi_op_constantofshape = {.name = "ConstantOfShape",
+                                       .types = NBI_TYPES_ANY,
                                        .domain = "",
                                        .min_opset = 9,
                                        .min_in = 1,
@@ -283,6 +288,7 @@ const nbi_op nbi_op_constantofshape = {.name = "ConstantOfShape",
                                        .infer = cos_infer,
                                        .forward = cos_forward};
 const nbi_op nbi_op_cast = {.name = "Cast",
+                            .types = NBI_TYPES_NUMBER,
                             .domain = "",
                             .min_opset = 6,
                             .min_in = 1,
@@ -294,6 +300,7 @@ const nbi_op nbi_op_cast = {.name = "Cast",
                             .infer = cast_infer,
                             .forward = cast_forward};
 const nbi_op nbi_op_range = {.name = "Range",
+                             .types = NBI_TYPES_NUMBER,
                              .domain = "",
                              .min_opset = 11,
                              .min_in = 3,
@@ -305,6 +312,7 @@ const nbi_op nbi_op_range = {.name = "Range",
                              .infer = range_infer,
                              .forward = range_forward};
 const nbi_op nbi_op_expand = {.name = "Expand",
+                              .types = NBI_TYPES_ANY,
                               .domain = "",
                               .min_opset = 8,
                               .min_in = 2,

@@ -57,6 +57,7 @@ static void resolve(nbi_slice_params *p, int axis, int64_t dim, int64_t start, i
     p->start[axis] = start;
     p->step[axis] = step;
     p->size[axis] = span <= 0 ? 0 : (span - 1) / stride + 1;
+    if (p->size[axis] <= 1) p->step[axis] = 1; /* a huge step must not be multiplied */
 }
 
 static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
@@ -112,6 +113,7 @@ static nb_status forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_slice = {.name = "Slice",
+                             .types = NBI_TYPES_ANY,
                              .domain = "",
                              .min_opset = 1,
                              .min_in = 1,

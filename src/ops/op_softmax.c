@@ -84,6 +84,7 @@ static nb_status forward(const nbi_op_call *call) {
 }
 
 const nbi_op nbi_op_softmax = {.name = "Softmax",
+                               .types = NBI_TYPES_NUMBER,
                                .domain = "",
                                .min_opset = 1,
                                .min_in = 1,

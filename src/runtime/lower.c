@@ -135,7 +135,7 @@ static nb_status lower_copy(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l
     return NB_OK;
 }
 
-static bool same_grid(const nbi_qparam *a, const nbi_qparam *b) {
+bool nbi_same_grid(const nbi_qparam *a, const nbi_qparam *b) {
     return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo &&
            a->hi == b->hi;
 }
@@ -156,7 +156,7 @@ nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
     case NBI_LAYER_MUL:
         return lower_mul(ctx, net, l, site, step);
     case NBI_LAYER_REQUANT:
-        if (same_grid(x, y)) {
+        if (nbi_same_grid(x, y)) {
             *n_steps = 0;
             return NB_OK;
         }
@@ -181,7 +181,7 @@ nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
 
 /* ---- the whole program ---------------------------------------------------------------------- */
 
-static void describe(const nbi_edge *e, const nbi_qparam *q, nbi_ptensor *t) {
+void nbi_describe_edge(const nbi_edge *e, const nbi_qparam *q, nbi_ptensor *t) {
     *t = (nbi_ptensor){.name = e->name, .dtype = q->dtype, .rank = e->rank, .h = e->h, .w = e->w,
                        .c = e->c, .scale = q->scale, .zero = q->zero, .lo = q->lo, .hi = q->hi,
                        .is_output = e->is_output};
@@ -247,19 +247,19 @@ nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *f, nbi_program **out) {
         goto done;
     }
     for (int e = 0; e < net->n_edges; e++)
-        describe(&net->edge[e], &f->site[net->edge[e].site], &p->tensor[e]);
+        nbi_describe_edge(&net->edge[e], &f->site[net->edge[e].site], &p->tensor[e]);
     p->input = net->input;
     p->input_is_pixels = net->input_is_image;
     if (net->input_is_image) {
         nbi_qparam raw = {NB_DTYPE_U8, 8, 1, 0, 0, 255};
         p->input = net->n_edges;
-        describe(&net->edge[net->input], &raw, &p->tensor[p->input]);
+        nbi_describe_edge(&net->edge[net->input], &raw, &p->tensor[p->input]);
     }
     p->tensor[p->input].is_input = true;
     NB_TRYG(add_steps(ctx, f, p));
     NB_TRYG(own_islands(ctx, net, p));
     NB_TRYG(nbi_program_plan(ctx, p));
-    for (int i = 0; i < p->n_steps; i++) p->const_bytes += nbi_step_const_bytes(&p->step[i]);
+    NB_TRYG(nbi_program_const_bytes(ctx, p, &p->const_bytes));
     *out = p;
     return NB_OK;
 done:

@@ -15,11 +15,20 @@
 nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int l, const nbi_qparam *site,
                           const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                           nbi_step *step, int *n_steps);
+/* Brings a convolution that reads `x` into the form that files can hold: the gain goes into the weight
+ * scales (float32), the shift onto a whole number of accumulator steps (int32); gain becomes 1. What
+ * is scored, frozen, exported and read back is this form. conv->scale is replaced from `arena`. */
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
+                        nbi_frozen_conv *conv);
 /* The table that turns raw pixels into the input's codes; only for image inputs. */
 nb_status nbi_lower_input(nb_ctx *ctx, const nbi_qnet *net, const nbi_qparam *site,
                           nbi_arena *arena, nbi_step *step);
 /* The whole program, planned. */
 nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *frozen, nbi_program **out);
+/* The buffer of an edge whose site has these parameters (offset not set). */
+void nbi_describe_edge(const nbi_edge *e, const nbi_qparam *q, nbi_ptensor *out);
+/* true when equal values mean equal reals. */
+bool nbi_same_grid(const nbi_qparam *a, const nbi_qparam *b);
 /* v = clamp(round(real/scale) + zero): float32 division, ties to even, as ONNX's QuantizeLinear. */
 int32_t nbi_quantize(const nbi_qparam *q, float real);
 

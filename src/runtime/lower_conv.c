@@ -25,6 +25,25 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
+                        nbi_frozen_conv *conv) {
+    size_t channels = (size_t)l->geometry.out_c;
+    float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
+    if (!scale) return nb_fail_memory(ctx, channels * sizeof *scale);
+    for (size_t c = 0; c < channels; c++) {
+        double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]) / MAX_BIAS;
+        /* gain 0, or a shift far outside what the weights can reach: all but a constant */
+        if (!(s * x->scale >= reach)) s = reach / x->scale;
+        scale[c] = (float)s;
+        if (!(scale[c] > 1e-30f)) scale[c] = 1e-30f;
+        double unit = x->scale * (double)scale[c];
+        conv->gain[c] = 1;
+        conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -MAX_BIAS), MAX_BIAS) * unit;
+    }
+    conv->scale = scale;
+    return NB_OK;
+}
+
 static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_frozen_conv *conv,
                                 const nbi_qparam *x, const nbi_qparam *y, nbi_arena *arena,
                                 nbi_step_conv *out) {
@@ -39,12 +58,7 @@ static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_froze
     out->range.acc_bound = 0;
     for (int c = 0; c < channels; c++) {
         double unit = conv->gain[c] * x->scale * (double)conv->scale[c]; /* real value of one */
-        double b = unit > 0 ? conv->shift[c] / unit : INFINITY;
-        if (!(fabs(b) <= MAX_BIAS)) {
-            /* gain 0, or a shift far outside what the weights can reach: all but a constant */
-            b = conv->shift[c] < 0 ? -MAX_BIAS : conv->shift[c] > 0 ? MAX_BIAS : 0;
-            unit = fabs(conv->shift[c]) / MAX_BIAS;
-        }
+        double b = fmin(fmax(conv->shift[c] / unit, -MAX_BIAS), MAX_BIAS);
         int64_t whole = (int64_t)rint(b) - (int64_t)x->zero * s.level[c];
         int64_t bound = (whole < 0 ? -whole : whole) + s.magnitude[c] * top;
         if (bound > INT32_MAX)

@@ -283,7 +283,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, int bits,
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
-    return NB_OK;
+    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
@@ -353,11 +353,6 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
 
 /* ---- one candidate --------------------------------------------------------------------------- */
 
-static bool same_grid(const nbi_qparam *a, const nbi_qparam *b) {
-    return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo &&
-           a->hi == b->hi;
-}
-
 /* An edge's key: everything that its values depend on. */
 static void make_keys(nbi_scorer *s, const uint8_t *bits) {
     const nbi_qnet *net = s->net;
@@ -369,7 +364,7 @@ static void make_keys(nbi_scorer *s, const uint8_t *bits) {
         const nbi_qparam *y = &s->site[net->edge[l->out].site];
         s->alias[l->out] = l->out;
         bool alias = (l->type == NBI_LAYER_REQUANT &&
-                      same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
+                      nbi_same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
                      (l->type == NBI_LAYER_COPY && l->n_copy == 0);
         if (alias) {
             s->alias[l->out] = s->alias[l->in[0]];
@@ -386,16 +381,8 @@ static void make_keys(nbi_scorer *s, const uint8_t *bits) {
 }
 
 static void describe(nbi_scorer *s) {
-    for (int i = 0; i < s->net->n_edges; i++) {
-        const nbi_edge *e = &s->net->edge[i];
-        const nbi_qparam *q = &s->site[e->site];
-        nbi_ptensor *t = &s->tensor[i];
-        *t = (nbi_ptensor){.name = e->name, .dtype = q->dtype, .rank = e->rank, .h = e->h,
-                           .w = e->w, .c = e->c, .scale = q->scale, .zero = q->zero,
-                           .lo = q->lo, .hi = q->hi};
-        memcpy(t->dim, e->dim, sizeof t->dim);
-        t->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
-    }
+    for (int i = 0; i < s->net->n_edges; i++)
+        nbi_describe_edge(&s->net->edge[i], &s->site[s->net->edge[i].site], &s->tensor[i]);
 }
 
 /* Which edges must be there, walking back from `edge`; what is cached is pinned and walked no
@@ -484,20 +471,16 @@ nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int ed
     return run_to(ctx, s, bits, edge, values);
 }
 
-/* Levels and scales move into the frozen graph, which outlives the scorer. */
+/* Levels move into the frozen graph, which outlives the scorer. */
 static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
     for (int i = 0; i < f->net->n_layers; i++) {
         const nbi_layer *l = &f->net->layer[i];
         nbi_frozen_conv *c = &f->conv[i];
         if (l->type != NBI_LAYER_CONV) continue;
-        size_t channels = (size_t)l->geometry.out_c;
         int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights, 1);
-        float *scale = nbi_arena_alloc(&f->arena, channels, sizeof *scale);
-        if (!levels || !scale) return nb_fail_memory(ctx, l->n_weights);
+        if (!levels) return nb_fail_memory(ctx, l->n_weights);
         memcpy(levels, c->levels, l->n_weights);
-        memcpy(scale, c->scale, channels * sizeof *scale);
         c->levels = levels;
-        c->scale = scale;
     }
     return NB_OK;
 }

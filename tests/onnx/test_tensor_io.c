@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include <zip.h>
 
-#include "base/npy.h"
+#include "base/npy_header.h"
 #include "onnx/onnx.h"
 
 static nb_ctx *ctx;
@@ -94,7 +94,7 @@ static size_t header(uint8_t *to, const char *dictionary) {
 static void test_headers(void **state) {
     (void)state;
     uint8_t bytes[512];
-    nbi_npy npy;
+    nbi_npy_info npy;
     size_t n = header(bytes, "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }      \n");
     assert_int_equal(nbi_npy_parse(ctx, "a", bytes, n, &npy), NB_OK);
     assert_int_equal(npy.dtype, NB_DTYPE_F32);
@@ -164,7 +164,7 @@ static void test_npz(void **state) {
     nbi_buf bytes = {0};
     nbi_graph *g;
     int t;
-    assert_int_equal(nbi_npy_header(ctx, NB_DTYPE_F32, 1, two, &bytes), NB_OK);
+    assert_int_equal(nbi_npy_write_header(ctx, NB_DTYPE_F32, 1, two, &bytes), NB_OK);
     assert_int_equal(bytes.size % 64, 0);
     assert_int_equal(nbi_buf_append(ctx, &bytes, values, sizeof values), NB_OK);
     zip_t *zip = zip_open(in_folder("a.npz"), ZIP_CREATE, NULL);
@@ -183,10 +183,38 @@ static void test_npz(void **state) {
     nbi_graph_free(g);
 }
 
+/* A graph that is only a constant: types below 8 bits need an opset that has them. */
+static void test_small_dtypes_need_new_opsets(void **state) {
+    (void)state;
+    static const int64_t four[] = {4};
+    const struct {
+        nb_dtype dtype;
+        int opset;
+        nb_status want;
+    } rows[] = {{NB_DTYPE_S4, 20, NB_EINVAL},
+                {NB_DTYPE_S4, 21, NB_OK},
+                {NB_DTYPE_U2, 24, NB_EINVAL},
+                {NB_DTYPE_U2, 25, NB_OK},
+                {NB_DTYPE_S8, 13, NB_OK}};
+    for (size_t i = 0; i < NBI_COUNT(rows); i++) {
+        nbi_graph *g;
+        nbi_buf bytes = {0};
+        int t;
+        assert_int_equal(nbi_graph_new(ctx, &g), NB_OK);
+        g->opset = rows[i].opset;
+        assert_int_equal(nbi_graph_add_const(ctx, g, "q", rows[i].dtype, 1, four, &t), NB_OK);
+        assert_int_equal(nbi_graph_set_outputs(ctx, g, 1, &t), NB_OK);
+        assert_int_equal(nbi_onnx_serialize(ctx, g, &bytes), rows[i].want);
+        nbi_buf_free(&bytes);
+        nbi_graph_free(g);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {TEST(test_write_then_read), TEST(test_headers),
-                                       TEST(test_wrong_size), TEST(test_npz)};
+                                       TEST(test_wrong_size), TEST(test_npz),
+                                       TEST(test_small_dtypes_need_new_opsets)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* .npy headers: a magic, a version, and a Python dictionary literal with three known keys. Only
  * that literal's grammar is accepted, nothing is evaluated. */
-#include "base/npy.h"
+#include "base/npy_header.h"
 
 #include <string.h>
 
@@ -48,7 +48,7 @@ static nb_status take_text(cursor *c, char *text, size_t size) {
     return take(c, quote) ? NB_OK : bad(c, "a short quoted string");
 }
 
-static nb_status take_descr(cursor *c, nbi_npy *out) {
+static nb_status take_descr(cursor *c, nbi_npy_info *out) {
     char descr[16];
     if (take(c, '['))
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "'%s' holds records: not supported", c->what);
@@ -74,7 +74,7 @@ static nb_status take_order(cursor *c) {
     return NB_OK;
 }
 
-static nb_status take_shape(cursor *c, nbi_npy *out) {
+static nb_status take_shape(cursor *c, nbi_npy_info *out) {
     if (!take(c, '(')) return bad(c, "a tuple");
     out->rank = 0;
     while (!take(c, ')')) {
@@ -98,7 +98,7 @@ static nb_status take_shape(cursor *c, nbi_npy *out) {
     return NB_OK;
 }
 
-static nb_status take_dictionary(cursor *c, nbi_npy *out) {
+static nb_status take_dictionary(cursor *c, nbi_npy_info *out) {
     enum { DESCR = 1, ORDER = 2, SHAPE = 4 };
     unsigned seen = 0;
     if (!take(c, '{')) return bad(c, "a dictionary");
@@ -121,9 +121,9 @@ static nb_status take_dictionary(cursor *c, nbi_npy *out) {
 }
 
 nb_status nbi_npy_parse(nb_ctx *ctx, const char *what, const void *data, size_t size,
-                        nbi_npy *out) {
+                        nbi_npy_info *out) {
     const uint8_t *b = data;
-    nbi_npy npy = {0};
+    nbi_npy_info npy = {0};
     if (size < 12 || memcmp(b, "\x93NUMPY", 6) != 0 || b[6] < 1 || b[6] > 3)
         return nb_fail(ctx, NB_EFORMAT, "'%s' is not a .npy array", what);
     size_t start = b[6] == 1 ? 10 : 12;
@@ -145,7 +145,8 @@ nb_status nbi_npy_parse(nb_ctx *ctx, const char *what, const void *data, size_t 
     return NB_OK;
 }
 
-nb_status nbi_npy_header(nb_ctx *ctx, nb_dtype dtype, int rank, const int64_t *dim, nbi_buf *out) {
+nb_status nbi_npy_write_header(nb_ctx *ctx, nb_dtype dtype, int rank, const int64_t *dim,
+                               nbi_buf *out) {
     const char *descr = NULL;
     nbi_buf text = {0};
     nb_status st;

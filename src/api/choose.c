@@ -1,0 +1,229 @@
+/* Choosing the policy: a policy file, a search under limits, or the smallest model whose metric does
+ * not fall by more than a bound. */
+#include "api/session.h"
+
+#include "runtime/footprint.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
+#define DROP_ROUNDS  8            /* of the bisection on size */
+#define DROP_DEFAULT 1.0          /* points, when no limit is given */
+
+static double float_bytes(const nbi_session *s) {
+    double n = 0;
+    for (int i = 0; i < s->net->n_layers; i++)
+        if (s->net->layer[i].type == NBI_LAYER_CONV)
+            n += (double)s->net->layer[i].n_weights + s->net->layer[i].geometry.out_c;
+    return 4 * n;
+}
+
+nb_status nbi_set_limits(nbi_session *s) {
+    const nb_quantize_options *o = s->o;
+    double *limit = s->problem->limit;
+    int size = s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES;
+    const double given[] = {o->max_size, o->compression, o->avg_bits, o->max_ram, o->max_bops,
+                            o->max_latency};
+    for (size_t i = 0; i < NBI_COUNT(given); i++)
+        if (given[i] < 0 || !isfinite(given[i]))
+            return nb_fail(s->ctx, NB_EINVAL, "a limit of %g is not possible", given[i]);
+    if (o->max_size > 0) limit[size] = o->max_size;
+    if (o->compression > 0)
+        limit[size] = fmin(limit[size], float_bytes(s) / o->compression);
+    if (o->avg_bits > 0) limit[NBI_COST_AVG_BITS] = o->avg_bits;
+    if (o->max_ram > 0) limit[NBI_COST_RAM] = o->max_ram;
+    if (o->max_bops > 0) limit[NBI_COST_BOPS] = o->max_bops;
+    return NB_OK;
+}
+
+/* ---- drop of the metric ---------------------------------------------------------------------- */
+
+static nb_status load_drop_images(nbi_session *s) {
+    if (s->drop_float) return NB_OK;
+    nbi_draw draw = {NBI_SPLIT_VAL, NBI_DROP_IMAGES, nb_ctx_seed(s->ctx) + 2, false, NULL};
+    if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
+    if (!s->drop_images.n) NB_TRY(nbi_images_draw(s->ctx, s->data, &draw, &s->drop_images));
+    return nbi_eval_float(s->ctx, s->source, &s->drop_images, &s->transform, &s->drop_float,
+                          &s->drop_count, NULL);
+}
+
+/* One image's drop in points: wrong minus wrong-before with labels, disagreement without. */
+static double image_drop(const nbi_session *s, size_t i, const float *values) {
+    const float *f = s->drop_float + i * s->drop_count, *q = values + i * s->drop_count;
+    size_t cf = nbi_argmax(f, s->drop_count), cq = nbi_argmax(q, s->drop_count);
+    int label = s->drop_images.label[i];
+    if (label < 0) return 100.0 * (cf != cq);
+    return 100.0 * ((cf == (size_t)label) - (cq == (size_t)label));
+}
+
+nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound) {
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    float *values = NULL;
+    size_t count;
+    nb_status st;
+    NB_TRYG(load_drop_images(s));
+    NB_TRYG(nbi_session_freeze(s, bits, &frozen, &program));
+    NB_TRYG(nbi_eval_integer(s->ctx, program, &s->drop_images, &s->transform, &values, &count,
+                             NULL));
+    size_t n = s->drop_images.n;
+    double sum = 0, square = 0;
+    if (s->loss == NBI_LOSS_KL) {
+        for (size_t i = 0; i < n; i++) {
+            double d = image_drop(s, i, values);
+            sum += d;
+            square += d * d;
+        }
+        double mean = sum / (double)n, variance = square / (double)n - mean * mean;
+        *drop = mean;
+        *bound = mean + NORMAL_90 * sqrt(fmax(variance, 0) / (double)n);
+    } else { /* relative root mean square error, percent */
+        for (size_t i = 0; i < n * count; i++) {
+            double e = (double)values[i] - (double)s->drop_float[i];
+            sum += e * e;
+            square += (double)s->drop_float[i] * (double)s->drop_float[i];
+        }
+        *drop = *bound = square > 0 ? 100 * sqrt(sum / square) : 0;
+    }
+done:
+    nbi_free(values);
+    nbi_frozen_free(frozen);
+    nbi_program_free(program);
+    return st;
+}
+
+/* ---- searches -------------------------------------------------------------------------------- */
+
+/* "name:key=value,…" → row and values. */
+static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **out,
+                              double *values, size_t room) {
+    char name[64];
+    size_t len = strcspn(text, ":");
+    if (len >= sizeof name) len = sizeof name - 1;
+    memcpy(name, text, len);
+    name[len] = 0;
+    /* measured (docs/benchmarks.md): exact selection on sensitivities, refined by real scores */
+    const nbi_search *s = nbi_search_find(strcmp(name, "auto") ? name : "sensitivity");
+    if (!s) {
+        size_t n;
+        const nbi_search *const *rows = nbi_searches(&n);
+        char list[256] = "auto";
+        for (size_t i = 0; i < n; i++) {
+            size_t used = strlen(list);
+            snprintf(list + used, sizeof list - used, ", %s", rows[i]->name);
+        }
+        return nb_fail(ctx, NB_EINVAL, "search: there is no method '%s'; there are %s", name, list);
+    }
+    if (s->n_options > room) return nb_fail(ctx, NB_EUNSUPPORTED, "%s has too many options", name);
+    *out = s;
+    return nbi_options_parse(ctx, name, s->options, s->n_options,
+                             text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL,
+                             values);
+}
+
+static nb_status run_search(nbi_session *s, const char *text, long trials, uint8_t *policy,
+                            nbi_outcome *out) {
+    const nbi_search *method;
+    double values[32];
+    nbi_search_result result = {.policy = policy, .score = INFINITY};
+    NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
+    nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = trials,
+                          .deadline = INFINITY, .seed = nb_ctx_seed(s->ctx), .result = &result};
+    if (s->o->time_limit > 0) run.deadline = s->started + s->o->time_limit;
+    nb_status st = method->run(s->ctx, &run);
+    if (st != NB_OK && st != NB_ELIMIT) return st;
+    snprintf(out->method, sizeof out->method, "%s", method->name);
+    out->feasible = st == NB_OK && result.feasible;
+    out->loss = result.score;
+    return NB_OK;
+}
+
+/* The smallest size whose drop is within the bound: bisection between the cheapest and the dearest
+ * policy, each step the exact selection at that size; then the search refines at the size found,
+ * and keeps its policy only if that holds the bound as well. */
+static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_outcome *out) {
+    nb_ctx *ctx = s->ctx;
+    int size = s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES;
+    size_t n = (size_t)s->problem->n_vars;
+    double *limit = s->problem->limit, given = limit[size], cost[NBI_COST_COUNT], drop, upper;
+    uint8_t *trial = NULL;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, n + 1, 1, &trial));
+    NB_TRYG(s->problem->cost(ctx, s->problem->self, trial, cost));
+    double low = cost[size];
+    for (size_t v = 0; v < n; v++) policy[v] = (uint8_t)(s->problem->n_options[v] - 1);
+    NB_TRYG(s->problem->cost(ctx, s->problem->self, policy, cost));
+    double high = fmin(cost[size], given);
+    limit[size] = high;
+    NB_TRYG(run_search(s, "sensitivity:refine=0", 0, policy, out));
+    nbi_netproblem_bits(s->np, policy, out->bits);
+    NB_TRYG(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
+    bool met = out->feasible && out->drop_bound <= bound;
+    for (int round = 0; met && round < DROP_ROUNDS && high - low > 0.01 * high; round++) {
+        if (s->o->time_limit > 0 && nb_seconds(ctx) > s->started + s->o->time_limit) break;
+        nbi_outcome o = *out;
+        limit[size] = (low + high) / 2;
+        NB_TRYG(run_search(s, "sensitivity:refine=0", 0, trial, &o));
+        if (o.feasible) {
+            nbi_netproblem_bits(s->np, trial, out->bits);
+            NB_TRYG(nbi_measure_drop(s, out->bits, &drop, &upper));
+        }
+        nb_log(ctx, NB_LOG_INFO, "%.0f bytes: drop %.2f, bound %.2f", limit[size],
+               o.feasible ? drop : NAN, o.feasible ? upper : NAN);
+        if (o.feasible && upper <= bound) {
+            high = limit[size];
+            memcpy(policy, trial, n);
+            out->loss = o.loss;
+            out->drop = drop;
+            out->drop_bound = upper;
+        } else {
+            low = limit[size];
+        }
+    }
+    out->feasible = met;
+    limit[size] = isfinite(given) ? given : INFINITY;
+    snprintf(out->method, sizeof out->method, "sensitivity");
+done:
+    nbi_free(trial);
+    return st;
+}
+
+/* A given policy: scored and compared with the limits. */
+static nb_status use_policy(nbi_session *s, nbi_outcome *out) {
+    nbi_session_uniform(s, 8, s->activation_bits[s->n_activation_bits - 1], out->bits);
+    NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
+    NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
+    NB_TRY(nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost));
+    out->feasible = nbi_feasible(s->problem, out->cost);
+    snprintf(out->method, sizeof out->method, "policy");
+    return NB_OK;
+}
+
+static nb_status choose(nbi_session *s, nbi_outcome *out) {
+    bool limited = false;
+    double drop = s->o->max_drop;
+    uint8_t *policy = NULL;
+    if (s->o->policy) return use_policy(s, out);
+    for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
+    if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
+    NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
+    nb_status st = drop >= 0 && strcmp(s->o->search, "uniform")
+                       ? search_drop(s, drop, policy, out)
+                       : run_search(s, s->o->search, s->o->trials, policy, out);
+    if (st == NB_OK) nbi_netproblem_bits(s->np, policy, out->bits);
+    nbi_free(policy);
+    return st;
+}
+
+nb_status nbi_choose(nbi_session *s, nbi_outcome *out) {
+    double start = nb_seconds(s->ctx);
+    out->drop = out->drop_bound = NAN;
+    nb_status st = choose(s, out);
+    out->cancelled = nb_cancelled(s->ctx);
+    if (st != NB_OK) return st;
+    out->seconds = nb_seconds(s->ctx) - start;
+    out->trials = nbi_netproblem_scored(s->np);
+    return nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost);
+}

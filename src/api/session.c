@@ -1,0 +1,391 @@
+/* Preparing a quantization job: options, model, sites; then data, calibration, scorer, problem. */
+#include "api/session.h"
+
+#include "exec/exec.h"
+#include "onnx/onnx.h"
+#include "ops/op.h"
+#include "quant/calibrate.h"
+#include "quant/generate.h"
+#include "runtime/lower.h"
+
+#include <math.h>
+#include <regex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_BYTES ((size_t)160 << 20)
+
+nb_quantize_options nb_quantize_options_default(void) {
+    return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
+                                 .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
+                                 .residual_bits = 8, .granularity = "channel",
+                                 .first_last = "8", .range = "mse", .search = "auto",
+                                 .correct = true};
+}
+
+void nbi_session_close(nbi_session *s) {
+    nbi_netproblem_free(s->np);
+    nbi_scorer_free(s->scorer);
+    nbi_study_close(s->study);
+    nbi_images_free(&s->images);
+    nbi_dataset_free(s->data);
+    nbi_qnet_free(s->net);
+    nb_model_free(s->model);
+    nbi_free(s->inputs);
+    nbi_free(s->reference);
+    nbi_free(s->fixed);
+    nbi_free(s->delta);
+    nbi_images_free(&s->drop_images);
+    nbi_free(s->drop_float);
+    memset(s, 0, sizeof *s);
+}
+
+static nb_status one_of(nb_ctx *ctx, const char *what, const char *text, const char *const *names,
+                        int n, int *out) {
+    for (int i = 0; i < n; i++)
+        if (!strcmp(text, names[i])) {
+            *out = i;
+            return NB_OK;
+        }
+    char list[128] = "";
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not one of: %s", what, text, list);
+}
+
+static nb_status parse_options(nbi_session *s) {
+    static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
+    static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
+    static const char *const ends[] = {"8", "searched"}, *const schemes[] = {"uniform"};
+    const nb_quantize_options *o = s->o;
+    nb_ctx *ctx = s->ctx;
+    int k;
+    NB_TRY(one_of(ctx, "schemes", o->schemes, schemes, 1, &k));
+    NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
+    s->for_onnx = k == 1;
+    NB_TRY(one_of(ctx, "granularity", o->granularity, grains, 2, &k));
+    s->per_channel = k == 0;
+    NB_TRY(one_of(ctx, "range", o->range, ranges, 4, &k));
+    s->range = (nbi_range_method)k;
+    NB_TRY(one_of(ctx, "first-last", o->first_last, ends, 2, &k));
+    s->opset = o->opset ? o->opset : 21;
+    if (s->opset != 21 && s->opset != 25)
+        return nb_fail(ctx, NB_EINVAL, "opset: %d; 21 and 25 are possible", s->opset);
+    s->containers = s->opset == 25 ? 2 : 0;
+    NB_TRY(nbi_parse_bits(ctx, "weight-bits", o->weight_bits, s->weight_bits, &s->n_weight_bits));
+    NB_TRY(nbi_parse_bits(ctx, "activation-bits", o->activation_bits, s->activation_bits,
+                          &s->n_activation_bits));
+    if (s->for_onnx) { /* widths between containers cost the same as the container */
+        int n = 0;
+        for (int i = 0; i < s->n_weight_bits; i++) {
+            int b = s->weight_bits[i];
+            if (nbi_container_bits(b, s->containers) == b) s->weight_bits[n++] = (uint8_t)b;
+        }
+        if (n == 0)
+            return nb_fail(ctx, NB_EINVAL, "weight-bits: none of %s is an ONNX container of opset "
+                           "%d", o->weight_bits, s->opset);
+        s->n_weight_bits = n;
+    }
+    if (o->residual_bits < 2 || o->residual_bits > 8)
+        return nb_fail(ctx, NB_EINVAL, "residual-bits: %d; 2 to 8 are possible", o->residual_bits);
+    return NB_OK;
+}
+
+/* "regex:W,A": sites of layers whose node or tensor name matches; an empty half leaves it free. */
+static nb_status apply_rule(nbi_session *s, const char *rule) {
+    const char *colon = strrchr(rule, ':');
+    char pattern[512];
+    if (!colon || (size_t)(colon - rule) >= sizeof pattern)
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A", rule);
+    memcpy(pattern, rule, (size_t)(colon - rule));
+    pattern[colon - rule] = 0;
+    char *end;
+    long w = strtol(colon + 1, &end, 10), a = 0;
+    if (*end == ',') a = strtol(end + 1, &end, 10);
+    if (*end || w < 0 || w > 8 || a < 0 || a > 8)
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s': widths are 1 to 8, weights then activations",
+                       rule);
+    regex_t re;
+    if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0)
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s': '%s' is not a regular expression", rule,
+                       pattern);
+    int hits = 0;
+    for (int i = 0; i < s->net->n_layers; i++) {
+        const nbi_layer *l = &s->net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        const nbi_site *weight = &s->net->site[l->weight_site];
+        int activation = s->net->edge[l->in[0]].site;
+        if (regexec(&re, l->name, 0, NULL, 0) && regexec(&re, weight->name, 0, NULL, 0)) continue;
+        hits++;
+        if (w) s->fixed[l->weight_site] = (uint8_t)w;
+        if (a && s->net->site[activation].kind == NBI_SITE_ACTIVATION)
+            s->fixed[activation] = (uint8_t)a;
+    }
+    regfree(&re);
+    if (!hits) return nb_fail(s->ctx, NB_EINVAL, "rule '%s' matches no layer", rule);
+    return NB_OK;
+}
+
+nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
+                           nbi_session *s) {
+    *s = (nbi_session){.ctx = ctx, .o = o, .started = nb_seconds(ctx)};
+    nbi_graph *one = NULL;
+    NB_TRY(parse_options(s));
+    NB_TRY(nb_model_load(ctx, path, &s->model));
+    s->source = s->model->graph;
+    NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
+    NB_TRY(nbi_specialize_batch(ctx, s->source, 1, &one));
+    nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
+                                                      : NBI_FIRST_LAST_8, o->residual_bits};
+    NB_TRY(nbi_generate(ctx, one, &qag, &s->net));
+    s->edge = nbi_score_edge(s->net);
+    if (s->net->n_untouched && o->strict)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' cannot be quantized (--strict)",
+                       s->net->untouched[0]);
+    for (int i = 0; i < s->net->n_untouched; i++)
+        nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
+    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &s->fixed));
+    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (uint8_t)s->net->site[i].fixed_bits;
+    for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
+    return NB_OK;
+}
+
+/* ---- data and calibration ------------------------------------------------------------------- */
+
+static nb_status draw_images(nbi_session *s) {
+    nb_ctx *ctx = s->ctx;
+    nbi_images calib = {0}, score = {0};
+    nb_status st;
+    uint64_t seed = nb_ctx_seed(ctx);
+    nbi_draw draw = {NBI_SPLIT_TRAIN, s->o->calib ? s->o->calib : NBI_CALIB_IMAGES, seed, true,
+                     NULL};
+    NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &calib));
+    draw = (nbi_draw){NBI_SPLIT_VAL, NBI_SCORE_IMAGES, seed + 1, true, NULL};
+    if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
+    NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
+    nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
+                      .info = calib.info};
+    NB_TRYG(nbi_alloc(ctx, all.n, all.sample_bytes, &all.bytes));
+    s->images = all;
+    NB_TRYG(nbi_alloc(ctx, all.n, sizeof(int), &s->images.label));
+    memcpy(s->images.bytes, calib.bytes, calib.n * all.sample_bytes);
+    memcpy(s->images.bytes + calib.n * all.sample_bytes, score.bytes, score.n * all.sample_bytes);
+    memcpy(s->images.label, calib.label, calib.n * sizeof(int));
+    memcpy(s->images.label + calib.n, score.label, score.n * sizeof(int));
+    s->calib = calib.n;
+    s->labelled = s->info.classes > 0;
+done:
+    nbi_images_free(&calib);
+    nbi_images_free(&score);
+    return st;
+}
+
+static nb_status fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out) {
+    const nbi_session *s = user;
+    (void)ctx;
+    nbi_images_fill(&s->images, &s->transform, first, n, out);
+    return NB_OK;
+}
+
+static nb_status calibrate(nbi_session *s) {
+    nb_ctx *ctx = s->ctx;
+    const nbi_edge *e = &s->net->edge[s->edge];
+    size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    NB_TRY(nbi_alloc(ctx, s->images.n * count, sizeof(float), &s->reference));
+    nbi_calibration c = {fill, s, s->calib, s->range, s->edge, NULL};
+    NB_TRY(nbi_calibrate(ctx, s->source, s->net, &c));
+    c.images = s->images.n;
+    c.scores = s->reference;
+    NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
+    s->loss = e->rank == 2 && count > 1 && s->info.is_image ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    if (e->rank == 2 && count > 1 && s->info.classes > 0) s->loss = NBI_LOSS_KL;
+    return NB_OK;
+}
+
+/* What the scorer's input is: pixels, or the float samples as codes. */
+static nb_status make_inputs(nbi_session *s) {
+    nb_ctx *ctx = s->ctx;
+    const nbi_edge *e = &s->net->edge[s->net->input];
+    nbi_ptensor x;
+    nbi_describe_edge(e, &s->net->site[e->site].fit[8], &x);
+    nbi_program p = {.tensor = &x, .n_tensors = 1, .input_is_pixels = s->net->input_is_image};
+    return nbi_program_inputs(ctx, &p, &s->images, &s->transform, &s->inputs);
+}
+
+static uint64_t fingerprint(const nbi_session *s) {
+    const nb_quantize_options *o = s->o;
+    uint64_t h = NBI_HASH_START;
+    for (int i = 0; i < s->source->n_tensors; i++) {
+        const nbi_tensor *t = s->source->tensor[i];
+        h = nbi_hash(h, t->name, strlen(t->name));
+        if (t->data)
+            h = nbi_hash(h, t->data, nbi_dtype_bytes(t->dtype, (size_t)nbi_tensor_count(t)));
+    }
+    h = nbi_hash(h, s->images.bytes, s->images.n * s->images.sample_bytes);
+    h = nbi_hash(h, &s->transform.scale, sizeof s->transform.scale);
+    h = nbi_hash(h, s->transform.mean, sizeof s->transform.mean);
+    h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
+    const int settings[] = {(int)s->range, s->per_channel, o->residual_bits, o->correct,
+                            (int)s->loss, (int)s->calib};
+    h = nbi_hash(h, settings, sizeof settings);
+    return nbi_hash(h, o->first_last, strlen(o->first_last));
+}
+
+static nb_status open_study(nbi_session *s) {
+    char text[64];
+    nbi_buf path = {0};
+    nb_status st;
+    if (!s->o->output) return NB_OK;
+    NB_TRY(nbi_make_folder(s->ctx, s->o->output));
+    NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/study.db", s->o->output));
+    NB_TRYG(nbi_study_open(s->ctx, path.data, &s->study));
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)fingerprint(s));
+    long known = 0;
+    NB_TRYG(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
+    if (s->o->resume && known)
+        nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
+done:
+    nbi_buf_free(&path);
+    return st;
+}
+
+static nb_status write_improvement(nb_ctx *ctx, void *user, const uint8_t *bits, double score) {
+    nbi_session *s = user;
+    nbi_buf path = {0};
+    if (!s->o->output) return NB_OK;
+    json_t *root = nbi_policy_json(s, bits);
+    json_object_set_new(root, "loss", json_real(score));
+    nb_status st = nbi_buf_printf(ctx, &path, "%s/policy.json", s->o->output);
+    if (st == NB_OK) st = nbi_json_write(ctx, root, path.data);
+    json_decref(root);
+    nbi_buf_free(&path);
+    return st;
+}
+
+nb_status nbi_session_calibrate(nbi_session *s) {
+    nb_ctx *ctx = s->ctx;
+    NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
+    s->info = *nbi_dataset_get(s->data);
+    NB_TRY(draw_images(s));
+    if (nbi_reads_pixels(s->source, &s->info)) nbi_set_pixels(s->net, &s->transform);
+    NB_TRY(calibrate(s));
+    NB_TRY(make_inputs(s));
+    nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
+                             s->per_channel};
+    NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
+    NB_TRY(open_study(s));
+    nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
+                                 .reference = s->reference, .first = s->calib,
+                                 .images = s->images.n, .loss = s->loss,
+                                 .n_weight_bits = s->n_weight_bits,
+                                 .n_activation_bits = s->n_activation_bits, .fixed = s->fixed,
+                                 .for_onnx = s->for_onnx, .containers = s->containers,
+                                 .study = s->study, .improved = write_improvement, .user = s};
+    memcpy(po.weight_bits, s->weight_bits, sizeof po.weight_bits);
+    memcpy(po.activation_bits, s->activation_bits, sizeof po.activation_bits);
+    NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
+    s->problem = nbi_netproblem_problem(s->np);
+    return NB_OK;
+}
+
+/* ---- policies ------------------------------------------------------------------------------- */
+
+void nbi_session_uniform(const nbi_session *s, int w, int a, uint8_t *bits) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
+        bits[i] = s->fixed[i] ? s->fixed[i] : (uint8_t)(weight ? w : a);
+    }
+}
+
+nb_status nbi_session_freeze(nbi_session *s, const uint8_t *bits, nbi_frozen **frozen,
+                             nbi_program **program) {
+    NB_TRY(nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen));
+    nb_status st = nbi_lower(s->ctx, *frozen, program);
+    if (st != NB_OK) {
+        nbi_frozen_free(*frozen);
+        *frozen = NULL;
+    }
+    return st;
+}
+
+nb_status nbi_session_sensitivity(nbi_session *s, double ***delta) {
+    if (!s->delta) {
+        size_t n = (size_t)s->problem->n_vars, total = 0;
+        for (size_t v = 0; v < n; v++) total += (size_t)s->problem->n_options[v];
+        NB_TRY(nbi_alloc(s->ctx, n * sizeof(double *) + total * sizeof(double) + 8, 1, &s->delta));
+        double *row = (double *)(void *)(s->delta + n);
+        for (size_t v = 0; v < n; v++) {
+            s->delta[v] = row;
+            row += s->problem->n_options[v];
+        }
+        nb_status st = s->problem->sensitivity(s->ctx, s->problem->self, s->delta);
+        if (st != NB_OK) {
+            nbi_free(s->delta);
+            s->delta = NULL;
+            return st;
+        }
+    }
+    *delta = s->delta;
+    return NB_OK;
+}
+
+static const char *kind_name(nbi_site_kind kind) {
+    static const char *const names[] = {"weight", "activation", "residual", "input", "output"};
+    return names[kind];
+}
+
+json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits) {
+    json_t *root = json_object(), *list = json_array();
+    for (int i = 0; i < s->net->n_sites; i++) {
+        const nbi_site *site = &s->net->site[i];
+        json_t *row = json_object();
+        json_object_set_new(row, "tensor", json_string(site->name));
+        json_object_set_new(row, "kind", json_string(kind_name(site->kind)));
+        if (site->layer >= 0)
+            json_object_set_new(row, "layer", json_string(s->net->layer[site->layer].name));
+        json_object_set_new(row, "scheme", json_string("uniform"));
+        if (site->kind != NBI_SITE_OUTPUT) json_object_set_new(row, "bits", json_integer(bits[i]));
+        if (site->kind == NBI_SITE_WEIGHT)
+            json_object_set_new(row, "granularity", json_string(s->o->granularity));
+        if (s->fixed[i]) json_object_set_new(row, "fixed", json_true());
+        json_array_append_new(list, row);
+    }
+    json_object_set_new(root, "policy", list);
+    return root;
+}
+
+nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits) {
+    void *text = NULL;
+    size_t size, i;
+    json_error_t error;
+    json_t *row;
+    NB_TRY(nbi_file_read(s->ctx, path, (size_t)64 << 20, &text, &size));
+    json_t *root = json_loadb(text, size, 0, &error);
+    nbi_free(text);
+    if (!root)
+        return nb_fail(s->ctx, NB_EFORMAT, "'%s', line %d: %s", path, error.line, error.text);
+    nb_status st = NB_OK;
+    json_t *list = json_is_array(root) ? root : json_object_get(root, "policy");
+    if (!json_is_array(list)) st = nb_fail(s->ctx, NB_EFORMAT, "'%s' holds no policy array", path);
+    json_array_foreach(list, i, row) {
+        const char *name = json_string_value(json_object_get(row, "tensor"));
+        json_t *b = json_object_get(row, "bits");
+        if (!name || !b) continue;
+        int found = -1;
+        for (int k = 0; k < s->net->n_sites; k++)
+            if (!strcmp(s->net->site[k].name, name)) found = k;
+        json_int_t v = json_integer_value(b);
+        if (found < 0)
+            st = nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
+        else if (v < 1 || v > 8)
+            st = nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are "
+                         "possible", path, name, (long long)v);
+        else if (s->net->site[found].kind != NBI_SITE_INPUT) bits[found] = (uint8_t)v;
+        if (st != NB_OK) break;
+    }
+    json_decref(root);
+    return st;
+}

@@ -1,0 +1,92 @@
+/* Everything a quantization job holds between its stages. */
+#ifndef NIBBLE_API_SESSION_H
+#define NIBBLE_API_SESSION_H
+
+#include "api/api.h"
+#include "ir/program.h"
+#include "quant/fit.h"
+#include "search/netproblem.h"
+#include "search/pareto.h"
+
+#define NBI_CALIB_IMAGES 512  /* default of --calib */
+#define NBI_SCORE_IMAGES 1000 /* validation images that score a policy */
+#define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
+
+typedef struct nbi_session {
+    nb_ctx *ctx;
+    const nb_quantize_options *o;
+    nb_model *model;
+    nbi_graph *source; /* float, as imported (model's) */
+    nbi_qnet *net;
+    nbi_transform transform;
+    nbi_range_method range;
+    bool per_channel, for_onnx;
+    int opset, containers;
+    uint8_t weight_bits[8], activation_bits[8];
+    int n_weight_bits, n_activation_bits;
+    uint8_t *fixed; /* [n_sites] */
+
+    nbi_dataset *data;
+    nbi_dataset_info info;
+    nbi_images images;     /* scorer's: calibration first, then the scored ones */
+    size_t calib;          /* how many of them */
+    uint8_t *inputs;       /* raw bytes of the scorer's images */
+    float *reference;      /* float values of the score edge, all of them */
+    int edge;
+    nbi_loss loss;
+    bool labelled;
+    nbi_scorer *scorer;
+    nbi_netproblem *np;
+    nbi_problem *problem;
+    nbi_study *study;
+    double **delta;        /* sensitivities, once asked for */
+    nbi_images drop_images; /* for --max-drop, once asked for */
+    float *drop_float;      /* float outputs on them, [n][drop_count] */
+    size_t drop_count;
+    double started;
+} nbi_session;
+
+/* Options checked, model read, sites made and fixed by rules; no data is touched. */
+nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
+                           nbi_session *s);
+/* Data opened, calibration run, scorer, study (in o->output if there is one) and problem made. */
+nb_status nbi_session_calibrate(nbi_session *s);
+void nbi_session_close(nbi_session *s);
+
+/* Sensitivities of all variables, computed once. */
+nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* Bits of every site when each free weight has w bits and each free activation a. */
+void nbi_session_uniform(const nbi_session *s, int w, int a, uint8_t *bits);
+/* The frozen graph and its program for these bits. */
+nb_status nbi_session_freeze(nbi_session *s, const uint8_t *bits, nbi_frozen **frozen,
+                             nbi_program **program);
+/* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
+json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits);
+/* Reads policy.json into bits (sites that it does not name keep theirs). */
+nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits);
+
+/* ---- stages of nb_quantize -------------------------------------------------------------------- */
+
+typedef struct nbi_outcome {
+    uint8_t *bits;       /* [n_sites], the chosen policy */
+    double loss;
+    bool feasible, cancelled;
+    char method[64];
+    long trials;
+    double seconds;
+    double cost[NBI_COST_COUNT];
+    double drop, drop_bound; /* of the metric on validation images, points; NAN: not measured */
+} nbi_outcome;
+
+/* Picks the policy. NB_OK also when infeasible (outcome->feasible says so). */
+nb_status nbi_choose(nbi_session *s, nbi_outcome *out);
+/* Sets problem->limit from the options. */
+nb_status nbi_set_limits(nbi_session *s);
+/* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
+nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound);
+/* Writes everything into o->output; *result = results.json. */
+nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
+/* Layers of the sensitivity table. */
+nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
+
+#endif

@@ -1,0 +1,108 @@
+/* See footprint.h. */
+#include "runtime/footprint.h"
+
+#include "quant/fit.h"
+#include "runtime/lower.h"
+
+#include <string.h>
+
+static bool same_grid(const nbi_qnet *net, const nbi_layer *l, const uint8_t *bits) {
+    int a = net->edge[l->in[0]].site, b = net->edge[l->out].site;
+    return l->type == NBI_LAYER_REQUANT &&
+           nbi_same_grid(&net->site[a].fit[bits[a]], &net->site[b].fit[bits[b]]);
+}
+
+size_t nbi_footprint_variable(const nbi_qnet *net, const uint8_t *bits) {
+    size_t bytes = 0;
+    bool one_bit = false;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type == NBI_LAYER_CONV) {
+            bytes += nbi_packed_bytes(l->n_weights, bits[l->weight_site]);
+            one_bit |= bits[l->weight_site] == 1;
+        } else if (l->type == NBI_LAYER_REQUANT && !same_grid(net, l, bits)) {
+            const nbi_step lut = {.type = NBI_STEP_LUT};
+            bytes += 256 + nbi_step_descriptor_bytes(&lut);
+        }
+    }
+    return bytes + (one_bit ? 2 : 0);
+}
+
+static nbi_step_type step_type(const nbi_layer *l) {
+    switch (l->type) {
+    case NBI_LAYER_CONV:
+        return l->depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV;
+    case NBI_LAYER_ADD:
+        return NBI_STEP_ADD;
+    case NBI_LAYER_MUL:
+        return NBI_STEP_MUL;
+    case NBI_LAYER_MAXPOOL:
+        return NBI_STEP_MAXPOOL;
+    case NBI_LAYER_AVGPOOL:
+        return NBI_STEP_AVGPOOL;
+    case NBI_LAYER_COPY:
+        return NBI_STEP_COPY;
+    case NBI_LAYER_FLOAT:
+        return NBI_STEP_FLOAT;
+    default:
+        return NBI_STEP_LUT;
+    }
+}
+
+/* Steps with buffers and scratch, but no constants. */
+static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits, nbi_program *p) {
+    size_t edges = (size_t)net->n_edges + 1, capacity = (size_t)net->n_layers + 1;
+    for (int i = 0; i < net->n_layers; i++) capacity += (size_t)net->layer[i].n_copy;
+    p->tensor = nbi_arena_alloc(&p->arena, edges, sizeof *p->tensor);
+    p->step = nbi_arena_alloc(&p->arena, capacity, sizeof *p->step);
+    int *alias = nbi_arena_alloc(&p->arena, edges, sizeof *alias);
+    if (!p->tensor || !p->step || !alias) return nb_fail_memory(ctx, capacity * sizeof *p->step);
+    for (int e = 0; e < net->n_edges; e++) {
+        int site = net->edge[e].site;
+        nbi_describe_edge(&net->edge[e], &net->site[site].fit[bits[site]], &p->tensor[e]);
+        alias[e] = e;
+    }
+    p->n_tensors = net->n_edges;
+    p->input = net->input;
+    if (net->input_is_image) {
+        p->input = p->n_tensors++;
+        p->tensor[p->input] = p->tensor[net->input];
+        p->step[p->n_steps++] = (nbi_step){.type = NBI_STEP_LUT, .name = "", .n_in = 1,
+                                           .in = {p->input}, .out = net->input};
+    }
+    p->tensor[p->input].is_input = true;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (same_grid(net, l, bits) || (l->type == NBI_LAYER_COPY && l->n_copy == 0)) {
+            alias[l->out] = alias[l->in[0]];
+            continue;
+        }
+        int rows = l->type == NBI_LAYER_COPY ? l->n_copy : 1;
+        for (int k = 0; k < rows; k++) {
+            nbi_step *s = &p->step[p->n_steps++];
+            *s = (nbi_step){.type = step_type(l), .name = l->name, .out = l->out};
+            s->n_in = l->type == NBI_LAYER_COPY ? 1 : l->n_in < 3 ? l->n_in : 3;
+            for (int j = 0; j < s->n_in; j++)
+                s->in[j] = alias[l->in[l->type == NBI_LAYER_COPY ? l->copy_in[k] : j]];
+            if (l->type != NBI_LAYER_CONV) continue;
+            s->u.conv.p = l->geometry;
+            s->u.conv.p.w_bits = bits[l->weight_site];
+        }
+    }
+    for (int i = 0; i < net->n_outputs; i++) {
+        p->output[i] = alias[net->output[i]];
+        p->tensor[p->output[i]].is_output = true;
+    }
+    p->n_outputs = net->n_outputs;
+    return NB_OK;
+}
+
+nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits,
+                            size_t *out_bytes) {
+    nbi_program p = {.name = ""};
+    nb_status st = outline(ctx, net, bits, &p);
+    if (st == NB_OK) st = nbi_program_plan(ctx, &p);
+    if (st == NB_OK) st = nbi_program_place_scratch(ctx, &p, NULL, out_bytes);
+    nbi_arena_free(&p.arena);
+    return st;
+}

@@ -1,0 +1,352 @@
+/* Variables: where activations have one width only, each free weight site is a variable of its own;
+ * else a variable is an activation site together with the weights of the convolutions that read it,
+ * so that BOPs stay a sum over variables. */
+#include "search/netproblem.h"
+
+#include "runtime/footprint.h"
+#include "runtime/lower.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_VARIABLE_SITES 5
+#define MAX_OPTIONS        200
+
+typedef struct variable {
+    int n_sites, site[MAX_VARIABLE_SITES];
+    int n_options;
+    uint8_t (*option)[MAX_VARIABLE_SITES]; /* [n_options][site]: bits, by rising cost */
+} variable;
+
+struct nbi_netproblem {
+    nbi_netproblem_options o;
+    nbi_arena arena;
+    nbi_problem problem;
+    variable *var;
+    int *n_options;
+    uint8_t *bits, *ram_bits; /* [n_sites] work space */
+    float *values;
+    size_t count;             /* elements of the compared edge */
+    double fixed_bytes;       /* constants that no policy changes */
+    double ram;               /* of ram_bits; < 0: not known */
+    long scored;
+};
+
+nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
+    return &np->problem;
+}
+
+long nbi_netproblem_scored(const nbi_netproblem *np) {
+    return np->scored;
+}
+
+void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits) {
+    memcpy(bits, np->o.fixed, (size_t)np->o.net->n_sites);
+    for (int v = 0; v < np->problem.n_vars; v++)
+        for (int k = 0; k < np->var[v].n_sites; k++)
+            bits[np->var[v].site[k]] = np->var[v].option[policy[v]][k];
+}
+
+bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_t *policy) {
+    for (int v = 0; v < np->problem.n_vars; v++) {
+        const variable *var = &np->var[v];
+        int found = -1;
+        for (int o = 0; o < var->n_options && found < 0; o++) {
+            bool same = true;
+            for (int k = 0; k < var->n_sites; k++) same &= var->option[o][k] == bits[var->site[k]];
+            if (same) found = o;
+        }
+        if (found < 0) return false;
+        policy[v] = (uint8_t)found;
+    }
+    return true;
+}
+
+/* ---- costs ---------------------------------------------------------------------------------- */
+
+static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, double *out) {
+    const nbi_qnet *net = np->o.net;
+    bool same = np->ram >= 0;
+    /* weights matter through the reference kernels' scratch only: 8 bits need none */
+    for (int s = 0; s < net->n_sites && same; s++) {
+        bool eight = bits[s] == 8, was = np->ram_bits[s] == 8;
+        same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
+    }
+    if (!same) {
+        size_t bytes;
+        NB_TRY(nbi_footprint_ram(ctx, net, bits, &bytes));
+        np->ram = (double)bytes;
+        memcpy(np->ram_bits, bits, (size_t)net->n_sites);
+    }
+    *out = np->ram;
+    return NB_OK;
+}
+
+nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+                              double out[NBI_COST_COUNT]) {
+    nbi_net_cost c;
+    nbi_net_cost_of(np->o.net, bits, np->o.containers, &c);
+    memset(out, 0, NBI_COST_COUNT * sizeof *out);
+    out[NBI_COST_BYTES] = np->fixed_bytes + (double)nbi_footprint_variable(np->o.net, bits);
+    out[NBI_COST_BYTES_ONNX] = c.bytes_onnx;
+    out[NBI_COST_AVG_BITS] = c.weights > 0 ? c.weight_bits / c.weights : 0;
+    out[NBI_COST_BOPS] = c.bops;
+    if (isfinite(np->problem.limit[NBI_COST_RAM]))
+        NB_TRY(ram_of(ctx, np, bits, &out[NBI_COST_RAM]));
+    return NB_OK;
+}
+
+static nb_status cost(nb_ctx *ctx, void *self, const uint8_t *policy,
+                      double out[NBI_COST_COUNT]) {
+    nbi_netproblem *np = self;
+    nbi_netproblem_bits(np, policy, np->bits);
+    return nbi_netproblem_cost(ctx, np, np->bits, out);
+}
+
+/* ---- scores --------------------------------------------------------------------------------- */
+
+static double kl_of(const float *p, const float *q, size_t n) {
+    double mp = p[0], mq = q[0], sp = 0, sq = 0, sum = 0;
+    for (size_t i = 1; i < n; i++) {
+        mp = fmax(mp, (double)p[i]);
+        mq = fmax(mq, (double)q[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        sp += exp((double)p[i] - mp);
+        sq += exp((double)q[i] - mq);
+    }
+    for (size_t i = 0; i < n; i++) {
+        double lp = (double)p[i] - mp - log(sp), lq = (double)q[i] - mq - log(sq);
+        sum += exp(lp) * (lp - lq);
+    }
+    return sum;
+}
+
+static double loss_of(const nbi_netproblem *np) {
+    const nbi_netproblem_options *o = &np->o;
+    double sum = 0, power = 0;
+    for (size_t i = o->first; i < o->images; i++) {
+        const float *p = o->reference + i * np->count, *q = np->values + i * np->count;
+        if (o->loss == NBI_LOSS_KL) {
+            sum += kl_of(p, q, np->count);
+            continue;
+        }
+        for (size_t k = 0; k < np->count; k++) {
+            double e = (double)p[k] - (double)q[k];
+            sum += e * e;
+            power += (double)p[k] * (double)p[k];
+        }
+    }
+    if (o->loss == NBI_LOSS_KL) return sum / (double)(o->images - o->first);
+    return power > 0 ? sum / power : sum;
+}
+
+nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+                              double *out) {
+    size_t n = (size_t)np->o.net->n_sites;
+    bool found = false;
+    if (np->o.study) NB_TRY(nbi_study_lookup(ctx, np->o.study, bits, n, &found, out));
+    if (found) return NB_OK;
+    double start = nb_seconds(ctx);
+    nbi_study_trial t = {.policy = bits, .n_policy = n};
+    NB_TRY(nbi_scorer_run(ctx, np->o.scorer, bits, np->o.edge, np->values));
+    t.score = loss_of(np);
+    t.seconds = nb_seconds(ctx) - start;
+    np->scored++;
+    NB_TRY(nbi_netproblem_cost(ctx, np, bits, t.cost));
+    if (np->o.study) NB_TRY(nbi_study_record(ctx, np->o.study, &t));
+    *out = t.score;
+    return NB_OK;
+}
+
+static nb_status score(nb_ctx *ctx, void *self, const uint8_t *policy, double *out) {
+    nbi_netproblem *np = self;
+    uint8_t *bits = np->bits;
+    nbi_netproblem_bits(np, policy, bits);
+    NB_TRY(nbi_netproblem_loss(ctx, np, bits, out));
+    return nb_progress(ctx, "policies scored", (double)np->scored, 0);
+}
+
+static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
+    nbi_netproblem *np = self;
+    int n = np->problem.n_vars, total = 0, done = 0;
+    uint8_t *policy;
+    double best;
+    nb_status st = NB_OK;
+    NB_TRY(nbi_alloc(ctx, (size_t)n + 1, 1, &policy));
+    for (int v = 0; v < n; v++) {
+        policy[v] = (uint8_t)(np->n_options[v] - 1);
+        total += np->n_options[v];
+    }
+    nbi_netproblem_bits(np, policy, np->bits);
+    NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &best));
+    /* last layers first: what comes before the changed layer is in the cache */
+    for (int v = n - 1; v >= 0; v--) {
+        for (int o = 0; o < np->n_options[v]; o++, done++) {
+            double loss;
+            policy[v] = (uint8_t)o;
+            nbi_netproblem_bits(np, policy, np->bits);
+            NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &loss));
+            delta[v][o] = loss - best;
+            NB_TRYG(nb_progress(ctx, "sensitivity", done, total));
+        }
+        policy[v] = (uint8_t)(np->n_options[v] - 1);
+    }
+done:
+    nbi_free(policy);
+    return st;
+}
+
+static nb_status improved(nb_ctx *ctx, void *self, const uint8_t *policy, double loss) {
+    nbi_netproblem *np = self;
+    if (!np->o.improved) return NB_OK;
+    nbi_netproblem_bits(np, policy, np->bits);
+    return np->o.improved(ctx, np->o.user, np->bits, loss);
+}
+
+/* ---- variables ------------------------------------------------------------------------------ */
+
+static bool is_free(const nbi_netproblem *np, int site) {
+    return np->o.fixed[site] == 0;
+}
+
+/* Every combination of the offered widths of the variable's sites, first site outermost. */
+static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
+    const nbi_netproblem_options *o = &np->o;
+    int total = 1;
+    for (int k = 0; k < var->n_sites; k++) {
+        bool weight = o->net->site[var->site[k]].kind == NBI_SITE_WEIGHT;
+        total *= weight ? o->n_weight_bits : o->n_activation_bits;
+    }
+    if (total > MAX_OPTIONS)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have %d "
+                       "combinations of widths, more than %d; offer fewer widths",
+                       o->net->site[var->site[0]].name, total, MAX_OPTIONS);
+    var->option = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *var->option);
+    double *key = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *key);
+    if (!var->option || !key) return nb_fail_memory(ctx, (size_t)total * 16);
+    for (int i = 0; i < total; i++) {
+        uint8_t row[MAX_VARIABLE_SITES] = {0};
+        double bits = 0;
+        for (int k = var->n_sites - 1, rest = i; k >= 0; k--) {
+            const nbi_site *s = &o->net->site[var->site[k]];
+            bool weight = s->kind == NBI_SITE_WEIGHT;
+            int n = weight ? o->n_weight_bits : o->n_activation_bits;
+            row[k] = weight ? o->weight_bits[rest % n] : o->activation_bits[rest % n];
+            rest /= n;
+            bits += row[k] * (weight ? (double)s->count : 1e-3);
+        }
+        int at = i;
+        while (at > 0 && key[at - 1] > bits) {
+            key[at] = key[at - 1];
+            memcpy(var->option[at], var->option[at - 1], sizeof row);
+            at--;
+        }
+        key[at] = bits;
+        memcpy(var->option[at], row, sizeof row);
+    }
+    var->n_options = total;
+    return NB_OK;
+}
+
+static void add_free_weights(nbi_netproblem *np, int activation, variable *var) {
+    const nbi_qnet *net = np->o.net;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type == NBI_LAYER_CONV && net->edge[l->in[0]].site == activation &&
+            is_free(np, l->weight_site) && var->n_sites < MAX_VARIABLE_SITES)
+            var->site[var->n_sites++] = l->weight_site;
+    }
+}
+
+static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
+    const nbi_qnet *net = np->o.net;
+    int n = 0;
+    np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
+    np->n_options = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof(int));
+    if (!np->var || !np->n_options) return nb_fail_memory(ctx, sizeof *np->var);
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        int activation = net->edge[l->in[0]].site;
+        variable var = {0};
+        if (is_free(np, activation) && np->o.n_activation_bits > 1) {
+            bool seen = false;
+            for (int v = 0; v < n; v++) seen |= np->var[v].site[0] == activation;
+            if (seen) continue;
+            var.site[var.n_sites++] = activation;
+            add_free_weights(np, activation, &var);
+        } else if (is_free(np, l->weight_site)) {
+            var.site[var.n_sites++] = l->weight_site;
+        } else {
+            continue;
+        }
+        NB_TRY(make_options(ctx, np, &var));
+        np->n_options[n] = var.n_options;
+        np->var[n++] = var;
+    }
+    np->problem.n_vars = n;
+    return NB_OK;
+}
+
+/* What every program of this network stores whatever the bits: a real program, less its variable
+ * part. */
+static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
+    const nbi_qnet *net = np->o.net;
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    nb_status st;
+    for (int s = 0; s < net->n_sites; s++) np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : 8;
+    NB_TRYG(nbi_scorer_freeze(ctx, np->o.scorer, np->bits, &frozen));
+    NB_TRYG(nbi_lower(ctx, frozen, &program));
+    np->fixed_bytes =
+        (double)program->const_bytes - (double)nbi_footprint_variable(net, np->bits);
+done:
+    nbi_frozen_free(frozen);
+    nbi_program_free(program);
+    return st;
+}
+
+void nbi_netproblem_free(nbi_netproblem *np) {
+    if (!np) return;
+    nbi_free(np->values);
+    nbi_arena_free(&np->arena);
+    nbi_free(np);
+}
+
+nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
+                             nbi_netproblem **out) {
+    nbi_netproblem *np = NULL;
+    const nbi_edge *e = &options->net->edge[options->edge];
+    size_t sites = (size_t)options->net->n_sites;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *np, &np));
+    np->o = *options;
+    np->ram = -1;
+    np->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
+                                .sensitivity = sensitivity, .improved = improved};
+    for (int i = 0; i < NBI_COST_COUNT; i++) np->problem.limit[i] = INFINITY;
+    uint8_t *fixed = nbi_arena_alloc(&np->arena, sites + 1, 1);
+    np->bits = nbi_arena_alloc(&np->arena, sites + 1, 1);
+    np->ram_bits = nbi_arena_alloc(&np->arena, sites + 1, 1);
+    if (!fixed || !np->bits || !np->ram_bits) {
+        st = nb_fail_memory(ctx, sites);
+        goto done;
+    }
+    NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
+    memcpy(fixed, options->fixed, sites);
+    for (size_t s = 0; s < sites; s++)
+        if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
+            options->n_activation_bits == 1)
+            fixed[s] = options->activation_bits[0];
+    np->o.fixed = fixed;
+    NB_TRYG(make_variables(ctx, np));
+    np->problem.n_options = np->n_options;
+    NB_TRYG(measure_fixed_bytes(ctx, np));
+    *out = np;
+    return NB_OK;
+done:
+    nbi_netproblem_free(np);
+    return st;
+}

@@ -1,0 +1,50 @@
+/* The problem that searches solve for a real network: variables from quantization sites, costs from
+ * exact sums and the memory planner, scores from the integer arithmetic, trials kept in a study. */
+#ifndef NIBBLE_SEARCH_NETPROBLEM_H
+#define NIBBLE_SEARCH_NETPROBLEM_H
+
+#include "quant/generate.h"
+#include "runtime/scorer.h"
+#include "search/search.h"
+#include "search/study.h"
+
+typedef enum nbi_loss {
+    NBI_LOSS_KL, /* mean over images of KL(softmax(float) ‖ softmax(quantized)), nats */
+    NBI_LOSS_MSE /* Σ(float − quantized)² / Σ float² */
+} nbi_loss;
+
+typedef struct nbi_netproblem_options {
+    const nbi_qnet *net;
+    nbi_scorer *scorer;
+    int edge;              /* whose values are compared */
+    const float *reference; /* float values: [images][count], scorer's order */
+    size_t first, images;  /* scored: scorer images first … images−1 */
+    nbi_loss loss;
+    uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
+    int n_weight_bits, n_activation_bits;
+    const uint8_t *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
+    bool for_onnx;         /* the size limit means ONNX containers */
+    int containers;        /* see nbi_net_cost_of */
+    nbi_study *study;      /* may be NULL */
+    nb_status (*improved)(nb_ctx *ctx, void *user, const uint8_t *bits, double score);
+    void *user;
+} nbi_netproblem_options;
+
+typedef struct nbi_netproblem nbi_netproblem;
+nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
+                             nbi_netproblem **out);
+void nbi_netproblem_free(nbi_netproblem *np);
+/* The problem with no limits set; the caller sets them. Lives as long as np. */
+nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
+/* Policy → bits of every site. */
+void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits);
+/* Bits of every site → policy; false when some width is not offered. */
+bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_t *policy);
+/* Loss of any assignment of bits (cached in the study by the bits themselves). */
+nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, double *out);
+/* Costs of any assignment of bits. */
+nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+                              double out[NBI_COST_COUNT]);
+long nbi_netproblem_scored(const nbi_netproblem *np);    /* computed, not from the study */
+
+#endif
