@@ -43,10 +43,27 @@ static void free_plan(calibrator *c) {
     c->graph = NULL;
 }
 
+/* Ends the graph where the net ends: what lies behind an unknown operator cannot be computed. */
+static nb_status cut_untouched(calibrator *c) {
+    const nbi_qnet *net = c->net;
+    int list[NBI_COUNT(net->output)];
+    if (net->n_untouched == 0) return NB_OK;
+    for (int i = 0; i < net->n_outputs; i++) {
+        const char *name = net->edge[net->output[i]].name;
+        list[i] = nbi_graph_find(c->graph, name);
+        if (list[i] < 0)
+            return nb_fail(c->ctx, NB_EFORMAT, "tensor '%s' is not in the float graph", name);
+    }
+    NB_TRY(nbi_graph_set_outputs(c->ctx, c->graph, net->n_outputs, list));
+    nbi_graph_prune(c->graph);
+    return NB_OK;
+}
+
 static nb_status make_plan(calibrator *c, const nbi_graph *source, size_t batch) {
     nb_ctx *ctx = c->ctx;
     free_plan(c);
     NB_TRY(nbi_specialize_batch(ctx, source, (int64_t)batch, &c->graph));
+    NB_TRY(cut_untouched(c));
     /* the values that statistics need may be inside what the fast path would fuse */
     NB_TRY(nbi_exec_new(ctx, c->graph, NBI_EXEC_KEEP_ALL, &c->exec));
     c->batch = batch;
@@ -172,15 +189,23 @@ static nb_status store_scores(calibrator *c, size_t first) {
     return NB_OK;
 }
 
+/* Images at a time: a model whose batch is fixed (to 1, see canonical.c) takes no more. */
+static size_t most_images(const nbi_graph *source) {
+    const nbi_tensor *x = source->tensor[source->input[0]];
+    bool fixed = x->rank > 0 && x->dim[0] > 0 && x->dim[0] < BATCH;
+    return fixed ? (size_t)x->dim[0] : BATCH;
+}
+
 static nb_status run_images(calibrator *c, const nbi_graph *source, bool statistics) {
     nb_ctx *ctx = c->ctx;
     const nbi_calibration *o = c->options;
     float *input = NULL;
     nb_status st = NB_OK;
     const nbi_tensor *x = c->net->graph->tensor[c->net->graph->input[0]];
+    size_t most = most_images(source);
     NB_TRY(nbi_alloc(ctx, (size_t)nbi_tensor_count(x) * BATCH, sizeof *input, &input));
     for (size_t first = 0; first < o->images; first += c->n) {
-        c->n = o->images - first < BATCH ? o->images - first : BATCH;
+        c->n = o->images - first < most ? o->images - first : most;
         if (c->n != c->batch) NB_TRYG(make_plan(c, source, c->n));
         NB_TRYG(o->fill(ctx, o->user, first, c->n, input));
         const void *inputs[1] = {input};
