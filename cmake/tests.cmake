@@ -4,6 +4,7 @@
 #   *_data         needs NIBBLE_DATA
 #   *_oracle       needs NIBBLE_ORACLE_PYTHON, a Python with numpy, onnx and onnxruntime
 #   *_oracle_data  needs both
+#   *_lpsolve      needs lp_solve (liblpsolve55-dev), an oracle
 #   *_arm          needs arm-none-eabi-gcc, newlib and qemu-system-arm
 # What is left out is named at configure time and in tests_left_out.txt.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
@@ -22,6 +23,8 @@ and onnxruntime")
   endif()
 endif()
 
+find_path(LPSOLVE_INCLUDE_DIR lpsolve/lp_lib.h)
+find_library(LPSOLVE_LIBRARY lpsolve55 PATH_SUFFIXES lp_solve)
 find_program(ARM_GCC arm-none-eabi-gcc)
 find_program(QEMU_ARM qemu-system-arm)
 
@@ -38,6 +41,9 @@ function(describe_test source)
   endif()
   if(name MATCHES "_oracle(_data)?$" AND NOT NIBBLE_ORACLE_PYTHON)
     list(APPEND lacks NIBBLE_ORACLE_PYTHON)
+  endif()
+  if(name MATCHES "_lpsolve$" AND NOT (LPSOLVE_INCLUDE_DIR AND LPSOLVE_LIBRARY))
+    list(APPEND lacks lp_solve)
   endif()
   if(name MATCHES "_arm$" AND NOT (ARM_GCC AND QEMU_ARM))
     list(APPEND lacks "arm-none-eabi-gcc, newlib and qemu-system-arm")
@@ -64,6 +70,10 @@ foreach(src ${TEST_SOURCES})
   target_compile_definitions(${name} PRIVATE _POSIX_C_SOURCE=200809L
     NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_DATA="${NIBBLE_DATA}"
     NIBBLE_ORACLE_PYTHON="${NIBBLE_ORACLE_PYTHON}")
+  if(name MATCHES "_lpsolve$")
+    target_include_directories(${name} SYSTEM PRIVATE ${LPSOLVE_INCLUDE_DIR})
+    target_link_libraries(${name} PRIVATE ${LPSOLVE_LIBRARY})
+  endif()
   add_test(NAME ${short} COMMAND ${name})
   set_tests_properties(${short} PROPERTIES TIMEOUT 240)
 endforeach()

@@ -44,47 +44,6 @@ static nb_status write_onnx(nbi_session *s, const nbi_frozen *frozen, double *by
     return st;
 }
 
-nb_status nbi_write_c(nb_ctx *ctx, const nbi_program *program, const uint8_t *inputs, size_t n,
-                      const char *command_line, const char *folder,
-                      nbi_codegen_report *report) {
-    nbi_codegen_options o = nbi_codegen_options_default();
-    const nbi_ptensor *x = &program->tensor[program->input];
-    int outputs[NBI_CODEGEN_OUTPUTS], n_outputs;
-    char notes[2][512];
-    const char *lines[2] = {notes[0], notes[1]};
-    nbi_runner *runner = NULL;
-    nbi_program shown = *program; /* the same program, giving out what the C gives out */
-    int32_t *all = NULL, *columns[8] = {NULL};
-    size_t total = 0, at = 0;
-    nb_status st;
-    NB_TRY(nbi_codegen_outputs(ctx, program, outputs, &n_outputs));
-    shown.n_outputs = n_outputs;
-    memcpy(shown.output, outputs, (size_t)n_outputs * sizeof(int));
-    NB_TRYG(nbi_runner_new(ctx, &shown, &runner));
-    for (int i = 0; i < n_outputs; i++) total += program->tensor[outputs[i]].count;
-    NB_TRYG(nbi_alloc(ctx, n * total, sizeof *all, &all));
-    for (size_t v = 0; v < n; v++) {
-        at = v * total;
-        for (int i = 0; i < n_outputs; i++) {
-            columns[i] = all + at;
-            at += program->tensor[outputs[i]].count;
-        }
-        NB_TRYG(nbi_runner_run(ctx, runner, 1, inputs + v * x->bytes, columns));
-    }
-    snprintf(notes[0], sizeof notes[0], "made by nibble %s", nb_version());
-    snprintf(notes[1], sizeof notes[1], "%.500s", command_line ? command_line : "");
-    o.n_notes = command_line ? 2 : 1;
-    o.notes = lines;
-    o.n_vectors = n;
-    o.inputs = inputs;
-    o.expected = all;
-    st = nbi_codegen_write(ctx, program, &o, folder, report);
-done:
-    nbi_runner_free(runner);
-    nbi_free(all);
-    return st;
-}
-
 /* Final numbers on the test split (all of it, or --limit): float beside quantized. */
 static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_t *f, json_t *q) {
     nbi_images images = {0};

@@ -10,28 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef POOL
-#ifndef POOL
-#ifndef POOL
-#ifndef POOL
-#ifndef POOL
 #define POOL 32
-#endif
-#endif
-#endif
-#endif
-#endif
-#ifndef LEARN_NODES
-#ifndef LEARN_NODES
-#ifndef LEARN_NODES
-#ifndef LEARN_NODES
-#ifndef LEARN_NODES
-#define LEARN_NODES 400
-#endif
-#endif
-#endif
-#endif
-#endif
+#define LEARN_NODES 400 /* a subtree this large teaches a multiplier */
 
 typedef struct item {
     double reduced;
@@ -107,7 +87,7 @@ static bool pruned(const branch *b, int g, double value, const double *weight) {
     return cut != 0;
 }
 
-/* Solves the dual of a subproblem that grew large and keeps its multipliers when they prune it.
+/* Solves the dual of a subproblem that grew large; its multipliers prune it or what lies below.
  * Deterministic: depends on the search so far only. */
 static void learn(branch *b, int g, double value, const double *weight) {
     if (b->s->excess) return;

@@ -76,7 +76,7 @@ static nb_status read_number(nb_ctx *ctx, nbi_study *s, const char *sql, int64_t
 
 /* An empty file becomes a study; another program's database or a newer study is refused. */
 static nb_status check_identity(nb_ctx *ctx, nbi_study *s, bool *fresh) {
-    int64_t id, version, tables;
+    int64_t id = 0, version = 0, tables = 0;
     NB_TRY(read_number(ctx, s, "SELECT count(*) FROM sqlite_master", &tables));
     NB_TRY(read_number(ctx, s, "PRAGMA application_id", &id));
     NB_TRY(read_number(ctx, s, "PRAGMA user_version", &version));
@@ -202,7 +202,7 @@ static double read_real(sqlite3_stmt *q, int at) {
 
 nb_status nbi_study_lookup(nb_ctx *ctx, nbi_study *s, const uint8_t *policy, size_t n, bool *found,
                            double *score) {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     NB_TRY(ready(ctx, s, LOOKUP, &q));
     int code = sqlite3_bind_blob64(q, 2, policy, n, SQLITE_STATIC);
     if (code == SQLITE_OK) code = sqlite3_step(q);
@@ -215,7 +215,7 @@ nb_status nbi_study_lookup(nb_ctx *ctx, nbi_study *s, const uint8_t *policy, siz
 }
 
 nb_status nbi_study_record(nb_ctx *ctx, nbi_study *s, const nbi_study_trial *trial) {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     if (isnan(trial->score))
         return nb_fail(ctx, NB_ENUMERIC, "'%s': the score of a trial is NaN", s->path);
     NB_TRY(ready(ctx, s, RECORD, &q));
@@ -245,7 +245,7 @@ static nb_status read_trial(nb_ctx *ctx, const nbi_study *s, sqlite3_stmt *q, nb
 }
 
 nb_status nbi_study_list(nb_ctx *ctx, nbi_study *s, nbi_study_fn fn, void *user) {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     nb_status st;
     int code;
     NB_TRY(ready(ctx, s, LIST, &q));
@@ -261,7 +261,7 @@ done:
 }
 
 nb_status nbi_study_put(nb_ctx *ctx, nbi_study *s, const char *key, const void *data, size_t size) {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     NB_TRY(ready(ctx, s, PUT, &q));
     nb_status st = NB_OK;
     if (sqlite3_bind_text(q, 2, key, -1, SQLITE_STATIC) != SQLITE_OK ||
@@ -274,7 +274,7 @@ nb_status nbi_study_put(nb_ctx *ctx, nbi_study *s, const char *key, const void *
 }
 
 nb_status nbi_study_get(nb_ctx *ctx, nbi_study *s, const char *key, void **data, size_t *size) {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     NB_TRY(ready(ctx, s, GET, &q));
     int code = sqlite3_bind_text(q, 2, key, -1, SQLITE_STATIC);
     if (code == SQLITE_OK) code = sqlite3_step(q);

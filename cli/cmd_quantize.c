@@ -1,0 +1,93 @@
+/* nibble quantize MODEL: the main job. What it prints is in quantize_print.c. */
+#include "cli.h"
+#include "quantize_print.h"
+
+typedef struct quantize_args {
+    nb_quantize_options o;
+    text_list rules;
+    long finetune;
+} quantize_args;
+
+#define O(field) offsetof(nb_quantize_options, field)
+static const opt limits[] = {
+    {"max-size", 0, "SIZE", "bytes of weights, scales and tables, e.g. 64K (K = 1024)", OPT_BYTES,
+     O(max_size), 1, 1e15},
+    {"compression", 0, "RATIO", "float32 weights over size, e.g. 16x", OPT_RATIO, O(compression),
+     0.01, 1e6},
+    {"avg-bits", 0, "BITS", "average width of the weights, e.g. 2.5", OPT_REAL, O(avg_bits), 0.1,
+     32},
+    {"max-ram", 0, "SIZE", "peak of the activation arena, e.g. 48K", OPT_BYTES, O(max_ram), 1, 1e15},
+    {"max-bops", 0, "N", "bit operations of one image, e.g. 2e9", OPT_REAL, O(max_bops), 1, 1e24},
+    {"max-latency", 0, "TIME", "one image on one thread of this machine, e.g. 2ms", OPT_SECONDS,
+     O(max_latency), 1e-9, 1e6},
+    {"max-drop", 0, "POINTS", "loss of the metric against float, e.g. 0.5", OPT_REAL, O(max_drop),
+     0, 1e9},
+    {"for", 0, "c|onnx", "what counts as size: packed bits as C stores them (default), or ONNX's "
+     "containers", OPT_CHOICE, O(target), 0, 0},
+};
+
+static const opt how[] = {
+    {"search", 's', "METHOD[:key=value,...]",
+     "default auto; 'nibble list searches' names methods and keys", OPT_TEXT, O(search), 0, 0},
+    {"trials", 0, "N", "policies to try (default: the method's)", OPT_LONG, O(trials), 1, 1e9},
+    {"time-limit", 0, "TIME", "stop the search after, e.g. 10m", OPT_SECONDS, O(time_limit), 1e-3,
+     1e9},
+    {"policy", 0, "FILE", "take this policy.json; no search", OPT_TEXT, O(policy), 0, 0},
+    {"calib", 0, "N", "calibration images (default 512)", OPT_COUNT, O(calib), 1, 1e9},
+    {"no-correct", 0, "", "without the output-statistics correction", OPT_OFF, O(correct), 0, 0},
+    {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
+     0, 0},
+    {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data", OPT_FLAG,
+     O(dry_run), 0, 0},
+};
+
+static const opt own[] = {
+    {"rule", 0, "REGEX:W,A", "widths of the layers whose name fits; may be repeated", OPT_TEXTS,
+     offsetof(quantize_args, rules), 0, 0},
+    {"finetune", 0, "EPOCHS", "only 0: fine-tuning is not part of this build yet", OPT_LONG,
+     offsetof(quantize_args, finetune), 0, 1e6},
+};
+
+static const opt output[] = {
+    {"output", 'o', "DIR", "receives model.onnx, policy.json, results.json, ...", OPT_TEXT,
+     O(output), 0, 0},
+    {"emit", 0, "c", "also C99 source, in DIR/c", OPT_CHOICE, O(emit), 0, 0},
+    {"opset", 0, "N", "of model.onnx: 21 (default), or 25 for 2-bit containers", OPT_INT, O(opset),
+     13, 99},
+    {"resume", 0, "", "go on with an interrupted run in DIR", OPT_FLAG, O(resume), 0, 0},
+};
+
+static int work(cli *c, quantize_args *a, const char *path) {
+    nb_quantize_options *o = &a->o;
+    if (a->finetune != 0)
+        return cli_wrong(c, "--finetune %ld: fine-tuning is not part of this build yet; only "
+                            "--finetune 0 is accepted",
+                         a->finetune);
+    if (!o->output && !o->dry_run) return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
+    if (o->policy && o->search) return cli_wrong(c, "--policy and --search exclude each other");
+    o->rules = a->rules.items;
+    o->n_rules = a->rules.n;
+    o->command_line = c->command_line;
+    char *json = NULL;
+    nb_status status = nb_quantize(c->ctx, path, o, &json);
+    return cli_finish(c, status, json, o->dry_run ? print_dry_run : print_quantize, o->output);
+}
+
+int cmd_quantize(cli *c) {
+    static const char *const args[] = {"MODEL", NULL};
+    static const char *const notes[] = {
+        "Chooses a width for every tensor, corrects what rounding breaks, and writes a deployable "
+        "model. Without a limit: the smallest model with --max-drop 1.",
+        NULL};
+    quantize_args a = {.o = nb_quantize_options_default()};
+    const opt_group groups[] = {
+        OPT_GROUP("Limits, in any mix", limits, &a.o), CLI_CHOICE_GROUP(&a.o),
+        OPT_GROUP("Rules and training", own, &a),      OPT_GROUP("How", how, &a.o),
+        OPT_GROUP("What is written", output, &a.o),    CLI_DATA_GROUP(&a.o.data)};
+    const cli_usage usage = {.args = args, .notes = notes, .groups = groups, .n_groups = 6};
+    const char *path;
+    int code = cli_parse(c, &usage, &path);
+    if (code == CLI_GO_ON) code = work(c, &a, path);
+    cli_list_free(&a.rules);
+    return code;
+}

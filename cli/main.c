@@ -1,0 +1,131 @@
+/* nibble <command> [options] [files]: the table of commands, and what is left without one. */
+#include "cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct command {
+    const char *name;
+    int (*run)(cli *c);
+    const char *help;
+} command;
+
+static const command commands[] = {
+    {"info", cmd_info, "operators, shapes, parameters, MACs, and what would stay untouched"},
+    {"run", cmd_run, "one inference on tensors from files"},
+    {"eval", cmd_eval, "accuracy, or another metric, on a data set"},
+    {"quantize", cmd_quantize, "the main job: a smaller model under the limits you give"},
+    {"sensitivity", cmd_sensitivity, "which layer is to blame, at which width"},
+    {"compare", cmd_compare, "two models side by side on the same data"},
+    {"export", cmd_export, "another format of a finished run: ONNX or C source"},
+    {"bench", cmd_bench, "time per image and per layer on this machine"},
+    {"list", cmd_list, "what this build can do: operators, schemes, search methods, ..."},
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static void print_overview(FILE *file) {
+    fprintf(file, "nibble %s: makes neural networks small\n\n"
+                  "usage: nibble COMMAND [options] [files]\n\ncommands\n",
+            nb_version());
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(file, "  %-13s %s\n", commands[i].name, commands[i].help);
+    fprintf(file, "  %-13s %s\n", "help COMMAND", "the options of a command");
+    fprintf(file, "\n"
+                  "Every command takes --help, --threads N, --seed N, --verbose, --quiet and\n"
+                  "--json; 'nibble --version' names the libraries of this build.\n\n"
+                  "  nibble quantize model.onnx --data images/ --max-size 64K -o out\n\n"
+                  "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a limit cannot be met.\n");
+}
+
+static int flushed(void) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_DONE;
+    cli_say("cannot write to the standard output");
+    return CLI_FAILED;
+}
+
+static int print_version(void) {
+    printf("nibble %s\n%s\n", nb_version(), nb_libraries());
+    return flushed();
+}
+
+static int unknown_command(const char *name) {
+    const char *names[N_COMMANDS + 2] = {0};
+    for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
+    names[N_COMMANDS] = "help";
+    const char *near = cli_nearest(name, names);
+    if (near) cli_say("there is no command '%s' (did you mean '%s'?)", name, near);
+    else cli_say("there is no command '%s'", name);
+    fprintf(stderr, "see 'nibble --help'\n");
+    return CLI_USAGE;
+}
+
+static int unknown_option(const char *name) {
+    static const char *const names[] = {"--help", "--version", NULL};
+    const char *near = cli_nearest(name, names);
+    if (near) cli_say("no option '%s' before the command (did you mean '%s'?)", name, near);
+    else cli_say("no option '%s' before the command; options follow it", name);
+    fprintf(stderr, "see 'nibble --help'\n");
+    return CLI_USAGE;
+}
+
+static const command *find(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+/* The words joined by blanks; NULL without memory, which is allowed for. */
+static char *join(int n, char **words) {
+    size_t size = 1;
+    for (int i = 0; i < n; i++) size += strlen(words[i]) + 1;
+    char *text = malloc(size), *end = text;
+    if (!text) return NULL;
+    *end = 0;
+    for (int i = 0; i < n; i++) {
+        if (i) *end++ = ' ';
+        size_t len = strlen(words[i]);
+        memcpy(end, words[i], len + 1);
+        end += len;
+    }
+    return text;
+}
+
+static int run(const command *row, int argc, char **argv, char *command_line) {
+    cli c = {.command = row->name,
+             .help = row->help,
+             .argc = argc,
+             .argv = argv,
+             .command_line = command_line,
+             .ctx = nb_ctx_new()};
+    if (!c.ctx) {
+        cli_say("out of memory");
+        return CLI_FAILED;
+    }
+    int status = row->run(&c);
+    cli_progress_stop();
+    nb_ctx_free(c.ctx);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        print_overview(stdout);
+        return flushed();
+    }
+    const char *first = argv[1];
+    if (!strcmp(first, "--version") || !strcmp(first, "-V")) return print_version();
+    bool help = !strcmp(first, "help") || !strcmp(first, "--help") || !strcmp(first, "-h");
+    if (help && argc < 3) {
+        print_overview(stdout);
+        return flushed();
+    }
+    if (!help && first[0] == '-') return unknown_option(first);
+    const command *row = find(help ? argv[2] : first);
+    if (!row) return unknown_command(help ? argv[2] : first);
+    char ask[] = "--help", *asked[] = {ask, NULL};
+    if (help) return run(row, 1, asked, NULL);
+    char *command_line = join(argc, argv);
+    int status = run(row, argc - 2, argv + 2, command_line);
+    free(command_line);
+    return status;
+}

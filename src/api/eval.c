@@ -1,0 +1,366 @@
+/* nb_eval, nb_compare, nb_bench: models and result folders through either engine. */
+#include "api/api.h"
+#include "api/emit.h"
+
+#include "exec/exec.h"
+#include "ir/program.h"
+#include "quant/import_qdq.h"
+#include "runtime/lower.h"
+#include "runtime/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+nb_eval_options nb_eval_options_default(void) {
+    return (nb_eval_options){0};
+}
+
+nb_status nbi_load_program(nb_ctx *ctx, const nbi_graph *graph, const nbi_transform *transform,
+                           nbi_qnet **net, nbi_frozen **frozen, nbi_program **program) {
+    nbi_qnet *n = NULL;
+    nbi_frozen *f = NULL;
+    NB_TRY(nbi_import_qdq(ctx, graph, &n, &f));
+    const nbi_edge *e = &n->edge[n->input];
+    /* pixels, unless the model never said how it reads them */
+    if (transform && e->rank == 4 && e->c <= 4) nbi_set_pixels(n, transform);
+    nb_status st = nbi_lower(ctx, f, program);
+    if (st != NB_OK) {
+        nbi_frozen_free(f);
+        nbi_qnet_free(n);
+        return st;
+    }
+    *net = n;
+    *frozen = f;
+    return NB_OK;
+}
+
+/* A model made ready for one engine. */
+typedef struct subject {
+    nb_model *model;
+    nbi_qnet *net;
+    nbi_frozen *frozen;
+    nbi_program *program; /* NULL: float engine */
+    nbi_transform transform;
+} subject;
+
+static void close_subject(subject *s) {
+    nbi_program_free(s->program);
+    nbi_frozen_free(s->frozen);
+    nbi_qnet_free(s->net);
+    nb_model_free(s->model);
+    memset(s, 0, sizeof *s);
+}
+
+static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_options *data,
+                              const char *engine, bool pixels, subject *s) {
+    *s = (subject){0};
+    NB_TRY(nb_model_load(ctx, path, &s->model));
+    NB_TRY(nbi_transform_of(ctx, data, s->model->graph, &s->transform));
+    bool quantized = nbi_is_qdq(s->model->graph), integer = quantized;
+    if (engine) {
+        integer = !strcmp(engine, "integer");
+        if (!integer && strcmp(engine, "float"))
+            return nb_fail(ctx, NB_EINVAL, "engine: '%s' is not integer or float", engine);
+        if (integer && !quantized)
+            return nb_fail(ctx, NB_EINVAL, "'%s' is not quantized: the integer engine needs a "
+                           "model made by quantize", path);
+    }
+    if (!integer) return NB_OK;
+    nb_status st = nbi_load_program(ctx, s->model->graph, pixels ? &s->transform : NULL, &s->net,
+                                    &s->frozen, &s->program);
+    if (st == NB_EUNSUPPORTED && !engine) {
+        nb_log(ctx, NB_LOG_WARNING, "the float engine is used: %s", nb_ctx_message(ctx));
+        return NB_OK;
+    }
+    return st;
+}
+
+static nb_status run_subject(nb_ctx *ctx, const subject *s, const nbi_images *images,
+                             float **values, size_t *count, double *rate) {
+    if (s->program)
+        return nbi_eval_integer(ctx, s->program, images, &s->transform, values, count, rate);
+    return nbi_eval_float(ctx, s->model->graph, images, &s->transform, values, count, rate);
+}
+
+/* Does the first output hold probabilities (a final Softmax)? */
+static bool gives_probabilities(const nbi_graph *g) {
+    int p = g->tensor[g->output[0]]->producer;
+    for (int hops = 0; p >= 0 && hops < 3; hops++) {
+        const nbi_node *node = g->node[p];
+        if (!strcmp(node->op_type, "Softmax")) return true;
+        if (strcmp(node->op_type, "DequantizeLinear") && strcmp(node->op_type, "QuantizeLinear"))
+            return false;
+        p = g->tensor[node->in[0]]->producer;
+    }
+    return false;
+}
+
+static nb_status draw(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
+                      nbi_images *images) {
+    nbi_dataset *data = NULL;
+    nbi_split split;
+    NB_TRY(nbi_parse_split(ctx, o->split, NBI_SPLIT_TEST, &split));
+    NB_TRY(nbi_open_data(ctx, o, graph, &data));
+    const nbi_dataset_info *info = nbi_dataset_get(data);
+    if (!o->split && info->count[split] == 0)
+        split = info->count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
+    nbi_draw d = {split, 0, 0, false, NULL};
+    nb_status st = nbi_images_draw(ctx, data, &d, images);
+    nbi_dataset_free(data);
+    return st;
+}
+
+static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *values, size_t n,
+                                   size_t count) {
+    nbi_buf text = {0};
+    nb_status st = NB_OK;
+    for (size_t i = 0; i < n && st == NB_OK; i++)
+        st = nbi_buf_printf(ctx, &text, "%zu\n", nbi_argmax(values + i * count, count));
+    if (st == NB_OK) st = nbi_file_write(ctx, path, text.data, text.size);
+    nbi_buf_free(&text);
+    return st;
+}
+
+static bool has_labels(const nbi_images *images) {
+    for (size_t i = 0; i < images->n; i++)
+        if (images->label[i] >= 0) return true;
+    return false;
+}
+
+nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char **json) {
+    subject s;
+    nbi_images images = {0};
+    float *values = NULL;
+    size_t count;
+    double rate;
+    nbi_metrics m;
+    nb_status st;
+    NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
+    NB_TRYG(draw(ctx, &o->data, s.model->graph, &images));
+    NB_TRYG(run_subject(ctx, &s, &images, &values, &count, &rate));
+    if (o->predictions)
+        NB_TRYG(write_predictions(ctx, o->predictions, values, images.n, count));
+    nbi_measure(values, NULL, has_labels(&images) ? images.label : NULL, images.n, count,
+                gives_probabilities(s.model->graph), &m);
+    json_t *root = nbi_metrics_json(&m);
+    json_object_set_new(root, "engine", json_string(s.program ? "integer" : "float"));
+    json_object_set_new(root, "images_per_second", json_real(rate));
+    json_object_set_new(root, "metric", json_string(o->data.metric ? o->data.metric
+                                                    : m.labelled   ? "top1" : "none"));
+    st = nbi_json_text(ctx, root, json);
+done:
+    nbi_free(values);
+    nbi_images_free(&images);
+    close_subject(&s);
+    return st;
+}
+
+static double file_bytes(const char *path) {
+    void *data;
+    size_t size;
+    if (nbi_file_read(NULL, path, (size_t)2 << 30, &data, &size) != NB_OK) return 0;
+    nbi_free(data);
+    return (double)size;
+}
+
+static json_t *side_json(const subject *s, const nbi_metrics *m, double rate) {
+    json_t *o = nbi_metrics_json(m);
+    json_object_set_new(o, "engine", json_string(s->program ? "integer" : "float"));
+    json_object_set_new(o, "images_per_second", json_real(rate));
+    json_object_set_new(o, "file_bytes", json_real(file_bytes(s->model->path)));
+    if (s->program)
+        json_object_set_new(o, "bytes", json_integer((json_int_t)s->program->const_bytes));
+    return o;
+}
+
+nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *data,
+                     char **json) {
+    subject s[2] = {{0}, {0}};
+    nbi_images images = {0};
+    float *values[2] = {NULL, NULL};
+    size_t count[2];
+    double rate[2];
+    nb_status st;
+    NB_TRYG(open_subject(ctx, a, data, NULL, true, &s[0]));
+    NB_TRYG(open_subject(ctx, b, data, NULL, true, &s[1]));
+    NB_TRYG(draw(ctx, data, s[0].model->graph, &images));
+    for (int i = 0; i < 2; i++)
+        NB_TRYG(run_subject(ctx, &s[i], &images, &values[i], &count[i], &rate[i]));
+    if (count[0] != count[1]) {
+        st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, count[0], b,
+                     count[1]);
+        goto done;
+    }
+    nbi_metrics ma, mb;
+    const int *label = has_labels(&images) ? images.label : NULL;
+    bool probability = gives_probabilities(s[0].model->graph);
+    nbi_measure(values[0], NULL, label, images.n, count[0], probability, &ma);
+    nbi_measure(values[1], values[0], label, images.n, count[0], probability, &mb);
+    double worst = 0;
+    for (size_t i = 0; i < images.n * count[0]; i++)
+        worst = fmax(worst, fabs((double)values[0][i] - (double)values[1][i]));
+    json_t *root = json_pack("{s:f,s:f,s:o,s:o}", "agreement", mb.agreement, "max_abs_error",
+                             worst, "a", side_json(&s[0], &ma, rate[0]), "b",
+                             side_json(&s[1], &mb, rate[1]));
+    st = nbi_json_text(ctx, root, json);
+done:
+    nbi_free(values[0]);
+    nbi_free(values[1]);
+    nbi_images_free(&images);
+    close_subject(&s[0]);
+    close_subject(&s[1]);
+    return st;
+}
+
+/* ---- bench ----------------------------------------------------------------------------------- */
+
+typedef struct bench {
+    int batch;
+    double seconds;
+    double images, busy;
+} bench;
+
+static nb_status bench_integer(nb_ctx *ctx, const subject *s, bench *b) {
+    const nbi_program *p = s->program;
+    size_t bytes = p->tensor[p->input].bytes;
+    nbi_runner *runner = NULL;
+    uint8_t *inputs = NULL;
+    nbi_rng rng;
+    nb_status st;
+    nbi_rng_seed(&rng, nb_ctx_seed(ctx), 7);
+    NB_TRYG(nbi_alloc(ctx, (size_t)b->batch, bytes, &inputs));
+    for (size_t i = 0; i < (size_t)b->batch * bytes; i++) inputs[i] = (uint8_t)nbi_rng_u32(&rng);
+    NB_TRYG(nbi_runner_new(ctx, p, &runner));
+    int32_t *outputs[8] = {NULL};
+    NB_TRYG(nbi_runner_run(ctx, runner, (size_t)b->batch, inputs, outputs));
+    while (b->busy < b->seconds && !nb_cancelled(ctx)) {
+        double start = nb_seconds(ctx);
+        NB_TRYG(nbi_runner_run(ctx, runner, (size_t)b->batch, inputs, outputs));
+        b->busy += nb_seconds(ctx) - start;
+        b->images += b->batch;
+    }
+done:
+    nbi_runner_free(runner);
+    nbi_free(inputs);
+    return st;
+}
+
+static nb_status bench_float(nb_ctx *ctx, const subject *s, bench *b) {
+    nbi_graph *g = NULL;
+    nbi_exec *exec = NULL;
+    float *input[8] = {NULL};
+    const void *inputs[8] = {NULL};
+    nbi_rng rng;
+    nb_status st;
+    nbi_rng_seed(&rng, nb_ctx_seed(ctx), 7);
+    NB_TRYG(nbi_specialize_batch(ctx, s->model->graph, b->batch, &g));
+    NB_TRYG(nbi_exec_new(ctx, g, 0, &exec));
+    for (int i = 0; i < g->n_inputs && i < 8; i++) {
+        size_t n = (size_t)nbi_tensor_count(g->tensor[g->input[i]]);
+        NB_TRYG(nbi_alloc(ctx, n, sizeof(float), &input[i]));
+        for (size_t k = 0; k < n; k++) input[i][k] = nbi_rng_uniform(&rng);
+        inputs[i] = input[i];
+    }
+    NB_TRYG(nbi_exec_run(ctx, exec, inputs));
+    while (b->busy < b->seconds && !nb_cancelled(ctx)) {
+        double start = nb_seconds(ctx);
+        NB_TRYG(nbi_exec_run(ctx, exec, inputs));
+        b->busy += nb_seconds(ctx) - start;
+        b->images += b->batch;
+    }
+done:
+    for (int i = 0; i < 8; i++) nbi_free(input[i]);
+    nbi_exec_free(exec);
+    nbi_graph_free(g);
+    return st;
+}
+
+static double step_macs(const nbi_step *s) {
+    if (s->type != NBI_STEP_CONV && s->type != NBI_STEP_DWCONV) return 0;
+    return (double)s->u.conv.w_count * s->u.conv.p.out_h * s->u.conv.p.out_w;
+}
+
+static nb_status add_layers(nb_ctx *ctx, const subject *s, json_t *root) {
+    static const char *const types[] = {"conv", "dwconv", "add", "mul", "lut", "maxpool",
+                                        "avgpool", "copy", "float"};
+    const nbi_program *p = s->program;
+    nbi_runner *runner = NULL;
+    double *seconds = NULL;
+    uint8_t *input = NULL;
+    json_t *rows = json_array();
+    nb_status st;
+    json_object_set_new(root, "layers", rows);
+    NB_TRYG(nbi_runner_new(ctx, p, &runner));
+    NB_TRYG(nbi_alloc(ctx, (size_t)p->n_steps + 1, sizeof *seconds, &seconds));
+    NB_TRYG(nbi_alloc(ctx, p->tensor[p->input].bytes, 1, &input));
+    NB_TRYG(nbi_runner_profile(ctx, runner, input, 51, seconds));
+    for (int i = 0; i < p->n_steps; i++) {
+        nbi_ready_step ready;
+        NB_TRYG(nbi_step_ready(ctx, &p->step[i], NULL, &ready));
+        json_t *row = json_pack("{s:s,s:s,s:f,s:f}", "name", p->step[i].name, "type",
+                                types[p->step[i].type], "microseconds", 1e6 * seconds[i], "macs",
+                                step_macs(&p->step[i]));
+        if (ready.kernel) json_object_set_new(row, "kernel", json_string(ready.kernel->name));
+        if (ready.kernel)
+            json_object_set_new(row, "macs_per_second",
+                                json_real(step_macs(&p->step[i]) / fmax(seconds[i], 1e-9)));
+        json_array_append_new(rows, row);
+    }
+done:
+    nbi_runner_free(runner);
+    nbi_free(seconds);
+    nbi_free(input);
+    return st;
+}
+
+nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, char **json) {
+    subject s;
+    nb_data_options none = nb_data_options_default();
+    bench b = {.batch = o->batch > 0 ? o->batch : 1, .seconds = o->seconds > 0 ? o->seconds : 1};
+    nb_status st = open_subject(ctx, path, &none, o->engine, true, &s);
+    json_t *root = NULL;
+    if (st == NB_OK && b.batch > 65536)
+        st = nb_fail(ctx, NB_EINVAL, "batch: %d is more than 65536", b.batch);
+    if (st == NB_OK) st = s.program ? bench_integer(ctx, &s, &b) : bench_float(ctx, &s, &b);
+    if (st == NB_OK) {
+        double rate = b.busy > 0 ? b.images / b.busy : 0;
+        root = json_pack("{s:s,s:i,s:i,s:f,s:f}", "engine", s.program ? "integer" : "float",
+                         "batch", b.batch, "threads", nb_ctx_threads(ctx), "images_per_second",
+                         rate, "latency_ms", rate > 0 ? 1000.0 * b.batch / rate : 0.0);
+        if (o->layers && s.program) st = add_layers(ctx, &s, root);
+    }
+    close_subject(&s);
+    if (st != NB_OK) {
+        json_decref(root);
+        return st;
+    }
+    return nbi_json_text(ctx, root, json);
+}
+
+/* ---- export ---------------------------------------------------------------------------------- */
+
+nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, char **json) {
+    subject s;
+    nb_data_options none = nb_data_options_default();
+    json_t *root = NULL, *files = json_array();
+    nb_status st = NB_OK;
+    if (!o->format || !o->output) {
+        json_decref(files);
+        return nb_fail(ctx, NB_EINVAL, "export needs a format and an output");
+    }
+    st = open_subject(ctx, path, &none, "integer", true, &s);
+    if (st == NB_OK && !strcmp(o->format, "c"))
+        st = nbi_export_c(ctx, s.program, o, files, &root);
+    else if (st == NB_OK && !strcmp(o->format, "qdq"))
+        st = nbi_copy_qdq(ctx, s.model->graph, o, files, &root);
+    else if (st == NB_OK)
+        st = nb_fail(ctx, NB_EINVAL, "format: '%s' is not c or qdq", o->format);
+    close_subject(&s);
+    if (st != NB_OK) {
+        json_decref(files);
+        return st;
+    }
+    json_object_set_new(root, "files", files);
+    return nbi_json_text(ctx, root, json);
+}
