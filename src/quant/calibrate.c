@@ -172,15 +172,23 @@ static nb_status store_scores(calibrator *c, size_t first) {
     return NB_OK;
 }
 
+/* Images at a time: a model whose batch is fixed (to 1, see canonical.c) takes no more. */
+static size_t most_images(const nbi_graph *source) {
+    const nbi_tensor *x = source->tensor[source->input[0]];
+    bool fixed = x->rank > 0 && x->dim[0] > 0 && x->dim[0] < BATCH;
+    return fixed ? (size_t)x->dim[0] : BATCH;
+}
+
 static nb_status run_images(calibrator *c, const nbi_graph *source, bool statistics) {
     nb_ctx *ctx = c->ctx;
     const nbi_calibration *o = c->options;
     float *input = NULL;
     nb_status st = NB_OK;
     const nbi_tensor *x = c->net->graph->tensor[c->net->graph->input[0]];
+    size_t most = most_images(source);
     NB_TRY(nbi_alloc(ctx, (size_t)nbi_tensor_count(x) * BATCH, sizeof *input, &input));
     for (size_t first = 0; first < o->images; first += c->n) {
-        c->n = o->images - first < BATCH ? o->images - first : BATCH;
+        c->n = o->images - first < most ? o->images - first : most;
         if (c->n != c->batch) NB_TRYG(make_plan(c, source, c->n));
         NB_TRYG(o->fill(ctx, o->user, first, c->n, input));
         const void *inputs[1] = {input};

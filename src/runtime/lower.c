@@ -228,7 +228,7 @@ static nb_status own_islands(nb_ctx *ctx, const nbi_qnet *net, nbi_program *p) {
         if (!p->float_graph) NB_TRY(nbi_graph_copy(ctx, net->graph, &p->float_graph));
         int n = 0;
         while (net->graph->node[n] != p->step[i].u.island.node) n++;
-        NB_TRY(nbi_node_prepare(ctx, p->float_graph, p->float_graph->node[n]));
+        NB_TRY(nbi_node_infer(ctx, p->float_graph, p->float_graph->node[n]));
         p->step[i].u.island = (nbi_step_float){p->float_graph, p->float_graph->node[n]};
     }
     return NB_OK;

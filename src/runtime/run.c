@@ -32,11 +32,11 @@ static int32_t stored_value(const nbi_ptensor *t, const void *data, size_t i) {
     return t->dtype == NB_DTYPE_S8 ? ((const int8_t *)data)[i] : ((const uint8_t *)data)[i];
 }
 
-/* A float view of one image in the storage order of `t`. */
-static void float_view(const nbi_ptensor *t, float *data, nbi_view *v) {
-    *v = (nbi_view){.dtype = NB_DTYPE_F32, .rank = t->rank, .data = data};
-    memcpy(v->dim, t->dim, sizeof v->dim);
-    if (t->rank == 3 || t->rank == 4) nbi_view_channels_last(v);
+/* A float view of one image in storage order. */
+static void float_view(int rank, const int64_t *dim, float *data, nbi_view *v) {
+    *v = (nbi_view){.dtype = NB_DTYPE_F32, .rank = rank, .data = data};
+    memcpy(v->dim, dim, sizeof v->dim);
+    if (rank == 3 || rank == 4) nbi_view_channels_last(v);
     else nbi_view_contiguous(v);
 }
 
@@ -70,14 +70,15 @@ static nb_status run_island(nb_ctx *ctx, const nbi_step *step, const nbi_ptensor
         NB_TRYG(nbi_alloc(ctx, x->count, sizeof *values, &values));
         for (size_t j = 0; j < x->count; j++)
             values[j] = (float)(x->scale * (stored_value(x, in[source], j) - x->zero));
-        float_view(x, values, &order);
+        /* the node's shape: the step may read the bytes of a tensor that is only reshaped */
+        float_view(k->rank, k->dim, values, &order);
         NB_TRYG(to_contiguous(ctx, &order, &views[i]));
         nbi_free(values);
         values = NULL;
         source++;
     }
     NB_TRYG(nbi_alloc(ctx, y->count, sizeof *values, &values));
-    float_view(y, values, &order);
+    float_view(y->rank, y->dim, values, &order);
     NB_TRYG(to_contiguous(ctx, &order, &result));
     nbi_op_call call = {ctx, island->graph, node, views, &result};
     NB_TRYG(node->op->forward(&call));
