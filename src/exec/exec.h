@@ -28,6 +28,9 @@ nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batc
  * too), removes Identity, Dropout and dead nodes. Quantize and DequantizeLinear are kept: they carry
  * the quantization of a file. */
 nb_status nbi_graph_fold(nb_ctx *ctx, nbi_graph *graph);
+/* Runs forward() of a node on constants and known shapes into new constants of the graph's arena;
+ * *done is false when the node is not of that kind. The node is left in place. */
+nb_status nbi_fold_node(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, bool *done);
 
 /* `graph` must outlive the plan. Fails with NB_EUNSUPPORTED naming the first node that has no
  * implementation among those that the requested outputs need. */

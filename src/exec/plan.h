@@ -8,9 +8,6 @@
 
 /* Contiguous view of a tensor with a known shape; data is left NULL. */
 nbi_view nbi_tensor_view(const nbi_tensor *t);
-/* Runs forward() of a node on constants and known shapes into new constants of the graph's arena;
- * *done is false when the node is not of that kind. The node is left in place. */
-nb_status nbi_fold_node(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, bool *done);
 
 /* A slot is a place for a value: the first graph->n_tensors are the tensors, the rest are copies in
  * another layout. */

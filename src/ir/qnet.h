@@ -57,6 +57,7 @@ typedef struct nbi_edge {
     int producer;     /* layer; −1: network input */
     int site;
     float lo, hi;     /* values it can have in exact arithmetic (from clamps); ±INFINITY */
+    nbi_qparam grid;  /* as a QDQ model gives it; dtype NONE: it does not */
     bool is_output;   /* a graph output, or the last tensor before an unknown operator */
 } nbi_edge;
 

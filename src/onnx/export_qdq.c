@@ -166,31 +166,44 @@ static nb_status add_layer(nbi_qdq *q, int index) {
 
 /* ---- the whole graph ------------------------------------------------------------------------ */
 
-static nb_status append_policy(nbi_qdq *q, nbi_buf *text) {
-    const nbi_qnet *net = q->net;
-    NB_TRY(nbi_buf_printf(q->ctx, text, "{"));
-    for (int s = 0, n = 0; s < net->n_sites; s++) {
-        const nbi_site *site = &net->site[s];
-        if (site->kind == NBI_SITE_OUTPUT) continue;
+static nb_status append_name(nbi_qdq *q, nbi_buf *text, const char *name) {
+    NB_TRY(nbi_buf_printf(q->ctx, text, text->size ? ",\"" : "{\""));
+    for (const char *c = name; *c; c++) {
+        bool plain = (unsigned char)*c >= 32 && *c != '"' && *c != '\\';
+        if (plain) NB_TRY(nbi_buf_append(q->ctx, text, c, 1));
+        else NB_TRY(nbi_buf_printf(q->ctx, text, "\\u%04x", (unsigned)(unsigned char)*c));
+    }
+    return nbi_buf_printf(q->ctx, text, "\":");
+}
+
+/* What a QDQ file does not say in ONNX's terms: widths below those of the containers, and the scales
+ * of int32 outputs, which are float in the file. */
+static nb_status append_sites(nbi_qdq *q, nbi_buf *policy, nbi_buf *logits) {
+    for (int s = 0; s < q->net->n_sites; s++) {
+        const nbi_site *site = &q->net->site[s];
+        if (site->kind == NBI_SITE_OUTPUT) {
+            NB_TRY(append_name(q, logits, site->name));
+            NB_TRY(nbi_buf_printf(q->ctx, logits, "%.9g", q->frozen->site[s].scale));
+            continue;
+        }
         int bits = site->kind == NBI_SITE_WEIGHT ? q->frozen->conv[site->layer].bits
                                                  : q->frozen->site[s].bits;
-        NB_TRY(nbi_buf_printf(q->ctx, text, n++ ? ",\"" : "\""));
-        for (const char *c = site->name; *c; c++) {
-            bool plain = (unsigned char)*c >= 32 && *c != '"' && *c != '\\';
-            if (plain) NB_TRY(nbi_buf_append(q->ctx, text, c, 1));
-            else NB_TRY(nbi_buf_printf(q->ctx, text, "\\u%04x", (unsigned)(unsigned char)*c));
-        }
-        NB_TRY(nbi_buf_printf(q->ctx, text, "\":%d", bits));
+        NB_TRY(append_name(q, policy, site->name));
+        NB_TRY(nbi_buf_printf(q->ctx, policy, "%d", bits));
     }
-    return nbi_buf_printf(q->ctx, text, "}");
+    if (logits->size) NB_TRY(nbi_buf_printf(q->ctx, logits, "}"));
+    return nbi_buf_printf(q->ctx, policy, policy->size ? "}" : "{}");
 }
 
 static nb_status set_meta(nbi_qdq *q) {
-    nbi_buf text = {0};
-    nb_status st = append_policy(q, &text);
-    if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.policy", text.data);
+    nbi_buf policy = {0}, logits = {0};
+    nb_status st = append_sites(q, &policy, &logits);
+    if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.policy", policy.data);
+    if (st == NB_OK && logits.size)
+        st = nbi_graph_set_meta(q->ctx, q->g, "nibble.logits", logits.data);
     if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.version", nb_version());
-    nbi_buf_free(&text);
+    nbi_buf_free(&policy);
+    nbi_buf_free(&logits);
     return st;
 }
 

@@ -132,7 +132,8 @@ nb_status nbi_canon_pad(nbi_canon *c, int n, bool *built) {
     const nbi_tensor *x = c->graph->tensor[node->in[0]], *y = c->graph->tensor[node->out[0]];
     int in[1] = {c->edge_of[node->in[0]]}, zero = 0;
     int64_t sx[NBI_MAX_RANK], sy[NBI_MAX_RANK], size[NBI_MAX_RANK], from = 0, to = 0;
-    if (!p->known || p->mode != NBI_PAD_CONSTANT || p->value != 0) return NB_OK;
+    double blank = nbi_canon_reads_codes(c, node) ? c->net->edge[in[0]].grid.zero : 0;
+    if (!p->known || p->mode != NBI_PAD_CONSTANT || p->value != blank) return NB_OK;
     storage_strides(x, sx);
     storage_strides(y, sy);
     for (int i = 0; i < x->rank; i++) {

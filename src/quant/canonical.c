@@ -43,7 +43,15 @@ static const struct {
     {"Pad", nbi_canon_pad},
     {"Concat", nbi_canon_concat},
     {"Transpose", nbi_canon_transpose},
+    {"QuantizeLinear", nbi_canon_quantize},
+    {"DequantizeLinear", nbi_canon_dequantize},
 };
+
+static nbi_canon_fn builder_of(const nbi_node *node) {
+    for (size_t i = 0; i < NBI_COUNT(builders); i++)
+        if (nbi_op_is(node, builders[i].op_type)) return builders[i].build;
+    return NULL;
+}
 
 bool nbi_op_is(const nbi_node *node, const char *op_type) {
     return node->op && !*node->domain && !strcmp(node->op_type, op_type);
@@ -155,10 +163,13 @@ static nb_status build_node(nbi_canon *c, int n) {
         int t = node->in[i];
         reachable &= t < 0 || c->graph->tensor[t]->data || c->edge_of[t] >= 0;
     }
-    if (reachable && node->op && node->n_out >= 1)
-        for (size_t i = 0; i < NBI_COUNT(builders) && !built; i++)
-            if (nbi_op_is(node, builders[i].op_type)) NB_TRY(builders[i].build(c, n, &built));
-    if (reachable && !built) NB_TRY(build_float(c, n, &built));
+    nbi_canon_fn build = builder_of(node);
+    if (reachable && nbi_canon_reads_codes(c, node)) {
+        NB_TRY(nbi_canon_codes(c, n, build, &built));
+    } else if (reachable) {
+        if (build && node->n_out >= 1) NB_TRY(build(c, n, &built));
+        if (!built) NB_TRY(build_float(c, n, &built));
+    }
     return built ? NB_OK : leave_untouched(c, n);
 }
 

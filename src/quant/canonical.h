@@ -32,6 +32,14 @@ nb_status nbi_canon_slice(nbi_canon *c, int node, bool *built);
 nb_status nbi_canon_pad(nbi_canon *c, int node, bool *built);
 nb_status nbi_canon_concat(nbi_canon *c, int node, bool *built);
 nb_status nbi_canon_transpose(nbi_canon *c, int node, bool *built);
+/* QuantizeLinear and DequantizeLinear of activations end a layer and give its edge the grid of a QDQ
+ * model; a second grid of the same tensor is a requantization. */
+nb_status nbi_canon_quantize(nbi_canon *c, int node, bool *built);
+nb_status nbi_canon_dequantize(nbi_canon *c, int node, bool *built);
+/* Does the node read the codes between them? */
+bool nbi_canon_reads_codes(const nbi_canon *c, const nbi_node *node);
+/* Such a node: a clamp of codes, or a move, which `move` (NULL: no builder) builds. */
+nb_status nbi_canon_codes(nbi_canon *c, int node, nbi_canon_fn move, bool *built);
 
 /* Adds the edge of a tensor. lo, hi: the values it can have. */
 nb_status nbi_canon_edge(nbi_canon *c, int tensor, int producer, float lo, float hi, int *out);

@@ -1,0 +1,226 @@
+/* Weights and biases of an imported network. The layer's float weights are scale·(code − zero) in the
+ * layer's own order, with signs and alpha applied, so dividing by the scale gives the levels in that
+ * order whatever the operator: the quotient is within 2^−22 of an integer below 2^9. */
+#include "quant/import_qdq_parts.h"
+
+#include "exec/exec.h"
+#include "ops/op_util.h"
+#include "quant/canonical.h"
+#include "quant/fit.h"
+
+#include <math.h>
+#include <string.h>
+
+static bool is_const(const nbi_graph *g, int t) {
+    return t < 0 || g->tensor[t]->data;
+}
+
+/* The initializer behind a node's input in the file: through Cast, QuantizeLinear… */
+static const char *root_name(const nbi_graph *file, int tensor) {
+    for (int depth = 0; depth < 8; depth++) {
+        int p = file->tensor[tensor]->producer;
+        if (p < 0 || file->node[p]->n_in < 1 || file->node[p]->in[0] < 0) break;
+        tensor = file->node[p]->in[0];
+    }
+    return file->tensor[tensor]->name;
+}
+
+static nb_status check_scales(nbi_qdq_import *im, const nbi_node *node, const nbi_tensor *scale) {
+    const float *s = scale->data;
+    for (int64_t i = 0, n = nbi_tensor_count(scale); i < n; i++)
+        if (!(s[i] >= 0) || !isfinite(s[i]))
+            return nb_fail(im->ctx, NB_EFORMAT, "node '%s' (DequantizeLinear): scale '%s' holds %g "
+                           "at %lld, want a positive number", node->name, scale->name,
+                           (double)s[i], (long long)i);
+    return NB_OK;
+}
+
+nb_status nbi_qdq_fold_weights(nbi_qdq_import *im, nbi_graph *g) {
+    int kept = 0;
+    NB_TRY(nbi_alloc(im->ctx, (size_t)g->n_tensors + 1, sizeof *im->entry, &im->entry));
+    for (int n = 0; n < g->n_nodes; n++) {
+        nbi_node *node = g->node[n];
+        bool dequantize = nbi_op_is(node, "DequantizeLinear"), folded = false;
+        bool candidate = dequantize || nbi_op_is(node, "QuantizeLinear");
+        for (int i = 0; i < node->n_in; i++) candidate &= is_const(g, node->in[i]);
+        if (candidate) {
+            const nbi_quant_params *p = node->params;
+            const nbi_tensor *scale = nbi_op_in(g, node, 1);
+            if (dequantize) NB_TRY(check_scales(im, node, scale));
+            NB_TRY(nbi_fold_node(im->ctx, g, node, &folded));
+            if (folded && dequantize && p->block == 0)
+                im->entry[node->out[0]] = (nbi_qdq_const_entry){
+                    nbi_op_in(g, node, 0), scale, nbi_op_in(g, node, 2), p->axis,
+                    root_name(im->source, node->in[0])};
+        }
+        if (!folded) g->node[kept++] = node;
+    }
+    g->n_nodes = kept;
+    nbi_graph_prune(g);
+    return NB_OK;
+}
+
+/* ---- weights -------------------------------------------------------------------------------- */
+
+static const nbi_node *first_node(const nbi_qdq_import *im, const nbi_layer *l) {
+    return im->net->graph->node[l->node[0]];
+}
+
+/* The axis of the weight tensor that output channels run along. */
+static int channel_axis(const nbi_node *node) {
+    if (nbi_op_is(node, "Conv")) return 0;
+    const nbi_gemm_params *p = nbi_op_is(node, "Gemm") ? node->params : NULL;
+    return p && p->trans_b ? 0 : 1;
+}
+
+static nb_status weight_entry(const nbi_qdq_import *im, const nbi_layer *l,
+                              const nbi_qdq_const_entry **out) {
+    const nbi_node *node = first_node(im, l);
+    const nbi_qdq_const_entry *w = &im->entry[node->in[1]];
+    if (!w->codes)
+        return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): its weights are not quantized",
+                       node->name, node->op_type);
+    if (nbi_dtype_bits(w->codes->dtype) > 8)
+        return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): weights of type %s",
+                       node->name, node->op_type, nbi_dtype_name(w->codes->dtype));
+    if (w->axis >= 0 && w->axis != channel_axis(node))
+        return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): the scales of its weights run "
+                       "along axis %d, not along its outputs", node->name, node->op_type, w->axis);
+    *out = w;
+    return NB_OK;
+}
+
+static float scale_of(const nbi_qdq_const_entry *w, int channel) {
+    return ((const float *)w->scale->data)[w->axis < 0 ? 0 : channel];
+}
+
+/* Fills conv->levels, scale and gain. */
+static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qdq_const_entry *w,
+                            int8_t *levels, float *scale, double *gain, int *bits) {
+    const nbi_node *node = first_node(im, l);
+    const nbi_gemm_params *p = nbi_op_is(node, "Gemm") ? node->params : NULL;
+    double alpha = p ? fabs((double)p->alpha) : 1;
+    int lo = 0, hi = 0;
+    bool zeros = false;
+    for (int c = 0; c < l->geometry.out_c; c++) {
+        scale[c] = scale_of(w, c);
+        gain[c] = alpha * (double)l->gain[c];
+    }
+    for (size_t i = 0; i < l->n_weights; i++) {
+        int c = nbi_weight_channel(l, i);
+        double one = alpha * (double)scale[c];
+        double k = one > 0 ? rint((double)l->weight[i] / one) : 0; /* 0: the channel is constant */
+        if (!(k >= -128 && k <= 127))
+            return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): weight level %g of output "
+                           "channel %d does not fit 8 bits", node->name, node->op_type, k, c);
+        levels[i] = (int8_t)k;
+        lo = levels[i] < lo ? levels[i] : lo;
+        hi = levels[i] > hi ? levels[i] : hi;
+        zeros |= levels[i] == 0;
+    }
+    *bits = 1;
+    if (zeros || lo < -1 || hi > 1)
+        for (*bits = 2; lo < -(1 << (*bits - 1)) || hi >= 1 << (*bits - 1);) ++*bits;
+    return NB_OK;
+}
+
+/* Weight sites are named as in the network that the file was made from. */
+static nb_status add_site(nbi_qdq_import *im, int layer, const nbi_qdq_const_entry *w, int *bits) {
+    nbi_qnet *net = im->net;
+    nbi_layer *l = &net->layer[layer];
+    const char *name = w->name;
+    size_t n = strlen(name);
+    int width = nbi_qdq_policy_bits(im, name);
+    if (!width && im->policy && n > 2 && !strcmp(name + n - 2, "_q")) {
+        char *stem = nbi_arena_text(&net->arena, name, n - 2);
+        if (!stem) return nb_fail_memory(im->ctx, n);
+        if ((width = nbi_qdq_policy_bits(im, stem)) != 0) name = stem;
+    }
+    if (width > *bits) *bits = width;
+    if (!(name = nbi_arena_text(&net->arena, name, strlen(name)))) return nb_fail_memory(im->ctx, n);
+    nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name, .layer = layer, .fixed_bits = *bits,
+                  .count = (int64_t)l->n_weights};
+    return nbi_qnet_add_site(im->ctx, net, &s, &l->weight_site);
+}
+
+/* ---- biases --------------------------------------------------------------------------------- */
+
+/* The int32 bias of a layer that is nothing but weights, bias and clamps; else NULL. */
+static const nbi_qdq_const_entry *bias_entry(const nbi_qdq_import *im, const nbi_layer *l) {
+    const nbi_node *node = first_node(im, l);
+    const nbi_gemm_params *p = nbi_op_is(node, "Gemm") ? node->params : NULL;
+    int tensor = node->n_in > 2 ? node->in[2] : -1, others = 0;
+    for (int i = 1; i < l->n_nodes; i++) {
+        const nbi_node *next = im->net->graph->node[l->node[i]];
+        float lo, hi;
+        if (nbi_canon_clamp(next, &lo, &hi)) continue;
+        others++;
+        if (tensor >= 0 || !nbi_op_is(next, "Add")) return NULL;
+        tensor = im->net->graph->tensor[next->in[0]]->data ? next->in[0] : next->in[1];
+    }
+    if (tensor < 0 || others > 1 || (p && (p->beta != 1 || p->alpha != 1))) return NULL;
+    const nbi_qdq_const_entry *b = &im->entry[tensor];
+    if (!b->codes || b->codes->dtype != NB_DTYPE_S32) return NULL;
+    if (nbi_tensor_count(b->codes) != l->geometry.out_c) return NULL;
+    for (int64_t i = 0; b->zero && i < nbi_tensor_count(b->zero); i++)
+        if (nbi_get_int(b->zero->dtype, b->zero->data, i) != 0) return NULL;
+    return b;
+}
+
+static void set_shift(const nbi_qdq_import *im, const nbi_layer *l, nbi_frozen_conv *conv) {
+    const nbi_qdq_const_entry *b = bias_entry(im, l);
+    const nbi_qparam *x = &im->frozen->site[im->net->edge[l->in[0]].site];
+    for (int c = 0; c < l->geometry.out_c; c++) {
+        conv->shift[c] = (double)l->shift[c];
+        if (!b || conv->gain[c] != 1) continue;
+        double k = (double)nbi_get_int(NB_DTYPE_S32, b->codes->data, c);
+        double unit = x->scale * (double)conv->scale[c], s = (double)scale_of(b, c);
+        /* the file's float32 scale stands for the exact product */
+        if (fabs(s / unit - 1) < 1e-5) conv->shift[c] = k * unit;
+    }
+}
+
+/* What every format holds: a whole number of accumulator steps; a constant where no weight
+ * matters, or where the bias is beyond what they can reach. */
+static void settle(const nbi_qparam *x, int channels, nbi_frozen_conv *conv, float *scale) {
+    const double most = (double)(1 << 30);
+    for (int c = 0; c < channels; c++) {
+        double s = conv->gain[c] * (double)scale[c], reach = fabs(conv->shift[c]) / most;
+        if (!(s * x->scale >= reach)) s = reach / x->scale;
+        scale[c] = fmaxf((float)s, 1e-30f);
+        double unit = x->scale * (double)scale[c];
+        conv->gain[c] = 1;
+        conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -most), most) * unit;
+    }
+}
+
+static nb_status freeze_layer(nbi_qdq_import *im, int layer) {
+    const nbi_layer *l = &im->net->layer[layer];
+    nbi_frozen_conv *conv = &im->frozen->conv[layer];
+    nbi_arena *arena = &im->frozen->arena;
+    const nbi_qparam *x = &im->frozen->site[im->net->edge[l->in[0]].site];
+    size_t channels = (size_t)l->geometry.out_c;
+    const nbi_qdq_const_entry *w = NULL;
+    NB_TRY(weight_entry(im, l, &w));
+    if (x->dtype != NB_DTYPE_U8 && x->dtype != NB_DTYPE_S8)
+        return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' reads tensor '%s', which is not "
+                       "quantized", l->name, im->net->edge[l->in[0]].name);
+    int8_t *levels = nbi_arena_alloc(arena, l->n_weights, 1);
+    float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
+    conv->gain = nbi_arena_alloc(arena, channels, sizeof *conv->gain);
+    conv->shift = nbi_arena_alloc(arena, channels, sizeof *conv->shift);
+    if (!levels || !scale || !conv->gain || !conv->shift) return nb_fail_memory(im->ctx, channels);
+    conv->levels = levels;
+    conv->scale = scale;
+    NB_TRY(set_levels(im, l, w, levels, scale, conv->gain, &conv->bits));
+    NB_TRY(add_site(im, layer, w, &conv->bits));
+    set_shift(im, l, conv);
+    settle(x, (int)channels, conv, scale);
+    return NB_OK;
+}
+
+nb_status nbi_qdq_freeze_weights(nbi_qdq_import *im) {
+    for (int i = 0; i < im->net->n_layers; i++)
+        if (im->net->layer[i].type == NBI_LAYER_CONV) NB_TRY(freeze_layer(im, i));
+    return NB_OK;
+}
