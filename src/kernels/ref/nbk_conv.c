@@ -114,6 +114,7 @@ size_t nbk_conv_scratch(const nbk_conv *p) {
 /* Exactly one of out and acc is given. */
 static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void *scratch) {
     const size_t k = (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
+    const size_t out_c = (size_t)p->out_c;
     for (int o = 0; o < p->out_c; o++) {
         const int8_t *w = (const int8_t *)p->w + (size_t)o * k;
         if (!is_plain(p)) {
@@ -123,7 +124,7 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
         const int group = o / (p->out_c / p->groups);
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
-            for (int x = 0; x < p->out_w; x++, at += (size_t)p->out_c) {
+            for (int x = 0; x < p->out_w; x++, at += out_c) {
                 const span s = span_at(p, x, group);
                 const int32_t sum = p->bias[o] + pixel_sum(p, in, w, &s, y);
                 if (acc)
