@@ -76,7 +76,8 @@ static int32_t row_sum(const nbk_conv *p, const void *in, const int8_t *w, const
     }
     if (s->first == s->last) return sum;
     size_t at = (size_t)y * (size_t)p->in_w + (size_t)(s->x + s->first * p->dw);
-    at = at * (size_t)p->in_c + (size_t)(s->group * c);
+    const size_t in_c = (size_t)p->in_c;
+    at = at * in_c + (size_t)(s->group * c);
     if (p->dw == 1 && p->groups == 1) /* the taps are neighbours in memory */
         return sum + dot(in, p->in_type, at, w + s->first * c, (s->last - s->first) * c);
     for (int k = s->first; k < s->last; k++, at += (size_t)(p->dw * p->in_c))
