@@ -10,6 +10,7 @@
 
 #define FLOAT_BATCH   64
 #define INTEGER_BATCH 256
+#define BLOCK_BYTES   ((size_t)64 << 20) /* of samples in memory at once */
 
 typedef struct float_run {
     nbi_graph *graph;
@@ -157,5 +158,63 @@ done:
     nbi_free(inputs);
     nbi_free(codes);
     nbi_free(out);
+    return st;
+}
+
+/* ---- whole splits ----------------------------------------------------------------------------- */
+
+void nbi_outputs_free(nbi_outputs *o) {
+    nbi_free(o->values);
+    nbi_free(o->label);
+    *o = (nbi_outputs){0};
+}
+
+static nb_status add_block(nb_ctx *ctx, const nbi_images *images, size_t first, float *values,
+                           size_t count, nbi_outputs *o) {
+    if (!o->values) NB_TRY(nbi_alloc(ctx, o->n * count, sizeof *values, &o->values));
+    o->count = count;
+    memcpy(o->values + first * count, values, images->n * count * sizeof *values);
+    memcpy(o->label + first, images->label, images->n * sizeof *o->label);
+    for (size_t i = 0; i < images->n; i++) o->labelled |= images->label[i] >= 0;
+    return NB_OK;
+}
+
+nb_status nbi_eval_split(nb_ctx *ctx, const nbi_dataset *data, nbi_split split,
+                         const nbi_graph *graph, const nbi_program *program,
+                         const nbi_transform *transform, nbi_outputs *out) {
+    const nbi_dataset_info *info = nbi_dataset_get(data);
+    nbi_outputs o = {.n = info->count[split]};
+    size_t block = BLOCK_BYTES / info->sample_bytes, count;
+    uint32_t *index = NULL;
+    float *values = NULL;
+    nbi_images images = {0};
+    double busy = 0, rate;
+    nb_status st;
+    if (block < INTEGER_BATCH) block = INTEGER_BATCH;
+    if (block > o.n) block = o.n;
+    NB_TRYG(nbi_alloc(ctx, block + 1, sizeof *index, &index));
+    NB_TRYG(nbi_alloc(ctx, o.n + 1, sizeof *o.label, &o.label));
+    for (size_t first = 0; first == 0 || first < o.n; first += block) {
+        size_t n = o.n - first < block ? o.n - first : block;
+        for (size_t i = 0; i < n; i++) index[i] = (uint32_t)(first + i);
+        nbi_draw draw = {split, n, 0, false, index};
+        NB_TRYG(nbi_images_draw(ctx, data, &draw, &images));
+        st = program ? nbi_eval_integer(ctx, program, &images, transform, &values, &count, &rate)
+                     : nbi_eval_float(ctx, graph, &images, transform, &values, &count, &rate);
+        if (st == NB_OK) st = add_block(ctx, &images, first, values, count, &o);
+        if (st != NB_OK) goto done;
+        busy += rate > 0 ? (double)n / rate : 0;
+        nbi_free(values);
+        values = NULL;
+        nbi_images_free(&images);
+    }
+    o.rate = busy > 0 ? (double)o.n / busy : 0;
+    *out = o;
+    o = (nbi_outputs){0};
+done:
+    nbi_free(index);
+    nbi_free(values);
+    nbi_images_free(&images);
+    nbi_outputs_free(&o);
     return st;
 }
