@@ -31,15 +31,19 @@ static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, float_r
     return nbi_exec_new(ctx, r->graph, 0, &r->exec);
 }
 
-/* The first output of the last run, contiguous, behind values[first]. */
+/* The first output of the last run of `batch` images, its first n contiguous behind values[first]. */
 static nb_status take_output(nb_ctx *ctx, float_run *r, const nbi_images *images, size_t first,
-                             size_t n, float **values, size_t *count) {
+                             size_t n, size_t batch, float **values, size_t *count) {
     nbi_view v, to;
     NB_TRY(nbi_exec_value(ctx, r->exec, r->graph->output[0], &v));
     if (v.dtype != NB_DTYPE_F32)
         return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is %s, not float32",
                        r->graph->tensor[r->graph->output[0]]->name, nbi_dtype_name(v.dtype));
-    *count = (size_t)nbi_view_count(&v) / n;
+    *count = (size_t)nbi_view_count(&v) / batch;
+    if (n < batch && (v.rank < 1 || v.dim[0] != (int64_t)batch))
+        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' has no batch dimension and the model takes "
+                       "%zu images at once", r->graph->tensor[r->graph->output[0]]->name, batch);
+    if (n < batch) v.dim[0] = (int64_t)n;
     if (!*values) NB_TRY(nbi_alloc(ctx, images->n * *count, sizeof(float), values));
     to = v;
     to.data = *values + first * *count;
@@ -54,20 +58,22 @@ nb_status nbi_eval_float(nb_ctx *ctx, const nbi_graph *graph, const nbi_images *
     float_run r = {0};
     float *out = NULL;
     nb_status st = NB_OK;
-    size_t batch = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH, planned = 0;
+    const nbi_tensor *x = graph->tensor[graph->input[0]];
+    size_t fixed = x->rank > 0 && x->dim[0] > 0 ? (size_t)x->dim[0] : 0, planned = 0;
+    size_t most = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH, batch = fixed ? fixed : most;
     size_t floats = images->info.is_image ? images->sample_bytes : images->sample_bytes / 4;
     double busy = 0;
     NB_TRYG(nbi_alloc(ctx, batch * floats, sizeof(float), &r.input));
     for (size_t first = 0; first < images->n; first += batch) {
-        size_t n = images->n - first < batch ? images->n - first : batch;
-        if (n != planned) NB_TRYG(plan(ctx, graph, n, &r));
-        planned = n;
+        size_t n = images->n - first < batch ? images->n - first : batch, p = fixed ? fixed : n;
+        if (p != planned) NB_TRYG(plan(ctx, graph, p, &r));
+        planned = p;
         nbi_images_fill(images, transform, first, n, r.input);
         const void *inputs[1] = {r.input};
         double start = nb_seconds(ctx);
         NB_TRYG(nbi_exec_run(ctx, r.exec, inputs));
         busy += nb_seconds(ctx) - start;
-        NB_TRYG(take_output(ctx, &r, images, first, n, &out, count));
+        NB_TRYG(take_output(ctx, &r, images, first, n, p, &out, count));
         NB_TRYG(nb_progress(ctx, "float engine", (double)(first + n), (double)images->n));
     }
     *values = out;
