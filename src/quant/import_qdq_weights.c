@@ -112,7 +112,7 @@ static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qd
         double k = one > 0 ? rint((double)l->weight[i] / one) : 0; /* 0: the channel is constant */
         if (!(k >= -128 && k <= 127))
             return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): weight level %g of output "
-                           "channel %d does not fit 8 bits", node->name, node->op_type, k, c);
+                           "channel %d does not fit int8", node->name, node->op_type, k, c);
         levels[i] = (int8_t)k;
         lo = levels[i] < lo ? levels[i] : lo;
         hi = levels[i] > hi ? levels[i] : hi;
