@@ -12,7 +12,14 @@
 #include <stdio.h>
 
 /* Exit statuses; GO_ON is none of them. */
-enum { CLI_GO_ON = -1, CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_LIMIT = 3, CLI_STOPPED = 130 };
+enum {
+    CLI_GO_ON = -1,
+    CLI_DONE = 0,
+    CLI_FAILED = 1,
+    CLI_USAGE = 2,
+    CLI_LIMIT = 3,
+    CLI_STOPPED = 130
+};
 
 typedef struct cli {
     nb_ctx *ctx;
@@ -59,8 +66,8 @@ typedef struct opt {
     const char *arg;  /* name of the argument in the help, "" for flags */
     const char *help;
     opt_type type;
-    size_t target;    /* offset from the group's base */
-    double min, max;  /* of numbers; both 0: any that is not negative */
+    size_t target;   /* offset from the group's base */
+    double min, max; /* of numbers; both 0: any that is not negative */
 } opt;
 
 /* Options that are shown together and fill one struct. */
@@ -71,16 +78,16 @@ typedef struct opt_group {
     void *base;
 } opt_group;
 #define OPT_GROUP(heading, options, target)                                                        \
-    {.title = (heading),                                                                           \
-     .table = (options),                                                                           \
-     .n = sizeof(options) / sizeof((options)[0]),                                                  \
-     .base = (target)}
+    {                                                                                              \
+        .title = (heading), .table = (options), .n = sizeof(options) / sizeof((options)[0]),       \
+        .base = (target)                                                                           \
+    }
 
 typedef struct cli_usage {
-    const char *const *args; /* names of the arguments, NULL ends; the last ones may be
-                              * optional: "[WHAT]" */
+    const char *const *args;  /* names of the arguments, NULL ends; the last ones may be
+                               * optional: "[WHAT]" */
     const char *const *notes; /* paragraphs of the help; NULL or NULL-ended */
-    const opt_group *groups; /* the command's own */
+    const opt_group *groups;  /* the command's own */
     size_t n_groups;
 } cli_usage;
 
@@ -98,15 +105,15 @@ void cli_help(const cli *c, const cli_usage *usage, const opt_group *common);
 extern const opt cli_data_options[];
 extern const size_t cli_n_data_options;
 #define CLI_DATA_GROUP(target)                                                                     \
-    {.title = "Data", .table = cli_data_options, .n = cli_n_data_options, .base = (target)}
+    { .title = "Data", .table = cli_data_options, .n = cli_n_data_options, .base = (target) }
 /* What quantization may choose; base is an nb_quantize_options. */
 extern const opt cli_choice_options[];
 extern const size_t cli_n_choice_options;
 #define CLI_CHOICE_GROUP(target)                                                                   \
-    {.title = "What may be chosen",                                                                \
-     .table = cli_choice_options,                                                                  \
-     .n = cli_n_choice_options,                                                                    \
-     .base = (target)}
+    {                                                                                              \
+        .title = "What may be chosen", .table = cli_choice_options, .n = cli_n_choice_options,     \
+        .base = (target)                                                                           \
+    }
 
 /* ---- progress and messages (cli_progress.c) -------------------------------------------------- */
 
@@ -123,11 +130,15 @@ void cli_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* `user` is what cli_finish() was given. */
 typedef void (*cli_printer)(const json_t *root, const void *user);
-/* Prints the result (as it is with --json, else by `print`) and the error; frees `json`; returns the
- * exit status. `json` may be NULL where the call failed. */
+/* Prints the result (as it is with --json, else by `print`) and the error; frees `json`; returns
+ * the exit status. `json` may be NULL where the call failed. */
 int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const void *user);
 
-/* ---- values and tables for people (cli_value.c, cli_table.c) ---------------------------------- */
+/* CLI_DONE, or CLI_FAILED and a message when standard output cannot be written. */
+int cli_flush(void);
+
+/* ---- values and tables for people (cli_value.c, cli_table.c) ----------------------------------
+ */
 
 /* The first of the '|'-separated dotted paths ("quantized.bytes|bytes") that exists, or NULL. */
 const json_t *json_at(const json_t *root, const char *paths);
@@ -136,11 +147,11 @@ double json_num(const json_t *root, const char *paths);
 const char *json_text(const json_t *root, const char *paths);
 
 /* A value as text; "-" for NAN. The buffers take turns: at most 16 are alive. */
-const char *show_bytes(double bytes);      /* "96.4 K" */
-const char *show_count(double n);          /* "40.81 M" */
-const char *show_whole(double n);          /* "272,474" */
+const char *show_bytes(double bytes); /* "96.4 K" */
+const char *show_count(double n);     /* "40.81 M" */
+const char *show_whole(double n);     /* "272,474" */
 const char *show_real(double x, int digits);
-const char *show_seconds(double seconds);  /* "2.31 ms" */
+const char *show_seconds(double seconds);    /* "2.31 ms" */
 const char *show_shape(const json_t *shape); /* "1x3x32x32" */
 const char *show_value(const json_t *value); /* any scalar; lists joined by ", " */
 

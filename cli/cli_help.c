@@ -29,8 +29,10 @@ static void print_option(const opt *o) {
     int n = o->letter ? snprintf(head, sizeof head, "  -%c, --%s", o->letter, o->name)
                       : snprintf(head, sizeof head, "      --%s", o->name);
     if (o->arg[0]) n += snprintf(head + n, sizeof head - (size_t)n, " %s", o->arg);
-    if (n + 2 > COLUMN) printf("%s\n%*s", head, COLUMN, "");
-    else printf("%-*s", COLUMN, head);
+    if (n + 2 > COLUMN)
+        printf("%s\n%*s", head, COLUMN, "");
+    else
+        printf("%-*s", COLUMN, head);
     wrap(o->help, COLUMN);
 }
 

@@ -125,9 +125,10 @@ static bool has_suffix(const char *text, const char *const *suffixes, const doub
 /* A number with one of the suffixes of its kind; true when the whole text was read. */
 static bool read_number(opt_type type, const char *text, double *value) {
     static const char *const none[] = {"", NULL};
-    static const char *const bytes[] = {"", "B", "K", "KB", "KiB", "k", "M", "MB", "MiB", "G", NULL};
-    static const double in_bytes[] = {1,       1,       1024,    1024,    1024,
-                                      1024,    1048576, 1048576, 1048576, 1073741824};
+    static const char *const bytes[] = {"",  "B",  "K",   "KB", "KiB", "k",
+                                        "M", "MB", "MiB", "G",  NULL};
+    static const double in_bytes[] = {1,    1,       1024,    1024,    1024,
+                                      1024, 1048576, 1048576, 1048576, 1073741824};
     static const char *const ratio[] = {"", "x", NULL};
     static const char *const time[] = {"", "s", "ms", "us", "m", "min", "h", NULL};
     static const double in_seconds[] = {1, 1, 1e-3, 1e-6, 60, 60, 3600};
@@ -206,7 +207,8 @@ static int set_seed(const parser *p, const opt *o, const char *text, uint64_t *o
     errno = 0;
     unsigned long long x = strtoull(text, &end, 0);
     if (end == text || *end || errno || *text == '-')
-        return cli_wrong(p->c, "--%s: '%s' is not a whole number of at most 64 bits", o->name, text);
+        return cli_wrong(p->c, "--%s: '%s' is not a whole number of at most 64 bits", o->name,
+                         text);
     *out = (uint64_t)x;
     return CLI_GO_ON;
 }
@@ -221,10 +223,14 @@ static int set_number(const parser *p, const opt *o, const char *text, void *out
     if (!any && (x < o->min || x > o->max))
         return cli_wrong(p->c, "--%s: '%s' is outside %.10g to %.10g", o->name, text, o->min,
                          o->max);
-    if (o->type == OPT_INT) *(int *)out = (int)x;
-    else if (o->type == OPT_LONG) *(long *)out = (long)x;
-    else if (o->type == OPT_COUNT) *(size_t *)out = (size_t)x;
-    else *(double *)out = x;
+    if (o->type == OPT_INT)
+        *(int *)out = (int)x;
+    else if (o->type == OPT_LONG)
+        *(long *)out = (long)x;
+    else if (o->type == OPT_COUNT)
+        *(size_t *)out = (size_t)x;
+    else
+        *(double *)out = x;
     return CLI_GO_ON;
 }
 
@@ -321,7 +327,7 @@ int cli_parse(cli *c, const cli_usage *usage, const char **values) {
     if (code != CLI_GO_ON) return code;
     if (g.help) {
         cli_help(c, usage, &common);
-        return fflush(stdout) == 0 && !ferror(stdout) ? CLI_DONE : CLI_FAILED;
+        return cli_flush();
     }
     if (g.quiet && g.verbose) return cli_wrong(c, "--quiet and --verbose exclude each other");
     c->threads = g.threads;

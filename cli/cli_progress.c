@@ -1,7 +1,8 @@
 /* Progress, messages and Ctrl-C. Work of less than two seconds stays silent; a terminal gets one
- * line that is redrawn, everything else gets a plain line at most every two seconds. */
+ * line that is redrawn, everything else gets plain lines at least two seconds apart. */
 #include "cli.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -12,8 +13,8 @@ enum { BAR = 24, PATIENCE = 2 /* seconds */ };
 
 static struct {
     cli *c;
-    double start, last;      /* of the command; of the last line off a terminal */
-    double part_start;       /* of the work that `what` names */
+    double start, last; /* of the command; of the last line off a terminal */
+    double part_start;  /* of the work that `what` names */
     char what[64];
     bool live, is_terminal;
 } state;
@@ -59,11 +60,13 @@ static void on_log(void *user, nb_log_level level, const char *text) {
 
 /* "12 of 40, about 3 s left" */
 static void amounts(char *out, size_t size, double done, double total, double spent) {
-    if (total <= 0) snprintf(out, size, "%.0f", done);
+    if (total <= 0)
+        snprintf(out, size, "%.0f", done);
     else if (done > 0 && done < total && spent > 1)
         snprintf(out, size, "%.0f of %.0f, about %.0f s left", done, total,
                  spent * (total - done) / done);
-    else snprintf(out, size, "%.0f of %.0f", done, total);
+    else
+        snprintf(out, size, "%.0f of %.0f", done, total);
 }
 
 static void draw_bar(const char *text, double share) {
@@ -89,14 +92,18 @@ static void on_progress(void *user, const char *what, double done, double total)
         state.part_start = t;
     }
     if (t - state.start < PATIENCE) return;
-    if (!state.is_terminal && t - state.last < PATIENCE) return;
+    /* the longer it takes, the rarer the lines */
+    double pause = fmin(fmax(PATIENCE, (t - state.start) / 8), 30);
+    if (!state.is_terminal && t - state.last < pause) return;
     state.last = t;
     char text[96];
     amounts(text, sizeof text, done, total, t - state.part_start);
     double share = total > 0 ? done / total : -1;
     if (share > 1) share = 1;
-    if (state.is_terminal) draw_bar(text, share);
-    else cli_say("%s: %s", state.what, text);
+    if (state.is_terminal)
+        draw_bar(text, share);
+    else
+        cli_say("%s: %s", state.what, text);
 }
 
 /* The first Ctrl-C asks the library to stop at the next safe point; the second does not ask. */
@@ -109,7 +116,8 @@ static void on_interrupt(int number) {
         _exit(CLI_STOPPED);
     }
     nb_ctx_cancel(interrupted_ctx);
-    static const char text[] = "\nnibble: stopping at the next safe point (Ctrl-C again: at once)\n";
+    static const char text[] =
+        "\nnibble: stopping at the next safe point (Ctrl-C again: at once)\n";
     ssize_t ignored = write(STDERR_FILENO, text, sizeof text - 1);
     (void)ignored;
 }

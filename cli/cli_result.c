@@ -45,6 +45,12 @@ static int print_result(cli *c, const char *json, cli_printer print, const void 
     return CLI_DONE;
 }
 
+int cli_flush(void) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_DONE;
+    cli_say("cannot write to the standard output");
+    return CLI_FAILED;
+}
+
 int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const void *user) {
     cli_progress_clear();
     const char *message = nb_ctx_message(c->ctx);
@@ -56,10 +62,7 @@ int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const vo
         print_failure(status, *message ? message : nb_status_text(status));
     }
     nb_free(json);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        cli_say("cannot write to the standard output");
-        code = CLI_FAILED;
-    }
+    if (cli_flush() != CLI_DONE) code = CLI_FAILED;
     if (status == NB_OK) return code;
     cli_say("%s", *message ? message : nb_status_text(status));
     if (code == CLI_USAGE) fprintf(stderr, "see 'nibble %s --help'\n", c->command);

@@ -144,8 +144,8 @@ void table_of_objects(const json_t *list) {
     const char *heads[MAX_COLUMNS + 1] = {0}, *key;
     json_t *value;
     size_t n = 0, i;
-    json_object_foreach(json_array_get(list, 0), key, value)
-        if (n < MAX_COLUMNS && !json_is_object(value)) heads[n++] = key;
+    json_object_foreach(json_array_get(list, 0), key,
+                        value) if (n < MAX_COLUMNS && !json_is_object(value)) heads[n++] = key;
     if (!n) return;
     table *t = table_new(heads);
     json_array_foreach(list, i, value) {
@@ -156,9 +156,25 @@ void table_of_objects(const json_t *list) {
     table_print(t);
 }
 
+/* Long lists are wrapped behind a comma. */
 void print_pair(const char *name, const char *value) {
+    enum { COLUMN = 26, WIDTH = 79 };
+    size_t at = COLUMN;
     if (!value || strcmp(value, "-") == 0) return;
     printf("  %-23s ", name);
-    print_clean(stdout, value);
+    while (*value) {
+        const char *comma = strstr(value, ", ");
+        size_t len = comma ? (size_t)(comma - value) + 2 : strlen(value);
+        if (at > COLUMN && at + len > WIDTH) {
+            printf("\n%*s", COLUMN, "");
+            at = COLUMN;
+        }
+        for (size_t i = 0; i < len; i++) {
+            char one[2] = {value[i], 0};
+            print_clean(stdout, one);
+        }
+        at += len;
+        value += len;
+    }
     putchar('\n');
 }

@@ -51,10 +51,14 @@ const char *show_bytes(double bytes) {
     size_t size;
     char *out = buffer(&size);
     if (!isfinite(bytes)) return "-";
-    if (fabs(bytes) < 1024) snprintf(out, size, "%.0f B", bytes);
-    else if (fabs(bytes) < 1048576) snprintf(out, size, "%.1f K", bytes / 1024);
-    else if (fabs(bytes) < 1073741824) snprintf(out, size, "%.2f M", bytes / 1048576);
-    else snprintf(out, size, "%.2f G", bytes / 1073741824);
+    if (fabs(bytes) < 1024)
+        snprintf(out, size, "%.0f B", bytes);
+    else if (fabs(bytes) < 1048576)
+        snprintf(out, size, "%.1f K", bytes / 1024);
+    else if (fabs(bytes) < 1073741824)
+        snprintf(out, size, "%.2f M", bytes / 1048576);
+    else
+        snprintf(out, size, "%.2f G", bytes / 1073741824);
     return out;
 }
 
@@ -96,8 +100,10 @@ const char *show_real(double x, int digits) {
     size_t size;
     char *out = buffer(&size);
     if (!isfinite(x)) return "-";
-    if (fabs(x) < 1e15) snprintf(out, size, "%.*f", digits, x);
-    else snprintf(out, size, "%.4g", x);
+    if (fabs(x) < 1e15)
+        snprintf(out, size, "%.*f", digits, x);
+    else
+        snprintf(out, size, "%.4g", x);
     return out;
 }
 
@@ -105,21 +111,31 @@ const char *show_seconds(double seconds) {
     size_t size;
     char *out = buffer(&size);
     if (!isfinite(seconds)) return "-";
-    if (seconds < 1e-3) snprintf(out, size, "%.1f us", seconds * 1e6);
-    else if (seconds < 1) snprintf(out, size, "%.2f ms", seconds * 1e3);
-    else if (seconds < 120) snprintf(out, size, "%.1f s", seconds);
-    else snprintf(out, size, "%.0f min %.0f s", floor(seconds / 60), fmod(seconds, 60));
+    if (seconds < 1e-3)
+        snprintf(out, size, "%.1f us", seconds * 1e6);
+    else if (seconds < 1)
+        snprintf(out, size, "%.2f ms", seconds * 1e3);
+    else if (seconds < 120)
+        snprintf(out, size, "%.1f s", seconds);
+    else
+        snprintf(out, size, "%.0f min %.0f s", floor(seconds / 60), fmod(seconds, 60));
     return out;
 }
 
 static void scalar(char *out, size_t size, const json_t *value) {
     double x = json_number_value(value);
-    if (json_is_integer(value)) snprintf(out, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-    else if (json_is_real(value)) snprintf(out, size, "%.6g", x);
-    else if (json_is_string(value)) snprintf(out, size, "%s", json_string_value(value));
-    else if (json_is_boolean(value)) snprintf(out, size, "%s", json_is_true(value) ? "yes" : "no");
-    else if (json_is_array(value)) snprintf(out, size, "[%zu]", json_array_size(value));
-    else snprintf(out, size, json_is_object(value) ? "{...}" : "-");
+    if (json_is_integer(value))
+        snprintf(out, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+    else if (json_is_real(value))
+        snprintf(out, size, "%.6g", x);
+    else if (json_is_string(value))
+        snprintf(out, size, "%s", json_string_value(value));
+    else if (json_is_boolean(value))
+        snprintf(out, size, "%s", json_is_true(value) ? "yes" : "no");
+    else if (json_is_array(value))
+        snprintf(out, size, "[%zu]", json_array_size(value));
+    else
+        snprintf(out, size, json_is_object(value) ? "{...}" : "-");
 }
 
 static const char *joined(const json_t *list, const char *between) {

@@ -3,12 +3,11 @@
 
 #include <math.h>
 
-
 static const opt options[] = {
     {"engine", 0, "integer|float", "default: integer where the model is quantized", OPT_CHOICE,
      offsetof(nb_bench_options, engine), 0, 0},
-    {"batch", 'b', "N", "images per call (default 1)", OPT_INT, offsetof(nb_bench_options, batch), 1,
-     1 << 20},
+    {"batch", 'b', "N", "images per call (default 1)", OPT_INT, offsetof(nb_bench_options, batch),
+     1, 1 << 20},
     {"seconds", 0, "TIME", "how long to measure (default 1s)", OPT_SECONDS,
      offsetof(nb_bench_options, seconds), 1e-3, 86400},
     {"no-layers", 0, "", "the total only", OPT_OFF, offsetof(nb_bench_options, layers), 0, 0},

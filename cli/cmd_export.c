@@ -4,8 +4,8 @@
 static const opt options[] = {
     {"to", 't', "qdq|c", "ONNX with QuantizeLinear and DequantizeLinear, or C99 source", OPT_CHOICE,
      offsetof(nb_export_options, format), 0, 0},
-    {"output", 'o', "OUT", "file (qdq) or folder (c)", OPT_TEXT, offsetof(nb_export_options, output),
-     0, 0},
+    {"output", 'o', "OUT", "file (qdq) or folder (c)", OPT_TEXT,
+     offsetof(nb_export_options, output), 0, 0},
     {"opset", 0, "N", "of the ONNX file: 21 (default), or 25 for 2-bit containers", OPT_INT,
      offsetof(nb_export_options, opset), 13, 99},
 };
@@ -15,8 +15,8 @@ static void print_export(const json_t *root, const void *user) {
     const json_t *file, *files = json_at(root, "files");
     size_t i;
     json_array_foreach(files, i, file) {
-        const char *name = json_is_string(file) ? json_string_value(file)
-                                                : json_text(file, "name|path|file");
+        const char *name =
+            json_is_string(file) ? json_string_value(file) : json_text(file, "name|path|file");
         printf("  ");
         print_clean(stdout, name ? name : "-");
         double bytes = json_num(file, "bytes");

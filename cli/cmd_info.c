@@ -4,7 +4,8 @@
 #include <math.h>
 
 static void print_layers(const json_t *layers) {
-    static const char *const heads[] = {"~layer", "<operator", "<output", "parameters", "MACs", NULL};
+    static const char *const heads[] = {"~layer",     "<operator", "<output",
+                                        "parameters", "MACs",      NULL};
     table *t = table_new(heads);
     const json_t *layer;
     size_t i;
@@ -86,8 +87,11 @@ static void print_info(const json_t *root, const void *path) {
     print_pair("parameters", show_whole(parameters));
     print_pair("as float32", show_bytes(4 * parameters));
     print_pair("MACs", show_whole(json_num(root, "macs")));
+    print_pair("opset", show_value(json_at(root, "opset")));
     print_pair("peak of activations", show_bytes(json_num(root, "peak_activation_bytes")));
-    print_untouched(json_at(root, "unsupported"));
+    print_pair("cannot run", json_text(root, "not_runnable"));
+    print_pair("cannot be quantized", json_text(root, "not_quantizable"));
+    if (!json_at(root, "not_quantizable")) print_untouched(json_at(root, "unsupported"));
 }
 
 int cmd_info(cli *c) {

@@ -18,8 +18,10 @@ static void print_item_options(const json_t *options) {
         print_clean(stdout, name ? name : "-");
         if (value) printf("=%s", show_value(value));
         if (help) printf("  %s", help);
-        if (choices) printf(" (%s)", choices);
-        else if (min && max) printf(" (%s to %s)", show_value(min), show_value(max));
+        if (choices)
+            printf(" (%s)", choices);
+        else if (min && max)
+            printf(" (%s to %s)", show_value(min), show_value(max));
         putchar('\n');
     }
 }
@@ -37,8 +39,10 @@ static void print_kind(const char *kind, const json_t *items) {
     json_array_foreach(items, i, item) {
         const char *name = json_is_string(item) ? json_string_value(item) : json_text(item, "name");
         const char *help = json_text(item, "help");
-        if (help && *help) printf("  %-*s  %s\n", width, name ? name : "-", help);
-        else printf("  %s\n", name ? name : "-");
+        if (help && *help)
+            printf("  %-*s  %s\n", width, name ? name : "-", help);
+        else
+            printf("  %s\n", name ? name : "-");
         print_item_options(json_at(item, "options"));
     }
 }
@@ -55,8 +59,8 @@ static void print_list(const json_t *root, const void *user) {
     }
 }
 
-/* All kinds in one object. The library's texts belong to nb_free(), jansson's here to free(): a copy
- * made by json_dumps() is printed and not handed to cli_finish(). */
+/* All kinds in one object. The library's texts belong to nb_free(), jansson's here to free(): a
+ * copy made by json_dumps() is printed and not handed to cli_finish(). */
 static int list_all(cli *c) {
     json_t *all = json_object();
     nb_status status = NB_OK;
@@ -86,10 +90,10 @@ static int unknown_kind(const cli *c, const char *what) {
 
 int cmd_list(cli *c) {
     static const char *const args[] = {"[WHAT]", NULL};
-    static const char *const notes[] = {
-        "WHAT is ops, steps, schemes, searches, costs, kernels, readers or formats; without it, all "
-        "of them.",
-        NULL};
+    static const char *const notes[] = {"WHAT is ops, steps, schemes, searches, costs, kernels, "
+                                        "readers or formats; without it, all "
+                                        "of them.",
+                                        NULL};
     const cli_usage usage = {.args = args, .notes = notes};
     const char *what;
     int code = cli_parse(c, &usage, &what);

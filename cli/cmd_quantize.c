@@ -16,14 +16,17 @@ static const opt limits[] = {
      0.01, 1e6},
     {"avg-bits", 0, "BITS", "average width of the weights, e.g. 2.5", OPT_REAL, O(avg_bits), 0.1,
      32},
-    {"max-ram", 0, "SIZE", "peak of the activation arena, e.g. 48K", OPT_BYTES, O(max_ram), 1, 1e15},
+    {"max-ram", 0, "SIZE", "peak of the activation arena, e.g. 48K", OPT_BYTES, O(max_ram), 1,
+     1e15},
     {"max-bops", 0, "N", "bit operations of one image, e.g. 2e9", OPT_REAL, O(max_bops), 1, 1e24},
     {"max-latency", 0, "TIME", "one image on one thread of this machine, e.g. 2ms", OPT_SECONDS,
      O(max_latency), 1e-9, 1e6},
     {"max-drop", 0, "POINTS", "loss of the metric against float, e.g. 0.5", OPT_REAL, O(max_drop),
      0, 1e9},
-    {"for", 0, "c|onnx", "what counts as size: packed bits as C stores them (default), or ONNX's "
-     "containers", OPT_CHOICE, O(target), 0, 0},
+    {"for", 0, "c|onnx",
+     "what counts as size: packed bits as C stores them (default), or ONNX's "
+     "containers",
+     OPT_CHOICE, O(target), 0, 0},
 };
 
 static const opt how[] = {
@@ -60,10 +63,12 @@ static const opt output[] = {
 static int work(cli *c, quantize_args *a, const char *path) {
     nb_quantize_options *o = &a->o;
     if (a->finetune != 0)
-        return cli_wrong(c, "--finetune %ld: fine-tuning is not part of this build yet; only "
-                            "--finetune 0 is accepted",
+        return cli_wrong(c,
+                         "--finetune %ld: fine-tuning is not part of this build yet; only "
+                         "--finetune 0 is accepted",
                          a->finetune);
-    if (!o->output && !o->dry_run) return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
+    if (!o->output && !o->dry_run)
+        return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
     if (o->policy && o->search) return cli_wrong(c, "--policy and --search exclude each other");
     o->rules = a->rules.items;
     o->n_rules = a->rules.n;

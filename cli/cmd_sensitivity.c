@@ -23,8 +23,13 @@ typedef struct blamed {
     size_t order;
 } blamed;
 
+/* tensor.options[{bits, loss, sqnr}] */
 static double at_bits(const json_t *tensor, int bits, const char *what) {
-    char path[32];
+    const json_t *option;
+    size_t i;
+    json_array_foreach(json_at(tensor, "options"), i,
+                       option) if (json_num(option, "bits") == bits) return json_num(option, what);
+    char path[32]; /* or tensor.bits{"4": {loss, sqnr}} */
     snprintf(path, sizeof path, "bits.%d.%s", bits, what);
     return json_num(tensor, path);
 }
@@ -69,7 +74,7 @@ static void print_widths(const blamed *list, size_t n, const char *what, int dig
     for (size_t i = 0; i < n; i++) {
         const json_t *tensor = list[i].tensor;
         const char *layer = json_text(tensor, "layer");
-        const char *cells[MOST_WIDTHS + 2] = {layer ? layer : json_text(tensor, "name"),
+        const char *cells[MOST_WIDTHS + 2] = {layer ? layer : json_text(tensor, "tensor|name"),
                                               json_text(tensor, "kind")};
         for (size_t k = 0; k < count; k++)
             cells[k + 2] = show_real(at_bits(tensor, widths[k], what), digits);
@@ -87,8 +92,7 @@ static void print_sensitivity(const json_t *root, const void *user) {
         cli_say("out of memory for a table; --json has its values");
         return;
     }
-    json_array_foreach(tensors, i, tensor)
-        list[i] = (blamed){tensor, blame_of(tensor), i};
+    json_array_foreach(tensors, i, tensor) list[i] = (blamed){tensor, blame_of(tensor), i};
     qsort(list, n, sizeof *list, by_blame);
     int widths[MOST_WIDTHS];
     bool has_loss = find_widths(list, n, "loss", widths) > 0;
@@ -102,10 +106,9 @@ static void print_sensitivity(const json_t *root, const void *user) {
         print_widths(list, n, "sqnr", 1);
         putchar('\n');
     }
-    print_pair("loss of float", show_value(json_at(root, "loss|float.loss|float_loss")));
-    print_pair("metric", json_text(root, "metric"));
+    print_pair("loss", json_text(root, "loss|metric"));
     print_pair("images", show_whole(json_num(root, "images")));
-    if (n) print_pair("most to blame", json_text(list[0].tensor, "layer|name"));
+    if (n) print_pair("most to blame", json_text(list[0].tensor, "layer|tensor|name"));
     free(list);
 }
 

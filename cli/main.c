@@ -24,8 +24,9 @@ static const command commands[] = {
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_overview(FILE *file) {
-    fprintf(file, "nibble %s: makes neural networks small\n\n"
-                  "usage: nibble COMMAND [options] [files]\n\ncommands\n",
+    fprintf(file,
+            "nibble %s: makes neural networks small\n\n"
+            "usage: nibble COMMAND [options] [files]\n\ncommands\n",
             nb_version());
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(file, "  %-13s %s\n", commands[i].name, commands[i].help);
@@ -37,15 +38,9 @@ static void print_overview(FILE *file) {
                   "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a limit cannot be met.\n");
 }
 
-static int flushed(void) {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_DONE;
-    cli_say("cannot write to the standard output");
-    return CLI_FAILED;
-}
-
 static int print_version(void) {
     printf("nibble %s\n%s\n", nb_version(), nb_libraries());
-    return flushed();
+    return cli_flush();
 }
 
 static int unknown_command(const char *name) {
@@ -53,8 +48,10 @@ static int unknown_command(const char *name) {
     for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
     names[N_COMMANDS] = "help";
     const char *near = cli_nearest(name, names);
-    if (near) cli_say("there is no command '%s' (did you mean '%s'?)", name, near);
-    else cli_say("there is no command '%s'", name);
+    if (near)
+        cli_say("there is no command '%s' (did you mean '%s'?)", name, near);
+    else
+        cli_say("there is no command '%s'", name);
     fprintf(stderr, "see 'nibble --help'\n");
     return CLI_USAGE;
 }
@@ -62,8 +59,10 @@ static int unknown_command(const char *name) {
 static int unknown_option(const char *name) {
     static const char *const names[] = {"--help", "--version", NULL};
     const char *near = cli_nearest(name, names);
-    if (near) cli_say("no option '%s' before the command (did you mean '%s'?)", name, near);
-    else cli_say("no option '%s' before the command; options follow it", name);
+    if (near)
+        cli_say("no option '%s' before the command (did you mean '%s'?)", name, near);
+    else
+        cli_say("no option '%s' before the command; options follow it", name);
     fprintf(stderr, "see 'nibble --help'\n");
     return CLI_USAGE;
 }
@@ -110,14 +109,14 @@ static int run(const command *row, int argc, char **argv, char *command_line) {
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_overview(stdout);
-        return flushed();
+        return cli_flush();
     }
     const char *first = argv[1];
     if (!strcmp(first, "--version") || !strcmp(first, "-V")) return print_version();
     bool help = !strcmp(first, "help") || !strcmp(first, "--help") || !strcmp(first, "-h");
     if (help && argc < 3) {
         print_overview(stdout);
-        return flushed();
+        return cli_flush();
     }
     if (!help && first[0] == '-') return unknown_option(first);
     const command *row = find(help ? argv[2] : first);

@@ -9,13 +9,13 @@ static const struct limit_row {
     const char *name, *got;
     char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real */
 } limit_rows[] = {
-    {"max_size", "quantized.bytes", 'B'},
+    {"max-size", "quantized.bytes", 'B'},
     {"compression", "quantized.compression|compression", 'x'},
-    {"avg_bits", "quantized.average_weight_bits", 'r'},
-    {"max_ram", "quantized.peak_ram", 'B'},
-    {"max_bops", "quantized.bops", 'n'},
-    {"max_latency", "quantized.latency", 's'},
-    {"max_drop", "quantized.drop|drop", 'r'},
+    {"avg-bits", "quantized.average_weight_bits", 'r'},
+    {"max-ram", "quantized.peak_ram", 'B'},
+    {"max-bops", "quantized.bops", 'n'},
+    {"max-latency", "quantized.latency", 's'},
+    {"max-drop", "validation_drop.bound", 'r'},
 };
 enum { N_LIMITS = sizeof limit_rows / sizeof limit_rows[0] };
 
@@ -41,22 +41,18 @@ static const char *in_unit(char unit, double x) {
 /* `limit`: a number, or {wanted, got, ok}. */
 static void limit_row(table *t, const json_t *root, const char *name, const json_t *limit) {
     struct limit_row row = {name, "", 'r'};
-    char words[64];
-    for (size_t i = 0; i < N_LIMITS; i++)
-        if (strcmp(limit_rows[i].name, name) == 0) row = limit_rows[i];
-    snprintf(words, sizeof words, "%s", name);
-    for (char *p = words; *p; p++)
-        if (*p == '_') *p = ' ';
+    for (size_t i = 0; i < N_LIMITS; i++) /* "max-size (onnx)" is one of them, too */
+        if (strncmp(limit_rows[i].name, name, strlen(limit_rows[i].name)) == 0) row = limit_rows[i];
     double wanted = json_is_number(limit) ? json_number_value(limit)
                                           : json_num(limit, "wanted|limit|want|value");
     double got = json_num(limit, "got|reached|actual");
     if (isnan(got)) got = json_num(root, row.got);
     const json_t *ok = json_at(limit, "ok|met");
-    bool at_least = strcmp(name, "compression") == 0;
+    bool at_least = row.unit == 'x';
     bool met = ok ? json_is_true(ok) : at_least ? got >= wanted : got <= wanted;
     const char *verdict = met ? "yes" : "NO";
     if (!ok && (isnan(got) || isnan(wanted))) verdict = NULL;
-    const char *cells[] = {words, in_unit(row.unit, wanted), in_unit(row.unit, got), verdict};
+    const char *cells[] = {name, in_unit(row.unit, wanted), in_unit(row.unit, got), verdict};
     table_row(t, cells);
 }
 
@@ -70,8 +66,9 @@ static void print_limits(const json_t *root) {
         name = json_text(limit, "name|limit");
         limit_row(t, root, name ? name : "-", limit);
     }
-    json_object_foreach((json_t *)limits, name, limit)
-        if (json_is_number(limit) || json_is_object(limit)) limit_row(t, root, name, limit);
+    json_object_foreach((json_t *)limits, name,
+                        limit) if (json_is_number(limit) || json_is_object(limit))
+        limit_row(t, root, name, limit);
     table_print(t);
 }
 
@@ -102,28 +99,30 @@ static const char *result_bits(const json_t *site, char *out, size_t size) {
     return out;
 }
 
+static void policy_row(table *t, const json_t *policy, const json_t *site) {
+    bool weight = is_weight(site);
+    const json_t *result =
+        weight && !json_at(site, "activation_bits") ? same_layer(policy, site, false) : site;
+    char bits[48];
+    const char *cells[] = {json_text(site, "layer|name|tensor"),
+                           weight ? show_value(json_at(site, "weight_bits|bits")) : NULL,
+                           result_bits(result, bits, sizeof bits),
+                           json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
+                           show_whole(json_num(site, "bytes")),
+                           show_real(json_num(site, "sqnr"), 1)};
+    table_row(t, cells);
+}
+
 /* One row per layer with weights, with what it writes; then whatever belongs to none of them. */
 static void print_policy(const json_t *policy) {
-    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule",
-                                        "bytes", "SQNR dB", NULL};
+    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule", "bytes",
+                                        "SQNR dB", NULL};
     const json_t *site;
     size_t i;
     table *t = table_new(heads);
-    json_array_foreach(policy, i, site) {
-        bool weight = is_weight(site);
-        if (!weight && same_layer(policy, site, true)) continue;
-        const json_t *result = weight && !json_at(site, "activation_bits")
-                                   ? same_layer(policy, site, false)
-                                   : site;
-        char bits[48];
-        const char *cells[] = {json_text(site, "layer|name|tensor"),
-                               weight ? show_value(json_at(site, "weight_bits|bits")) : NULL,
-                               result_bits(result, bits, sizeof bits),
-                               json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
-                               show_whole(json_num(site, "bytes")),
-                               show_real(json_num(site, "sqnr"), 1)};
-        table_row(t, cells);
-    }
+    json_array_foreach(policy, i, site) if (is_weight(site)) policy_row(t, policy, site);
+    json_array_foreach(policy, i, site) if (!is_weight(site) && !same_layer(policy, site, true))
+        policy_row(t, policy, site);
     table_print(t);
 }
 
@@ -152,7 +151,8 @@ static void bytes_row(table *t, const char *title, double before, double after) 
 
 static void print_figures(const json_t *root) {
     static const char *const heads[] = {"<", "float", "quantized", "<", NULL};
-    static const char *const metrics[] = {"top1", "top5", "loss", "kl", "mse", "cosine", "auc", NULL};
+    static const char *const metrics[] = {"top1", "top5",   "loss", "kl",
+                                          "mse",  "cosine", "auc",  NULL};
     table *t = table_new(heads);
     for (const char *const *m = metrics; *m; m++) metric_row(t, root, *m);
     double before = json_num(root, "float.bytes");
@@ -163,10 +163,16 @@ static void print_figures(const json_t *root) {
               json_num(root, "quantized.peak_ram"));
     table_print(t);
     putchar('\n');
-    print_pair("average weight bits", show_real(json_num(root, "quantized.average_weight_bits"), 2));
+    print_pair("average weight bits",
+               show_real(json_num(root, "quantized.average_weight_bits"), 2));
     print_pair("average activation bits",
                show_real(json_num(root, "quantized.average_activation_bits"), 2));
     print_pair("residual bits", show_value(json_at(root, "quantized.residual_bits|residual_bits")));
+    double agreement = json_num(root, "quantized.agreement");
+    if (agreement == agreement) printf("  %-23s %.2f %%\n", "same class as float", agreement);
+    print_pair("model.onnx", show_bytes(json_num(root, "quantized.model_bytes")));
+    print_pair("C: constants", show_bytes(json_num(root, "quantized.c.const_bytes")));
+    print_pair("C: arena", show_bytes(json_num(root, "quantized.c.arena_bytes")));
     print_pair("BOPs", show_count(json_num(root, "quantized.bops")));
     print_pair("latency", show_seconds(json_num(root, "quantized.latency")));
 }
@@ -175,8 +181,8 @@ static void print_search(const json_t *root) {
     const json_t *search = json_at(root, "search");
     char text[160];
     double trials = json_num(search, "trials"), seconds = json_num(search, "seconds");
-    const char *method = json_is_string(search) ? json_string_value(search)
-                                                : json_text(search, "method|name");
+    const char *method =
+        json_is_string(search) ? json_string_value(search) : json_text(search, "method|name");
     if (!method) return;
     int n = snprintf(text, sizeof text, "%.80s", method);
     if (trials == trials)
@@ -185,6 +191,15 @@ static void print_search(const json_t *root) {
     if (seconds == seconds)
         snprintf(text + n, sizeof text - (size_t)n, ", %s", show_seconds(seconds));
     print_pair("search", text);
+}
+
+static void print_untouched(const json_t *root) {
+    enum { SHOWN = 8 };
+    const json_t *list = json_at(root, "untouched|unsupported");
+    size_t n = json_array_size(list);
+    for (size_t i = 0; i < n && i < SHOWN; i++)
+        print_pair(i ? "" : "stays float", show_value(json_array_get(list, i)));
+    if (n > SHOWN) printf("  %-23s and %zu more\n", "", n - SHOWN);
 }
 
 void print_quantize(const json_t *root, const void *folder) {
@@ -200,16 +215,29 @@ void print_quantize(const json_t *root, const void *folder) {
     print_figures(root);
     print_pair("metric", json_text(root, "metric"));
     print_search(root);
-    const json_t *left = json_at(root, "unsupported|untouched");
-    if (json_array_size(left)) print_pair("stays float", show_value(left));
+    print_untouched(root);
     print_pair("files", folder);
     if (json_is_true(json_at(root, "cancelled")))
         printf("\nstopped before the end: this is the best so far; --resume goes on\n");
 }
 
 void print_dry_run(const json_t *root, const void *folder) {
+    static const char *const heads[] = {"weights", "activations", "average",  "bytes",
+                                        "in ONNX", "BOPs",        "peak RAM", NULL};
+    const json_t *row;
+    size_t i;
     (void)folder;
-    const json_t *list = json_at(root, "policies|uniform|dry_run");
-    table_of_objects(list);
-    if (!json_array_size(list)) print_quantize(root, NULL);
+    table *t = table_new(heads);
+    json_array_foreach(json_at(root, "uniform"), i, row) {
+        const char *cells[] = {show_value(json_at(row, "weight_bits")),
+                               show_value(json_at(row, "activation_bits")),
+                               show_real(json_num(row, "average_weight_bits"), 2),
+                               show_bytes(json_num(row, "bytes")),
+                               show_bytes(json_num(row, "bytes_onnx")),
+                               show_count(json_num(row, "bops")),
+                               show_bytes(json_num(row, "peak_ram"))};
+        table_row(t, cells);
+    }
+    table_print(t);
+    print_untouched(root);
 }

@@ -226,6 +226,7 @@ nb_status nbi_choose(nbi_session *s, nbi_outcome *out) {
     out->cancelled = nb_cancelled(s->ctx);
     if (st != NB_OK) return st;
     nbi_cancel_clear(s->ctx); /* what was found is still delivered */
+    if (!isfinite(out->loss)) NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     out->seconds = nb_seconds(s->ctx) - start;
     out->trials = nbi_netproblem_scored(s->np);
     return nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost);

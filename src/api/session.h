@@ -9,7 +9,7 @@
 #include "search/pareto.h"
 
 #define NBI_CALIB_IMAGES 512  /* default of --calib */
-#define NBI_SCORE_IMAGES 1000 /* validation images that score a policy */
+#define NBI_SCORE_IMAGES 512 /* validation images that score a policy */
 #define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
 
 typedef struct nbi_session {

@@ -81,16 +81,18 @@ static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_co
     return nbi_node_set_int(q->ctx, q->g, cast, "to", ONNX_INT8);
 }
 
-/* DequantizeLinear along axis 0. Dense layers are only fused when the zero points are there. */
+/* DequantizeLinear along axis 0. Zero points, all 0, are written where ONNX Runtime needs them: it
+ * fuses dense layers only with them, and where a layer's output stays float its switch from int8 to
+ * uint8 weights (x64quantprecision) fails without; it also fails when two layers share them. */
 static nb_status dequantize(nbi_qdq *q, int codes, int n, const float *scale, bool zeros, int *out) {
     int in[3] = {codes, -1, -1};
     int64_t dim = n;
     nbi_node *node;
     NB_TRY(nbi_qdq_const(q, NB_DTYPE_F32, 1, &dim, scale, &in[1]));
     if (zeros) {
-        int8_t *zero = nbi_arena_alloc(&q->g->arena, (size_t)n, 1);
-        if (!zero) return nb_fail_memory(q->ctx, (size_t)n);
-        NB_TRY(nbi_qdq_const(q, NB_DTYPE_S8, 1, &dim, zero, &in[2]));
+        const char *name = nbi_arena_format(&q->g->arena, "z%d", q->names++);
+        if (!name) return nb_fail_memory(q->ctx, 8);
+        NB_TRY(nbi_graph_add_const(q->ctx, q->g, name, NB_DTYPE_S8, 1, &dim, &in[2]));
     }
     NB_TRY(nbi_qdq_node(q, NULL, "DequantizeLinear", zeros ? 3 : 2, in, -1, &node, out));
     return nbi_node_set_int(q->ctx, q->g, node, "axis", 0);
@@ -134,7 +136,8 @@ nb_status nbi_qdq_conv(nbi_qdq *q, int layer) {
     NB_TRY(channels_of(q, l, conv, x->scale, &ch));
     NB_TRY(nbi_qdq_real(q, l->in[0], &in[0]));
     NB_TRY(add_weights(q, l, conv, dense ? 2 : w->rank, dense ? flat : w->dim, &in[1]));
-    NB_TRY(dequantize(q, in[1], n, ch.scale, dense, &in[1]));
+    bool zeros = dense || !nbi_qdq_is_code(nbi_qdq_param(q, l->out));
+    NB_TRY(dequantize(q, in[1], n, ch.scale, zeros, &in[1]));
     NB_TRY(nbi_qdq_const(q, NB_DTYPE_S32, 1, &count, ch.bias, &in[2]));
     NB_TRY(dequantize(q, in[2], n, ch.bias_scale, false, &in[2]));
     NB_TRY(nbi_qdq_node(q, l->name, dense ? "Gemm" : "Conv", 3, in, nbi_qdq_value_out(q, l), &node,

@@ -43,10 +43,27 @@ static void free_plan(calibrator *c) {
     c->graph = NULL;
 }
 
+/* Ends the graph where the net ends: what lies behind an unknown operator cannot be computed. */
+static nb_status cut_untouched(calibrator *c) {
+    const nbi_qnet *net = c->net;
+    int list[NBI_COUNT(net->output)];
+    if (net->n_untouched == 0) return NB_OK;
+    for (int i = 0; i < net->n_outputs; i++) {
+        const char *name = net->edge[net->output[i]].name;
+        list[i] = nbi_graph_find(c->graph, name);
+        if (list[i] < 0)
+            return nb_fail(c->ctx, NB_EFORMAT, "tensor '%s' is not in the float graph", name);
+    }
+    NB_TRY(nbi_graph_set_outputs(c->ctx, c->graph, net->n_outputs, list));
+    nbi_graph_prune(c->graph);
+    return NB_OK;
+}
+
 static nb_status make_plan(calibrator *c, const nbi_graph *source, size_t batch) {
     nb_ctx *ctx = c->ctx;
     free_plan(c);
     NB_TRY(nbi_specialize_batch(ctx, source, (int64_t)batch, &c->graph));
+    NB_TRY(cut_untouched(c));
     /* the values that statistics need may be inside what the fast path would fuse */
     NB_TRY(nbi_exec_new(ctx, c->graph, NBI_EXEC_KEEP_ALL, &c->exec));
     c->batch = batch;

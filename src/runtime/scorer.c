@@ -2,8 +2,9 @@
  * run the missing layers forward, each over all images.
  *
  * The correction of a convolution needs its sums over the statistics images before anything can be
- * requantized: they are computed once for the statistics and again with the final multipliers, which
- * keeps memory bounded whatever the number of images or the size of the layer. */
+ * requantized: they are kept (MOST_SUMS bytes at most) and finished with the final multipliers; where
+ * they are too large they are computed again, so memory stays bounded whatever the number of images
+ * or the size of the layer. */
 #include "runtime/scorer.h"
 
 #include "quant/fit.h"
@@ -16,6 +17,7 @@
 
 #define CHUNK     8 /* images per task */
 #define MAX_PACKS 4
+#define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish */
 
 typedef struct weight_fit { /* one layer at one width */
     int8_t *levels;
@@ -45,6 +47,10 @@ struct nbi_scorer {
     double computed, saved;
     nbi_arena arena;      /* of the candidate */
     nbi_frozen *freeze;   /* filled when freezing */
+    int32_t *sums;        /* of the statistics images, one layer at a time */
+    size_t sums_count;    /* room for so many */
+    bool sums_kept;       /* they are those of the layer being run */
+    const int32_t *sums_bias; /* the bias they contain */
 };
 
 static weight_fit *fit_of(nbi_scorer *s, int layer, int bits) {
@@ -69,6 +75,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->needed);
     nbi_free(s->readers);
     nbi_free(s->tensor);
+    nbi_free(s->sums);
     nbi_arena_free(&s->arena);
     nbi_free(s);
 }
@@ -93,6 +100,15 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->readers, &s->readers));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->tensor, &s->tensor));
     NB_TRYG(nbi_alloc(ctx, (size_t)s->workers, sizeof *s->scratch, &s->scratch));
+    for (int i = 0; i < net->n_layers; i++) { /* the largest layer that fits the bound */
+        const nbk_conv *g = &net->layer[i].geometry;
+        size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
+                       s->options.stat_images;
+        if (net->layer[i].type == NBI_LAYER_CONV && count <= MOST_SUMS / 4 &&
+            count > s->sums_count)
+            s->sums_count = count;
+    }
+    NB_TRYG(nbi_alloc(ctx, s->sums_count + NBI_KERNEL_SLACK, sizeof *s->sums, &s->sums));
     *out = s;
     return NB_OK;
 done:
@@ -170,12 +186,29 @@ typedef struct step_job {
     size_t in_bytes[3], out_bytes, acc_offset;
     uint8_t *out;
     double *sum, *square; /* statistics: [images][channels] */
+    size_t kept;          /* run_chunk: so many images have their sums already */
 } step_job;
+
+/* The output of an image from its kept sums: only the bias differs from the final one. */
+static void finish_image(const step_job *j, size_t n) {
+    const nbi_step_conv *conv = &j->ready->step->u.conv;
+    size_t channels = (size_t)conv->p.out_c;
+    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
+    int32_t *acc = j->s->sums + n * pixels * channels;
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < channels; c++)
+            acc[i * channels + c] += conv->p.bias[c] - j->s->sums_bias[c];
+    j->ready->kernel->finish(&conv->p, &conv->range, acc, pixels, j->out + n * j->out_bytes);
+}
 
 static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
     const step_job *j = user;
     for (size_t n = begin; n < end; n++) {
         const void *in[3];
+        if (n < j->kept) {
+            finish_image(j, n);
+            continue;
+        }
         for (int k = 0; k < 3; k++) in[k] = j->in[k] ? j->in[k] + n * j->in_bytes[k] : NULL;
         NB_TRY(nbi_step_run(j->ctx, j->ready, j->s->tensor, in, j->out + n * j->out_bytes,
                             j->s->scratch[worker]));
@@ -189,8 +222,9 @@ static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
     const nbi_step_conv *conv = &j->ready->step->u.conv;
     size_t channels = (size_t)conv->p.out_c;
     size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    int32_t *acc = (int32_t *)(j->s->scratch[worker] + j->acc_offset);
     for (size_t n = begin; n < end; n++) {
+        int32_t *acc = j->s->sums_kept ? j->s->sums + n * pixels * channels
+                                       : (int32_t *)(j->s->scratch[worker] + j->acc_offset);
         double *sum = j->sum + n * channels, *square = j->square + n * channels;
         j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
                                j->in[0] + n * j->in_bytes[0], acc, j->s->scratch[worker]);
@@ -238,9 +272,11 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, &step, &n));
     NB_TRYG(ready_step(ctx, &step, f, &ready, &own));
     set_inputs(s, &step, &j);
-    size_t acc = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels * 4;
+    size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
+    s->sums_kept = count * images <= s->sums_count;
+    s->sums_bias = step.u.conv.p.bias;
     j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
-    NB_TRYG(ensure_scratch(ctx, s, j.acc_offset + acc + NBI_KERNEL_SLACK));
+    NB_TRYG(ensure_scratch(ctx, s, j.acc_offset + count * 4 + NBI_KERNEL_SLACK));
     NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.sum));
     NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.square));
     NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
@@ -303,11 +339,12 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t 
     nbi_frozen_conv conv = {0};
     weight_fit *f = NULL;
     int n;
+    s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
         NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
         f = fit_of(s, layer, conv.bits);
         if (s->freeze) s->freeze->conv[layer] = conv;
-        s->computed += l->macs * (double)(s->options.images + s->options.stat_images);
+        s->computed += l->macs * (double)s->options.images;
     }
     NB_TRY(nbi_lower_layer(ctx, s->net, layer, s->site, &conv, false, &s->arena, step, &n));
     nbi_cached *out;
@@ -323,6 +360,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t 
         nb_status st = ready_step(ctx, &step[i], f, &ready, &own);
         if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
         set_inputs(s, &step[i], &j);
+        j.kept = l->type == NBI_LAYER_CONV && s->sums_kept ? s->options.stat_images : 0;
         if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
         nbi_free(own);
         NB_TRY(st);

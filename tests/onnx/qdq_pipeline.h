@@ -162,6 +162,34 @@ static inline nbi_graph *qdq_round_trip(qdq_case *c, const nbi_qdq_options *opti
     return again;
 }
 
+typedef struct qdq_agreement {
+    double top1, close, error; /* share of images, share of values within 1 % of the peak, rms error / rms value */
+} qdq_agreement;
+
+static inline qdq_agreement qdq_compare(const qdq_case *c) {
+    qdq_agreement a = {0};
+    double square = 0, wrong = 0, peak = 0;
+    size_t n = c->images * c->n_out;
+    for (size_t i = 0; i < n; i++) peak = fmax(peak, fabs((double)c->ours[i]));
+    for (size_t i = 0; i < c->images; i++) {
+        size_t best[2] = {0, 0};
+        for (size_t k = 0; k < c->n_out; k++) {
+            float x = c->ours[i * c->n_out + k], y = c->theirs[i * c->n_out + k];
+            double d = (double)y - (double)x;
+            square += (double)x * (double)x;
+            wrong += d * d;
+            a.close += fabs(d) <= 0.01 * peak;
+            if (x > c->ours[i * c->n_out + best[0]]) best[0] = k;
+            if (y > c->theirs[i * c->n_out + best[1]]) best[1] = k;
+        }
+        a.top1 += best[0] == best[1];
+    }
+    a.top1 /= (double)c->images;
+    a.close /= (double)n;
+    a.error = sqrt(wrong / (square + 1e-30));
+    return a;
+}
+
 static inline void qdq_done(qdq_case *c) {
     nbi_frozen_free(c->frozen);
     nbi_scorer_free(c->scorer);
