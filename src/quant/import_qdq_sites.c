@@ -142,7 +142,7 @@ static void full_range(nbi_qparam *q, int bits) {
 }
 
 /* Kernels are fastest, and our own grids are, unsigned from 0 or signed around 0; files may hold the
- * latter 128 higher, and signed codes that start at −128. An input's codes stay as they are. */
+ * latter 128 higher, and the former as signed codes. Our inputs are unsigned with any zero point. */
 static void normalise(nbi_qparam *q, bool is_input) {
     int shift = 0;
     if (q->dtype == NB_DTYPE_U8 && q->zero == 128 && !is_input) {
@@ -150,7 +150,7 @@ static void normalise(nbi_qparam *q, bool is_input) {
         shift = -128;
     } else if (q->dtype == NB_DTYPE_S8 && q->zero != 0) {
         q->dtype = NB_DTYPE_U8;
-        shift = 128;
+        shift = 1 << (q->bits - 1);
     }
     q->zero += shift;
     q->lo += shift;

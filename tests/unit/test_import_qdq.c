@@ -44,6 +44,11 @@ static int constant(maker *m, const char *name, nb_dtype dtype, int n, const dou
     int64_t dim[1] = {n};
     int t;
     OK(nbi_graph_add_const(m->ctx, m->g, name, dtype, n < 0 ? 0 : 1, dim, &t));
+    if (nbi_dtype_bits(dtype) < 8) {
+        int8_t code = (int8_t)value[0];
+        nbi_bits_pack(dtype, &code, 1, m->g->tensor[t]->data);
+        return t;
+    }
     for (int i = 0; i < (n < 0 ? 1 : n); i++)
         nbi_set_real(dtype, m->g->tensor[t]->data, i, value[i]);
     return t;
@@ -168,6 +173,7 @@ enum form {
     TWICE,       /* a tensor quantized twice */
     JOIN,        /* Concat of tensors with scales of their own */
     CODES,       /* max pool and Clip of codes, as our files have them */
+    NARROW,      /* int4 activations from −8 */
     UNSCALED,    /* float output: int32 logits */
     FORMS
 };
@@ -221,6 +227,7 @@ static int build(maker *m, enum form form) {
     int y = conv(m, x, form_weights(m, form), b, "y");
     if (form == UNSCALED) return unary(m, "Flatten", y, "flat");
     if (form == SIGNED) return pair(m, y, "y8", NB_DTYPE_S8, Y_SCALE, -128);
+    if (form == NARROW) return pair(m, y, "y4", NB_DTYPE_S4, 0.11, -8);
     if (form == CODES) return on_codes(m, y);
     if (form == JOIN) return join(m, y);
     y = pair(m, unary(m, "Relu", y, "relu"), "y8", NB_DTYPE_U8, Y_SCALE, 0);
