@@ -91,7 +91,7 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
     json_array_foreach(json_object_get(result, "limits"), i, row) {
         if (json_is_true(json_object_get(row, "ok"))) continue;
         snprintf(text, size, "%s %.6g cannot be met: the closest policy, which was written, has "
-                 "%.6g", json_string_value(json_object_get(row, "limit")),
+                 "%.6g (more widths, or --first-last searched, give more room)", json_string_value(json_object_get(row, "limit")),
                  json_number_value(json_object_get(row, "wanted")),
                  json_number_value(json_object_get(row, "got")));
         return;
@@ -120,14 +120,16 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     nb_status st = nbi_session_open(ctx, path, options, &s);
     if (st == NB_OK) st = quantize(&s, &out, &result);
     bool met = options->dry_run || out.feasible || out.cancelled;
-    char missed[160] = "the limits cannot be met; the closest policy was written";
+    char missed[256] = "the limits cannot be met; the closest policy was written";
     if (st == NB_OK && !met) describe_miss(result, missed, sizeof missed);
     if (st == NB_OK && !options->dry_run) {
         json_object_set_new(result, "met", json_boolean(out.feasible));
+        json_object_set_new(result, "model", json_string(s.model->path));
         nbi_buf file = {0};
         st = nbi_buf_printf(ctx, &file, "%s/results.json", options->output);
         if (st == NB_OK) st = nbi_json_write(ctx, result, file.data);
         nbi_buf_free(&file);
+        if (st == NB_OK) st = nb_report(ctx, options->output, NULL);
     }
     nbi_free(out.bits);
     nbi_session_close(&s);
