@@ -1,7 +1,7 @@
 """A QDQ model made by onnxruntime.quantization.quantize_static from a CIFAR-10 network, the test
 images as the network takes them, and what ONNX Runtime makes of them.
 
-    python make_static_qdq.py MODEL.onnx CIFAR_FOLDER OUT_FOLDER raw|unit ACTIVATIONS WEIGHTS CHANNEL
+    python make_static_qdq.py MODEL CIFAR_FOLDER OUT_FOLDER raw|unit ACTIVATIONS WEIGHTS CHANNEL
 """
 
 import os

@@ -1,5 +1,5 @@
-/* Our QDQ files of real models, read again and lowered: the integer program that comes out gives the
- * same integers as the one that was exported, and needs the same constants. */
+/* Our QDQ files of real models, read again and lowered: the integer program that comes out gives
+ * the same integers as the one that was exported, and needs the same constants. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,7 @@
-/* Models that onnxruntime.quantization makes: on the integer engine they agree with ONNX Runtime. The
- * two round at the same places, ties apart (to even there, up here): those are frequent only in the
- * average pool, whose grid these models share between input and output (sums of 64 steps). */
+/* Models that onnxruntime.quantization makes: on the integer engine they agree with ONNX Runtime.
+ * The two round at the same places, ties apart (to even there, up here). Ties are frequent in the
+ * average pool, whose grid these models share between input and output: sums of 64 steps, 1 value in
+ * 128 differs, and that is most of the distance printed (0.016 of 0.019 for mlperf_resnet8). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
