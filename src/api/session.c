@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE_BYTES ((size_t)160 << 20)
+#define CACHE_BYTES ((size_t)160 << 20) /* prefixes of candidates */
+#define IMAGE_BYTES ((size_t)384 << 20) /* tensors of one candidate over all images */
 
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
@@ -155,15 +156,33 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
 
 /* ---- data and calibration ------------------------------------------------------------------- */
 
+/* How many images the scorer may hold: about three of the largest tensor are alive at once. */
+static void bound_images(const nbi_session *s, size_t *calib, size_t *score) {
+    size_t largest = 1;
+    for (int e = 0; e < s->net->n_edges; e++) {
+        const nbi_edge *edge = &s->net->edge[e];
+        size_t n = (size_t)edge->h * (size_t)edge->w * (size_t)edge->c;
+        if (n > largest) largest = n;
+    }
+    size_t most = IMAGE_BYTES / (3 * largest);
+    if (*calib + *score <= most) return;
+    size_t wanted = *calib + *score;
+    *calib = most * *calib / wanted > 32 ? most * *calib / wanted : 32;
+    *score = most * *score / wanted > 32 ? most * *score / wanted : 32;
+    nb_log(s->ctx, NB_LOG_INFO, "large tensors: %zu calibration and %zu validation images are used",
+           *calib, *score);
+}
+
 static nb_status draw_images(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
     nbi_images calib = {0}, score = {0};
     nb_status st;
     uint64_t seed = nb_ctx_seed(ctx);
-    nbi_draw draw = {NBI_SPLIT_TRAIN, s->o->calib ? s->o->calib : NBI_CALIB_IMAGES, seed, true,
-                     NULL};
+    size_t n_calib = s->o->calib ? s->o->calib : NBI_CALIB_IMAGES, n_score = NBI_SCORE_IMAGES;
+    bound_images(s, &n_calib, &n_score);
+    nbi_draw draw = {NBI_SPLIT_TRAIN, n_calib, seed, true, NULL};
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &calib));
-    draw = (nbi_draw){NBI_SPLIT_VAL, NBI_SCORE_IMAGES, seed + 1, true, NULL};
+    draw = (nbi_draw){NBI_SPLIT_VAL, n_score, seed + 1, true, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
     nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
