@@ -63,7 +63,7 @@ static inline void hand_free(hand *h) {
     free(h->codes);
 }
 
-/* Adds a node ("Foo" is an operator that nobody knows); its output. */
+/* Adds a node ("Foo": an operator that nobody knows); its output. */
 static inline int hand_op_n(hand *h, const char *op, int n_in, const int *in) {
     int out;
     char name[48];

@@ -1,6 +1,6 @@
 /* Fitting against closed forms: mean squared errors on N(0,1) and ReLU(N(0,1)) of specs/schemes.md
  * ("unit-test oracle"), hostile and degenerate tensors, packing. */
-#include "hand_net.h"
+#include "unit/hand_net.h"
 
 #include <float.h>
 
