@@ -1,5 +1,5 @@
-/* Small networks made by hand: a graph from the input up, its quantized network, calibration on made-up
- * images. Shared by the tests of quantization and of the integer runtime. */
+/* Small networks made by hand: a graph from the input up, its quantized network, calibration on
+ * made-up images. Shared by the tests of quantization and of the integer runtime. */
 #ifndef HAND_NET_H
 #define HAND_NET_H
 
@@ -91,7 +91,8 @@ static inline float *hand_data(hand *h, int tensor) {
     return h->g->tensor[tensor]->data;
 }
 /* Normal values: mean + deviation·N(0,1). */
-static inline int hand_random(hand *h, int rank, const int64_t *dim, double mean, double deviation) {
+static inline int hand_random(hand *h, int rank, const int64_t *dim, double mean,
+                              double deviation) {
     int k;
     HAND_OK(nbi_graph_add_const(h->ctx, h->g, "k", NB_DTYPE_F32, rank, dim, &k));
     for (int64_t i = 0, n = nbi_tensor_count(h->g->tensor[k]); i < n; i++)
@@ -161,7 +162,7 @@ static inline int hand_pool(hand *h, const char *op, int x, int kernel, int stri
     return y;
 }
 
-/* ---- from the graph to the quantized network -------------------------------------------------- */
+/* ---- from the graph to the quantized network ----------------------------------------------- */
 
 static inline void hand_outputs(hand *h, int n, const int *out) {
     HAND_OK(nbi_graph_set_outputs(h->ctx, h->g, n, out));
@@ -222,7 +223,7 @@ static inline void hand_calibrate(hand *h, size_t images) {
     hand_codes(h);
 }
 
-/* bits[n_sites]: fixed ones, else `weights` and `activations`; 0: random 1 (activations: 2) to 8. */
+/* bits[n_sites]: fixed ones, else `weights` and `activations`; 0: random 1 (activations 2) … 8. */
 static inline void hand_bits(hand *h, int weights, int activations, uint8_t *bits) {
     for (int i = 0; i < h->net->n_sites; i++) {
         const nbi_site *s = &h->net->site[i];

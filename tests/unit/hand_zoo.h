@@ -62,7 +62,7 @@ static inline void zoo_pixels(hand *h, size_t images) {
     hand_calibrate_method(h, NBI_RANGE_MSE);
 }
 
-/* ---- formulas: real values in storage order ---------------------------------------------------- */
+/* ---- formulas: real values in storage order ------------------------------------------------ */
 
 static inline double zoo_clamp(double v, double lo, double hi) {
     return v < lo ? lo : v > hi ? hi : v;
@@ -79,7 +79,8 @@ static inline void zoo_conv(const nbi_layer *l, const nbi_frozen_conv *f, const 
                 double sum = 0;
                 for (int ky = 0; ky < g->kh; ky++)
                     for (int kx = 0; kx < g->kw; kx++) {
-                        int iy = oy * g->sh - g->pt + ky * g->dh, ix = ox * g->sw - g->pl + kx * g->dw;
+                        int iy = oy * g->sh - g->pt + ky * g->dh;
+                        int ix = ox * g->sw - g->pl + kx * g->dw;
                         if (iy < 0 || iy >= g->in_h || ix < 0 || ix >= g->in_w) continue;
                         for (int i = 0; i < ic; i++) {
                             int tap = ky * g->kw + kx;
@@ -102,7 +103,8 @@ static inline void zoo_pool(const nbi_layer *l, const double *x, double *y) {
                 int n = 0;
                 for (int ky = 0; ky < g->kh; ky++)
                     for (int kx = 0; kx < g->kw; kx++) {
-                        int iy = oy * g->sh - g->pt + ky * g->dh, ix = ox * g->sw - g->pl + kx * g->dw;
+                        int iy = oy * g->sh - g->pt + ky * g->dh;
+                        int ix = ox * g->sw - g->pl + kx * g->dw;
                         if (iy < 0 || iy >= g->in_h || ix < 0 || ix >= g->in_w) continue;
                         double v = x[(iy * g->in_w + ix) * g->c + c];
                         sum += v;

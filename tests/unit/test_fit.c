@@ -101,7 +101,7 @@ static void test_weights_per_channel(void **state) {
     free(levels[1]);
 }
 
-/* Zeros, constants, denormal and huge values: scales are positive and finite, the values come back. */
+/* Zeros, constants, denormal and huge values: scales are positive, finite; the values come back. */
 static void test_weights_degenerate(void **state) {
     (void)state;
     static const float values[] = {0, 1, -1, 0.37f, -2.5e-7f, 1e-45f, -1e-40f, 3e38f, -3e38f};
@@ -167,7 +167,8 @@ static void test_pack(void **state) {
 static void histogram(nbi_arena *arena, nbi_hist *hist, const float *x, size_t n, size_t batch) {
     assert_int_equal(nbi_hist_init(NULL, arena, hist), NB_OK);
     for (size_t i = 0; i < n; i += batch)
-        assert_int_equal(nbi_hist_add(NULL, hist, "t", x + i, n - i < batch ? n - i : batch), NB_OK);
+        assert_int_equal(nbi_hist_add(NULL, hist, "t", x + i, n - i < batch ? n - i : batch),
+                         NB_OK);
 }
 
 static void test_activation_normal(void **state) {
@@ -248,12 +249,12 @@ static void test_affine_zero(void **state) {
                 assert_in_range(q.zero, 0, (1 << bits) - 1);
                 assert_int_equal(nbi_quantize(&q, 0), q.zero);
                 assert_true((float)q.scale == q.scale && q.scale > 0);
+                nbi_arena_free(&arena);
                 if (m != NBI_RANGE_MINMAX) continue;
                 float lo = fminf(ranges[k][0], 0), hi = fmaxf(ranges[k][1], 0);
                 assert_close(q.scale, (double)(hi - lo) / ((1 << bits) - 1), 1e-6);
                 /* both ends lie within a step of the grid's */
                 assert_true(fabs(q.scale * -q.zero - (double)lo) <= 0.51 * q.scale);
-                nbi_arena_free(&arena);
             }
 }
 

@@ -2,7 +2,7 @@
  * runner, corrections against the float network, sizes against programs. */
 #include "unit/hand_zoo.h"
 
-/* ---- layers against formulas ------------------------------------------------------------------ */
+/* ---- layers against formulas --------------------------------------------------------------- */
 
 typedef struct layer_case {
     hand *h;
@@ -103,7 +103,7 @@ static void check_layer(hand *h, int index, const nbi_qparam *site, const uint8_
     nbi_step step[NBI_MAX_STEPS];
     double slack[64];
     int n;
-    if (t->l->type == NBI_LAYER_COPY) return; /* see test_generate */
+    if (t->l->type == NBI_LAYER_COPY) return; /* see test_moves */
     t->n = edge_count(e);
     t->want = nbi_arena_alloc(&t->arena, t->n, sizeof(double));
     t->got = nbi_arena_alloc(&t->arena, t->n, sizeof *t->got);
@@ -212,7 +212,7 @@ static void test_quantize(void **state) {
     assert_int_equal(nbi_quantize(&wide, 2147483520.0f), 2147483520);
 }
 
-/* ---- the scorer -------------------------------------------------------------------------------- */
+/* ---- the scorer ---------------------------------------------------------------------------- */
 
 enum { POLICIES = 5 };
 
@@ -253,19 +253,19 @@ static void test_scorer_agrees(void **state) {
         nbi_scorer_free(s);
     }
     for (int threads = 1; threads <= 3; threads++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < (threads == 2 ? 3 : 1); k++) {
             nb_ctx_set_threads(h->ctx, threads);
             nbi_scorer *s = hand_scorer(h, 13, cache[k]);
             double computed, saved;
-            for (int twice = k > 0; twice < 2; twice++)
+            for (int twice = k > 0 || threads > 1; twice < 2; twice++)
                 for (int i = 0; i < POLICIES; i++) {
                     int p = order[(threads + k) % 3][i];
                     score(h, s, bits[p], got);
                     assert_memory_equal(got, want[p], sizeof got);
                 }
             nbi_scorer_counts(s, &computed, &saved);
-            if (k == 0) assert_true(saved > computed); /* the second round is free */
-            if (k == 1) assert_true(computed > 0);
+            if (k == 0 && threads == 1) assert_true(saved > computed); /* the 2nd is free */
+            if (k == 1) assert_true(saved < computed); /* little is left to share */
             nbi_scorer_free(s);
         }
     hand_free(h);
@@ -384,10 +384,10 @@ static void test_scorer_refuses(void **state) {
     hand_free(h);
 }
 
-/* ---- the correction ---------------------------------------------------------------------------- */
+/* ---- the correction ------------------------------------------------------------------------ */
 
-/* Per channel: mean and deviation of the layer's exact output before the clamp, over all images, from
- * the codes that its input really has. */
+/* Per channel: mean and deviation of the layer's exact output before the clamp, over all images,
+ * from the codes that its input really has. */
 static void real_statistics(hand *h, nbi_scorer *s, const uint8_t *bits, const nbi_layer *l,
                             const nbi_frozen_conv *f, double *mean, double *deviation) {
     size_t n_in = edge_count(&h->net->edge[l->in[0]]), n_out = edge_count(&h->net->edge[l->out]);
@@ -468,7 +468,8 @@ static void test_correction_outputs(void **state) {
     enum { IMAGES = 24, SPACE = 36, COUNT = 4 * SPACE };
     for (int width = 2; width <= 8; width += 2) {
         uint8_t bits[HAND_SITES];
-        float *got = malloc(IMAGES * COUNT * sizeof *got), *want = malloc(IMAGES * COUNT * sizeof *want);
+        float *got = malloc(IMAGES * COUNT * sizeof *got);
+        float *want = malloc(IMAGES * COUNT * sizeof *want);
         hand data, *h = &data;
         int x = HAND_IMAGE(h, 80, 3, 6, 6), a = hand_op(h, "Relu", hand_conv3(h, x, 3, 4));
         int y = hand_bn(h, hand_conv3(h, a, 4, 4), 4, gamma), z = hand_op(h, "Sigmoid", y);
@@ -503,7 +504,7 @@ static void test_correction_outputs(void **state) {
     }
 }
 
-/* ---- sizes ------------------------------------------------------------------------------------- */
+/* ---- sizes --------------------------------------------------------------------------------- */
 
 static void test_footprint(void **state) {
     (void)state;
@@ -528,7 +529,7 @@ static void test_footprint(void **state) {
                 stored_bytes += nbi_step_const_bytes(&p->step[i]);
                 one_bit += p->step[i].type <= NBI_STEP_DWCONV && p->step[i].u.conv.p.w_bits == 1;
             }
-            if (one_bit > 1) stored_bytes -= 2 * (size_t)(one_bit - 1); /* their level table is one */
+            if (one_bit > 1) stored_bytes -= 2 * (size_t)(one_bit - 1); /* one level table */
             size_t rest = stored_bytes - nbi_footprint_variable(h->net, bits);
             if (round == 0) fixed = rest;
             assert_int_equal(rest, fixed);
