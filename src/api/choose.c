@@ -132,6 +132,7 @@ static nb_status run_search(nbi_session *s, const char *text, long trials, uint8
     nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = trials,
                           .deadline = INFINITY, .seed = nb_ctx_seed(s->ctx), .result = &result};
     if (s->o->time_limit > 0) run.deadline = s->started + s->o->time_limit;
+    nbi_netproblem_set_deadline(s->np, run.deadline);
     nb_status st = method->run(s->ctx, &run);
     if (st != NB_OK && st != NB_ELIMIT) return st;
     snprintf(out->method, sizeof out->method, "%s", method->name);
@@ -226,6 +227,7 @@ nb_status nbi_choose(nbi_session *s, nbi_outcome *out) {
     out->cancelled = nb_cancelled(s->ctx);
     if (st != NB_OK) return st;
     nbi_cancel_clear(s->ctx); /* what was found is still delivered */
+    if (!isfinite(out->loss)) NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     out->seconds = nb_seconds(s->ctx) - start;
     out->trials = nbi_netproblem_scored(s->np);
     return nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost);

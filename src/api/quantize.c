@@ -84,6 +84,20 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
     json_object_set_new(result, "limits", limits);
 }
 
+/* "max-size 2000: the closest policy has 12345". */
+static void describe_miss(const json_t *result, char *text, size_t size) {
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(result, "limits"), i, row) {
+        if (json_is_true(json_object_get(row, "ok"))) continue;
+        snprintf(text, size, "%s %.6g cannot be met: the closest policy, which was written, has "
+                 "%.6g (more widths, or --first-last searched, give more room)", json_string_value(json_object_get(row, "limit")),
+                 json_number_value(json_object_get(row, "wanted")),
+                 json_number_value(json_object_get(row, "got")));
+        return;
+    }
+}
+
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
@@ -106,6 +120,8 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     nb_status st = nbi_session_open(ctx, path, options, &s);
     if (st == NB_OK) st = quantize(&s, &out, &result);
     bool met = options->dry_run || out.feasible || out.cancelled;
+    char missed[256] = "the limits cannot be met; the closest policy was written";
+    if (st == NB_OK && !met) describe_miss(result, missed, sizeof missed);
     if (st == NB_OK && !options->dry_run) {
         json_object_set_new(result, "met", json_boolean(out.feasible));
         nbi_buf file = {0};
@@ -120,8 +136,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
         return st;
     }
     NB_TRY(nbi_json_text(ctx, result, json));
-    return met ? NB_OK
-               : nb_fail(ctx, NB_ELIMIT, "a limit cannot be met; the closest policy was written");
+    return met ? NB_OK : nb_fail(ctx, NB_ELIMIT, "%s", missed);
 }
 
 /* ---- sensitivity ----------------------------------------------------------------------------- */

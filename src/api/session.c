@@ -200,8 +200,9 @@ static nb_status calibrate(nbi_session *s) {
     c.images = s->images.n;
     c.scores = s->reference;
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
-    s->loss = e->rank == 2 && count > 1 && s->info.is_image ? NBI_LOSS_KL : NBI_LOSS_MSE;
-    if (e->rank == 2 && count > 1 && s->info.classes > 0) s->loss = NBI_LOSS_KL;
+    /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
+    bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
+    s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;
 }
 

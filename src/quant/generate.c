@@ -90,6 +90,19 @@ static bool class_is_unsigned(const generator *g, int c) {
     return true;
 }
 
+/* What is known of an activation's storage before calibration: everything but the scale. */
+static void set_storage(nbi_site *s) {
+    for (int b = 1; b <= NBI_MAX_BITS; b++) {
+        nbi_qparam *q = &s->fit[b];
+        *q = (nbi_qparam){.dtype = s->is_unsigned ? NB_DTYPE_U8 : NB_DTYPE_S8, .bits = b,
+                          .scale = 1, .hi = (1 << b) - 1};
+        if (s->kind == NBI_SITE_OUTPUT) q->dtype = NB_DTYPE_S32;
+        if (s->is_unsigned) continue;
+        q->lo = -(1 << (b - 1));
+        q->hi = -q->lo - 1;
+    }
+}
+
 static nb_status add_activation_sites(generator *g) {
     nbi_qnet *net = g->net;
     for (int e = 0; e < net->n_edges; e++) {
@@ -108,6 +121,7 @@ static nb_status add_activation_sites(generator *g) {
             s.kind = NBI_SITE_OUTPUT, s.fixed_bits = 8;
         else if (g->last_reader[c] && !stream && g->options->first_last == NBI_FIRST_LAST_8)
             s.fixed_bits = 8;
+        set_storage(&s);
         NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &g->site_of_class[c]));
     }
     for (int e = 0; e < net->n_edges; e++) net->edge[e].site = g->site_of_class[g->class_of[e]];

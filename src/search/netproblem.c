@@ -30,6 +30,7 @@ struct nbi_netproblem {
     double fixed_bytes;       /* constants that no policy changes */
     double ram;               /* of ram_bits; < 0: not known */
     long scored;
+    double deadline;
 };
 
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
@@ -60,6 +61,10 @@ bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_
         policy[v] = (uint8_t)found;
     }
     return true;
+}
+
+void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline) {
+    np->deadline = deadline;
 }
 
 int nbi_netproblem_site(const nbi_netproblem *np, int v) {
@@ -171,21 +176,54 @@ static nb_status score(nb_ctx *ctx, void *self, const uint8_t *policy, double *o
     return nb_progress(ctx, "policies scored", (double)np->scored, 0);
 }
 
+/* Noise-to-signal ratio of a variable's tensors at an option, summed. */
+static nb_status noise_of(nb_ctx *ctx, nbi_netproblem *np, int v, int o, double *out) {
+    const variable *var = &np->var[v];
+    *out = 0;
+    for (int k = 0; k < var->n_sites; k++) {
+        const nbi_site *site = &np->o.net->site[var->site[k]];
+        double sqnr = site->sqnr[var->option[o][k]];
+        if (site->kind == NBI_SITE_WEIGHT)
+            NB_TRY(nbi_scorer_weight_sqnr(ctx, np->o.scorer, var->site[k], var->option[o][k],
+                                          &sqnr));
+        *out += pow(10, -sqnr / 10);
+    }
+    return NB_OK;
+}
+
+/* Rows v < from were not measured: noise, times the mean loss per noise of the measured rows. */
+static nb_status estimate(nb_ctx *ctx, nbi_netproblem *np, int from, double **delta) {
+    double loss = 0, noise = 0, x;
+    for (int v = 0; v < np->problem.n_vars; v++)
+        for (int o = 0; o < np->n_options[v]; o++) {
+            NB_TRY(noise_of(ctx, np, v, o, &x));
+            if (v < from) delta[v][o] = x;
+            else loss += fmax(delta[v][o], 0), noise += x;
+        }
+    double scale = loss > 0 && noise > 0 ? loss / noise : 1;
+    for (int v = 0; v < from; v++)
+        for (int o = 0; o < np->n_options[v]; o++) delta[v][o] *= scale;
+    nb_log(ctx, NB_LOG_WARNING, "no time to measure the sensitivity of %d of %d tensors: estimated "
+           "from their noise", from, np->problem.n_vars);
+    return NB_OK;
+}
+
 static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
     nbi_netproblem *np = self;
-    int n = np->problem.n_vars, total = 0, done = 0;
+    int n = np->problem.n_vars, total = 0, done = 0, v = n;
     uint8_t *policy;
     double best;
     nb_status st = NB_OK;
     NB_TRY(nbi_alloc(ctx, (size_t)n + 1, 1, &policy));
-    for (int v = 0; v < n; v++) {
-        policy[v] = (uint8_t)(np->n_options[v] - 1);
-        total += np->n_options[v];
+    for (int k = 0; k < n; k++) {
+        policy[k] = (uint8_t)(np->n_options[k] - 1);
+        total += np->n_options[k];
     }
     nbi_netproblem_bits(np, policy, np->bits);
     NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &best));
     /* last layers first: what comes before the changed layer is in the cache */
-    for (int v = n - 1; v >= 0; v--) {
+    while (v > 0 && nb_seconds(ctx) < np->deadline) {
+        v--;
         for (int o = 0; o < np->n_options[v]; o++, done++) {
             double loss;
             policy[v] = (uint8_t)o;
@@ -196,6 +234,7 @@ static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
         }
         policy[v] = (uint8_t)(np->n_options[v] - 1);
     }
+    if (v > 0) st = estimate(ctx, np, v, delta);
 done:
     nbi_free(policy);
     return st;
@@ -327,6 +366,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     NB_TRY(nbi_alloc(ctx, 1, sizeof *np, &np));
     np->o = *options;
     np->ram = -1;
+    np->deadline = INFINITY;
     np->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
                                 .sensitivity = sensitivity, .improved = improved};

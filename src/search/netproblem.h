@@ -36,6 +36,9 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
 void nbi_netproblem_free(nbi_netproblem *np);
 /* The problem with no limits set; the caller sets them. Lives as long as np. */
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
+/* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
+ * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
+void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 /* Policy → bits of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits);
 /* The site that gives a variable its name (the first of its group). */

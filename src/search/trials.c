@@ -107,7 +107,12 @@ nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score) 
     NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
     if (excess > 0) return nb_fail(t->ctx, NB_EINVAL, "an infeasible policy came up for scoring");
     *score = INFINITY;
-    if (!nbi_trials_open(t)) return NB_OK;
+    if (!nbi_trials_open(t)) {
+        /* the first policy that a method wanted to know is its choice as well */
+        if (!t->have_wanted) memcpy(t->unscored, policy, t->n);
+        t->have_wanted = true;
+        return NB_OK;
+    }
     NB_TRY(grow(t));
     nb_status st = p->score(t->ctx, p->self, policy, &x);
     if (st == NB_ECANCELLED) {

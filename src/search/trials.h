@@ -20,7 +20,7 @@ typedef struct nbi_trials {
     size_t capacity, n_slots;
     uint8_t *best, *closest, *unscored;
     double best_score, closest_excess;
-    bool have_best, have_unscored;
+    bool have_best, have_unscored, have_wanted;
     bool reachable_window; /* some limit stops the most expensive policy */
 } nbi_trials;
 

@@ -47,14 +47,17 @@ static int value(const uint8_t *x, uint8_t type, size_t i) {
     return type == NBK_U8 ? x[i] : (int8_t)x[i];
 }
 
-static int64_t floor_div(__int128 a, __int128 b) { /* b > 0 */
-    const __int128 q = a / b;
+/* wider than any product here */
+__extension__ typedef __int128 wide;
+
+static int64_t floor_div(wide a, wide b) { /* b > 0 */
+    const wide q = a / b;
     return (int64_t)(a % b < 0 ? q - 1 : q);
 }
 
 static int64_t rescaled(int64_t acc, int32_t mult, int shift) {
-    const __int128 one = 1;
-    return floor_div((__int128)acc * mult * 2 + (one << shift), one << (shift + 1));
+    const wide one = 1;
+    return floor_div((wide)acc * mult * 2 + (one << shift), one << (shift + 1));
 }
 
 static int64_t limited(int64_t v, int lo, int hi) {

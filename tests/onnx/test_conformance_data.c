@@ -173,7 +173,7 @@ static bool ops_known(const nbi_graph *g) {
 }
 
 static verdict run_case(nb_ctx *ctx, const char *dir, char *why, size_t size) {
-    char path[1024];
+    char path[1200]; /* dir has at most 1024 */
     nbi_graph *model = NULL;
     snprintf(path, sizeof path, "%s/model.onnx", dir);
     nb_status st = nbi_onnx_read(ctx, path, &model);

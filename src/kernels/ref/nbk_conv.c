@@ -76,7 +76,8 @@ static int32_t row_sum(const nbk_conv *p, const void *in, const int8_t *w, const
     }
     if (s->first == s->last) return sum;
     size_t at = (size_t)y * (size_t)p->in_w + (size_t)(s->x + s->first * p->dw);
-    at = at * (size_t)p->in_c + (size_t)(s->group * c);
+    const size_t in_c = (size_t)p->in_c;
+    at = at * in_c + (size_t)(s->group * c);
     if (p->dw == 1 && p->groups == 1) /* the taps are neighbours in memory */
         return sum + dot(in, p->in_type, at, w + s->first * c, (s->last - s->first) * c);
     for (int k = s->first; k < s->last; k++, at += (size_t)(p->dw * p->in_c))
@@ -114,6 +115,7 @@ size_t nbk_conv_scratch(const nbk_conv *p) {
 /* Exactly one of out and acc is given. */
 static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void *scratch) {
     const size_t k = (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
+    const size_t out_c = (size_t)p->out_c;
     for (int o = 0; o < p->out_c; o++) {
         const int8_t *w = (const int8_t *)p->w + (size_t)o * k;
         if (!is_plain(p)) {
@@ -123,7 +125,7 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
         const int group = o / (p->out_c / p->groups);
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
-            for (int x = 0; x < p->out_w; x++, at += (size_t)p->out_c) {
+            for (int x = 0; x < p->out_w; x++, at += out_c) {
                 const span s = span_at(p, x, group);
                 const int32_t sum = p->bias[o] + pixel_sum(p, in, w, &s, y);
                 if (acc)

@@ -10,6 +10,7 @@ static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int
                          int ox) {
     const int x0 = ox * p->sw - p->pl;
     int y = oy * p->sh - p->pt;
+    const size_t in_w = (size_t)p->in_w, in_c = (size_t)p->in_c;
     int32_t sum = 0;
     for (int i = 0; i < p->kh; i++, y += p->dh) {
         const int row_inside = y >= 0 && y < p->in_h;
@@ -17,8 +18,8 @@ static int32_t pixel_sum(const nbk_conv *p, const void *in, const int8_t *w, int
         for (int j = 0; j < p->kw; j++, w++, x += p->dw) {
             int32_t v = p->in_zero;
             if (row_inside && x >= 0 && x < p->in_w) {
-                const size_t pixel = (size_t)y * (size_t)p->in_w + (size_t)x;
-                v = nbk_load(in, p->in_type, pixel * (size_t)p->in_c + (size_t)c);
+                const size_t pixel = (size_t)y * in_w + (size_t)x;
+                v = nbk_load(in, p->in_type, pixel * in_c + (size_t)c);
             }
             sum += v * *w;
         }
