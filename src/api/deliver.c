@@ -56,7 +56,7 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     if (s->info.count[NBI_SPLIT_TEST] == 0) draw.split = NBI_SPLIT_VAL;
     if (s->info.count[draw.split] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(s->ctx, s->data, &draw, &images));
-    NB_TRYG(nbi_eval_float(s->ctx, s->source, &images, &s->transform, &fv, &fc, NULL));
+    NB_TRYG(nbi_eval_float(s->ctx, s->compared, &images, &s->transform, &fv, &fc, NULL));
     NB_TRYG(nbi_eval_integer(s->ctx, program, &images, &s->transform, &qv, &qc, &rate));
     const int *label = s->labelled ? images.label : NULL;
     bool probability = s->edge != s->net->output[0];
