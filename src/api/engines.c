@@ -10,6 +10,7 @@
 
 #define FLOAT_BATCH   64
 #define INTEGER_BATCH 256
+#define FIXED_BATCH_MAX 4096
 
 typedef struct float_run {
     nbi_graph *graph;
@@ -30,20 +31,43 @@ static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, float_r
     return nbi_exec_new(ctx, r->graph, 0, &r->exec);
 }
 
-/* The first output of the last run, contiguous, behind values[first]. */
+/* The first output of the last run, `n` images of it, contiguous, behind values[first]. */
 static nb_status take_output(nb_ctx *ctx, float_run *r, const nbi_images *images, size_t first,
                              size_t n, float **values, size_t *count) {
+    const nbi_graph *g = r->graph;
+    const char *name = g->tensor[g->output[0]]->name;
+    int64_t batch = g->tensor[g->input[0]]->dim[0];
     nbi_view v, to;
-    NB_TRY(nbi_exec_value(ctx, r->exec, r->graph->output[0], &v));
+    NB_TRY(nbi_exec_value(ctx, r->exec, g->output[0], &v));
     if (v.dtype != NB_DTYPE_F32)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is %s, not float32",
-                       r->graph->tensor[r->graph->output[0]]->name, nbi_dtype_name(v.dtype));
-    *count = (size_t)nbi_view_count(&v) / n;
+        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is %s, not float32", name,
+                       nbi_dtype_name(v.dtype));
+    if (v.rank < 1 || v.dim[0] != batch)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is not one row per image: the batch is "
+                       "%lld, its first dimension %lld", name, (long long)batch,
+                       v.rank < 1 ? 0LL : (long long)v.dim[0]);
+    *count = (size_t)(nbi_view_count(&v) / batch);
+    if (*count == 0) return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is empty", name);
     if (!*values) NB_TRY(nbi_alloc(ctx, images->n * *count, sizeof(float), values));
+    v.dim[0] = (int64_t)n;
     to = v;
     to.data = *values + first * *count;
     nbi_view_contiguous(&to);
     nbi_view_copy(&to, &v);
+    return NB_OK;
+}
+
+/* Images at a time: a model whose batch is fixed takes just as many, the last ones may be blank. */
+static nb_status batch_of(nb_ctx *ctx, const nbi_graph *graph, const nbi_images *images,
+                          size_t *batch, bool *fixed) {
+    const nbi_tensor *x = graph->tensor[graph->input[0]];
+    *fixed = x->rank > 0 && x->dim[0] >= 0;
+    *batch = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH;
+    if (!*fixed) return NB_OK;
+    if (x->dim[0] < 1 || x->dim[0] > FIXED_BATCH_MAX)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "input '%s' takes %lld images at a time; 1 to %d are "
+                       "possible", x->name, (long long)x->dim[0], FIXED_BATCH_MAX);
+    *batch = (size_t)x->dim[0];
     return NB_OK;
 }
 
@@ -53,14 +77,17 @@ nb_status nbi_eval_float(nb_ctx *ctx, const nbi_graph *graph, const nbi_images *
     float_run r = {0};
     float *out = NULL;
     nb_status st = NB_OK;
-    size_t batch = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH, planned = 0;
+    size_t batch, planned = 0;
+    bool fixed;
     size_t floats = images->info.is_image ? images->sample_bytes : images->sample_bytes / 4;
     double busy = 0;
+    NB_TRYG(batch_of(ctx, graph, images, &batch, &fixed));
     NB_TRYG(nbi_alloc(ctx, batch * floats, sizeof(float), &r.input));
     for (size_t first = 0; first < images->n; first += batch) {
         size_t n = images->n - first < batch ? images->n - first : batch;
-        if (n != planned) NB_TRYG(plan(ctx, graph, n, &r));
-        planned = n;
+        size_t take = fixed ? batch : n;
+        if (take != planned) NB_TRYG(plan(ctx, graph, take, &r));
+        planned = take;
         nbi_images_fill(images, transform, first, n, r.input);
         const void *inputs[1] = {r.input};
         double start = nb_seconds(ctx);

@@ -139,6 +139,7 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
     NB_TRYG(draw(ctx, &o->data, s.model->graph, &images));
     NB_TRYG(run_subject(ctx, &s, &images, &values, &count, &rate));
+    NB_TRYG(nbi_check_labels(ctx, &images, count));
     if (o->predictions)
         NB_TRYG(write_predictions(ctx, o->predictions, values, images.n, count));
     nbi_measure(values, NULL, has_labels(&images) ? images.label : NULL, images.n, count,
@@ -192,6 +193,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
                      count[1]);
         goto done;
     }
+    NB_TRYG(nbi_check_labels(ctx, &images, count[0]));
     nbi_metrics ma, mb;
     const int *label = has_labels(&images) ? images.label : NULL;
     bool probability = gives_probabilities(s[0].model->graph);

@@ -190,6 +190,9 @@ static nb_status draw_images(nbi_session *s) {
     draw = (nbi_draw){NBI_SPLIT_VAL, NBI_SCORE_IMAGES, seed + 1, true, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
+    const nbi_edge *e = &s->net->edge[s->edge];
+    size_t outputs = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    if (!s->net->n_untouched) NB_TRYG(nbi_check_labels(ctx, &score, outputs));
     nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
                       .info = calib.info};
     NB_TRYG(nbi_alloc(ctx, all.n, all.sample_bytes, &all.bytes));
