@@ -57,6 +57,16 @@ static nb_status one_of(nb_ctx *ctx, const char *what, const char *text, const c
     return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not one of: %s", what, text, list);
 }
 
+static nb_status parse_metric(nbi_session *s) {
+    static const char *const metrics[] = {"top1", "top5", "loss", "kl", "auc", "mse", "cosine"};
+    int k;
+    if (!s->o->data.metric) return NB_OK;
+    NB_TRY(one_of(s->ctx, "metric", s->o->data.metric, metrics, 7, &k));
+    s->loss_given = true;
+    s->loss = k < 5 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    return NB_OK;
+}
+
 static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
@@ -64,6 +74,7 @@ static nb_status parse_options(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
+    NB_TRY(parse_metric(s));
     NB_TRY(one_of(ctx, "schemes", o->schemes, schemes, 1, &k));
     NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
     s->for_onnx = k == 1;
@@ -221,7 +232,8 @@ static nb_status calibrate(nbi_session *s) {
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
-    s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    if (!s->loss_given)
+        s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;
 }
 
