@@ -59,7 +59,7 @@ static nb_status one_of(nb_ctx *ctx, const char *what, const char *text, const c
 
 static nb_status parse_metric(nbi_session *s) {
     static const char *const metrics[] = {"top1", "top5", "loss", "kl", "auc", "mse", "cosine"};
-    int k;
+    int k = 0;
     if (!s->o->data.metric) return NB_OK;
     NB_TRY(one_of(s->ctx, "metric", s->o->data.metric, metrics, 7, &k));
     s->loss_given = true;
