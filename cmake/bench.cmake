@@ -5,3 +5,10 @@ target_link_libraries(bench_kernels PRIVATE nibble_objects nibble_dependencies n
 # The pictures that examples/train_glyphs.py learns from.
 add_executable(dump_glyphs EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/bench/dump_glyphs.c)
 target_link_libraries(dump_glyphs PRIVATE nibble_objects nibble_dependencies nibble_warnings)
+# Our figures of docs/benchmarks.md: run by bench/figures.py.
+foreach(name ptq_draws policies program_outputs)
+  add_executable(${name} EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/bench/${name}.c
+    ${CMAKE_SOURCE_DIR}/bench/bench_cifar.c)
+  target_link_libraries(${name} PRIVATE nibble_objects nibble_dependencies nibble_warnings)
+endforeach()
+add_custom_target(figures_programs DEPENDS ptq_draws policies program_outputs)

@@ -1,0 +1,130 @@
+/* Post-training quantization of a CIFAR-10 network at uniform widths, on one committed calibration
+ * draw, evaluated on the integer program:
+ *
+ *     ptq_draws MODEL.onnx CIFAR DRAWS.json DRAW augmented|plain CONFIGS [IMAGES]
+ *
+ * CONFIGS: W4A4,W3A3,…; IMAGES: only the first test images. Ranges come from the 512 images of the
+ * draw with their crop and flip, or as they are; the output-statistics correction always measures
+ * on the augmented ones, and so, then, do the float statistics. Prints {config: {top1, classes,
+ * seconds}}; classes is one digit per test image. */
+#include "bench_cifar.h"
+#include "quant/calibrate.h"
+#include "runtime/lower.h"
+#include "runtime/run.h"
+#include "runtime/scorer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEST_MOST 10000
+#define CLASSES   10
+#define CACHE     ((size_t)64 << 20)
+
+typedef struct test_set {
+    size_t n;
+    uint8_t *images;
+    int *labels;
+} test_set;
+
+/* The fits of `from`'s activation sites, with `to`'s statistics of the sums kept. */
+static void copy_fits(const nbi_qnet *from, nbi_qnet *to) {
+    for (int i = 0; i < to->n_sites; i++) {
+        memcpy(to->site[i].fit, from->site[i].fit, sizeof to->site[i].fit);
+        memcpy(to->site[i].sqnr, from->site[i].sqnr, sizeof to->site[i].sqnr);
+    }
+}
+
+/* Lowest index among equals, as everywhere. */
+static int argmax(const int32_t *v) {
+    int best = 0;
+    for (int c = 1; c < CLASSES; c++)
+        if (v[c] > v[best]) best = c;
+    return best;
+}
+
+static json_t *evaluate(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits, const test_set *t) {
+    nbi_frozen *frozen;
+    nbi_program *program;
+    nbi_runner *runner;
+    char *classes = bench_room(t->n + 1);
+    int32_t *logits = bench_room(t->n * CLASSES * sizeof *logits), *outputs[8] = {NULL};
+    double start = nb_seconds(ctx);
+    size_t right = 0;
+    bench_check(ctx, nbi_scorer_freeze(ctx, scorer, bits, &frozen), "freeze");
+    bench_check(ctx, nbi_lower(ctx, frozen, &program), "lower");
+    double seconds = nb_seconds(ctx) - start;
+    bench_check(ctx, nbi_runner_new(ctx, program, &runner), "run");
+    outputs[program->n_outputs - 1] = logits;
+    bench_check(ctx, nbi_runner_run(ctx, runner, t->n, t->images, outputs), "run");
+    for (size_t i = 0; i < t->n; i++) {
+        int c = argmax(logits + i * CLASSES);
+        classes[i] = (char)('0' + c);
+        right += c == t->labels[i];
+    }
+    json_t *row = json_pack("{s:f,s:s,s:f,s:I}", "top1", 100.0 * (double)right / (double)t->n,
+                            "classes", classes, "correct_and_freeze_seconds", seconds, "bytes",
+                            (json_int_t)program->const_bytes);
+    nbi_runner_free(runner);
+    nbi_program_free(program);
+    nbi_frozen_free(frozen);
+    free(logits);
+    free(classes);
+    return row;
+}
+
+static json_t *evaluate_all(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *augmented,
+                            char *configs, const test_set *t) {
+    const nbi_scorer_options options = {BENCH_CALIB, augmented, BENCH_CALIB, CACHE, true};
+    nbi_scorer *scorer;
+    json_t *root = json_object();
+    uint8_t *bits = bench_room((size_t)net->n_sites);
+    bench_check(ctx, nbi_scorer_new(ctx, net, &options, &scorer), "scorer");
+    for (char *name = strtok(configs, ","); name; name = strtok(NULL, ",")) {
+        int w, a;
+        if (sscanf(name, "W%dA%d", &w, &a) != 2 || w < 1 || w > 8 || a < 1 || a > 8) {
+            fprintf(stderr, "'%s' is not a configuration such as W4A4\n", name);
+            exit(2);
+        }
+        bench_uniform(net, w, a, bits);
+        json_object_set_new(root, name, evaluate(ctx, scorer, bits, t));
+    }
+    nbi_scorer_free(scorer);
+    free(bits);
+    return root;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 7) {
+        fprintf(stderr, "usage: %s MODEL.onnx CIFAR DRAWS.json DRAW augmented|plain CONFIGS "
+                        "[IMAGES]\n", argv[0]);
+        return 2;
+    }
+    nb_ctx *ctx = nb_ctx_new();
+    bool plain_ranges = !strcmp(argv[5], "plain");
+    size_t limit = argc > 7 ? strtoul(argv[7], NULL, 10) : TEST_MOST;
+    uint8_t *plain = bench_room((size_t)BENCH_CALIB * BENCH_BYTES);
+    uint8_t *augmented = bench_room((size_t)BENCH_CALIB * BENCH_BYTES);
+    if (limit > TEST_MOST) limit = TEST_MOST;
+    test_set t = {0, bench_room(limit * BENCH_BYTES), bench_room(limit * sizeof(int))};
+    t.n = bench_records(argv[2], "test_batch.bin", limit, t.images, t.labels);
+    bench_draw(argv[2], argv[3], atoi(argv[4]), plain, augmented);
+    bench_network n, p;
+    bench_network_open(ctx, argv[1], augmented, BENCH_CALIB, &n);
+    if (plain_ranges) {
+        bench_network_open(ctx, argv[1], plain, BENCH_CALIB, &p);
+        copy_fits(p.net, n.net);
+        bench_network_close(&p);
+    }
+    json_t *root = evaluate_all(ctx, n.net, augmented, argv[6], &t);
+    json_dumpf(root, stdout, JSON_COMPACT | JSON_REAL_PRECISION(8));
+    putchar('\n');
+    json_decref(root);
+    bench_network_close(&n);
+    free(t.images);
+    free(t.labels);
+    free(plain);
+    free(augmented);
+    nb_ctx_free(ctx);
+    return 0;
+}
