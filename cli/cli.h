@@ -178,6 +178,7 @@ int cmd_eval(cli *c);
 int cmd_quantize(cli *c);
 int cmd_sensitivity(cli *c);
 int cmd_compare(cli *c);
+int cmd_report(cli *c);
 int cmd_export(cli *c);
 int cmd_bench(cli *c);
 int cmd_list(cli *c);

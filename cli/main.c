@@ -18,6 +18,7 @@ static const command commands[] = {
     {"sensitivity", cmd_sensitivity, "which layer is to blame, at which width"},
     {"compare", cmd_compare, "two models side by side on the same data"},
     {"export", cmd_export, "another format of a finished run: ONNX or C source"},
+    {"report", cmd_report, "makes report.html of a result folder anew"},
     {"bench", cmd_bench, "time per image and per layer on this machine"},
     {"list", cmd_list, "what this build can do: operators, schemes, search methods, ..."},
 };

@@ -192,6 +192,9 @@ NB_API nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_op
 NB_API nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                                 char **json);
 
+/* Rebuilds report.html of a result folder from its JSON files: {files[], bytes}. */
+NB_API nb_status nb_report(nb_ctx *ctx, const char *folder, char **json);
+
 typedef struct nb_export_options {
     const char *format; /* "qdq" or "c" */
     const char *output; /* file (qdq) or folder (c) */

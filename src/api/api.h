@@ -73,6 +73,20 @@ nb_status nbi_eval_integer(nb_ctx *ctx, const struct nbi_program *program,
 nb_status nbi_program_inputs(nb_ctx *ctx, const struct nbi_program *program,
                              const nbi_images *images, const nbi_transform *transform,
                              uint8_t **out);
+/* Outputs of a whole split, whatever its size: the data passes in blocks. */
+typedef struct nbi_outputs {
+    float *values; /* [n][count] */
+    int *label;    /* [n] */
+    size_t n, count;
+    bool labelled; /* some label is known */
+    double rate;   /* images per second */
+} nbi_outputs;
+/* On the integer engine when program is not NULL, else on the float engine. */
+nb_status nbi_eval_split(nb_ctx *ctx, const nbi_dataset *data, nbi_split split,
+                         const nbi_graph *graph, const struct nbi_program *program,
+                         const nbi_transform *transform, nbi_outputs *out);
+void nbi_outputs_free(nbi_outputs *outputs);
+
 /* A quantized model's program: NB_EUNSUPPORTED when the graph is not one that the integer engine
  * can rebuild. */
 nb_status nbi_load_program(nb_ctx *ctx, const nbi_graph *graph, const nbi_transform *transform,

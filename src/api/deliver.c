@@ -46,33 +46,28 @@ static nb_status write_onnx(nbi_session *s, const nbi_frozen *frozen, double *by
 
 /* Final numbers on the test split (all of it, or --limit): float beside quantized. */
 static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_t *f, json_t *q) {
-    nbi_images images = {0};
-    float *fv = NULL, *qv = NULL;
-    size_t fc, qc;
-    double rate = 0;
+    nbi_outputs a = {0}, b = {0};
     nbi_metrics m;
     nb_status st;
-    nbi_draw draw = {NBI_SPLIT_TEST, 0, 0, false, NULL};
-    if (s->info.count[NBI_SPLIT_TEST] == 0) draw.split = NBI_SPLIT_VAL;
-    if (s->info.count[draw.split] == 0) draw.split = NBI_SPLIT_TRAIN;
-    NB_TRYG(nbi_images_draw(s->ctx, s->data, &draw, &images));
-    NB_TRYG(nbi_eval_float(s->ctx, s->source, &images, &s->transform, &fv, &fc, NULL));
-    NB_TRYG(nbi_eval_integer(s->ctx, program, &images, &s->transform, &qv, &qc, &rate));
-    const int *label = s->labelled ? images.label : NULL;
+    nbi_split split = NBI_SPLIT_TEST;
+    if (s->info.count[split] == 0) split = NBI_SPLIT_VAL;
+    if (s->info.count[split] == 0) split = NBI_SPLIT_TRAIN;
+    NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->source, NULL, &s->transform, &a));
+    NB_TRYG(nbi_eval_split(s->ctx, s->data, split, NULL, program, &s->transform, &b));
     bool probability = s->edge != s->net->output[0];
-    nbi_measure(fv, NULL, label, images.n, fc, probability, &m);
+    nbi_measure(a.values, NULL, a.labelled ? a.label : NULL, a.n, a.count, probability, &m);
     json_t *o = nbi_metrics_json(&m);
     json_object_update(f, o);
     json_decref(o);
-    nbi_measure(qv, fc == qc ? fv : NULL, label, images.n, qc, probability, &m);
+    nbi_measure(b.values, a.count == b.count ? a.values : NULL, b.labelled ? b.label : NULL, b.n,
+                b.count, probability, &m);
     o = nbi_metrics_json(&m);
     json_object_update(q, o);
     json_decref(o);
-    json_object_set_new(q, "images_per_second", json_real(rate));
+    json_object_set_new(q, "images_per_second", json_real(b.rate));
 done:
-    nbi_images_free(&images);
-    nbi_free(fv);
-    nbi_free(qv);
+    nbi_outputs_free(&a);
+    nbi_outputs_free(&b);
     return st;
 }
 

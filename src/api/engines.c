@@ -10,6 +10,7 @@
 
 #define FLOAT_BATCH   64
 #define INTEGER_BATCH 256
+#define BLOCK_BYTES   ((size_t)64 << 20) /* of samples in memory at once */
 
 typedef struct float_run {
     nbi_graph *graph;
@@ -30,15 +31,19 @@ static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, float_r
     return nbi_exec_new(ctx, r->graph, 0, &r->exec);
 }
 
-/* The first output of the last run, contiguous, behind values[first]. */
+/* The first output of the last run of `batch` images, its first n contiguous behind values[first]. */
 static nb_status take_output(nb_ctx *ctx, float_run *r, const nbi_images *images, size_t first,
-                             size_t n, float **values, size_t *count) {
+                             size_t n, size_t batch, float **values, size_t *count) {
     nbi_view v, to;
     NB_TRY(nbi_exec_value(ctx, r->exec, r->graph->output[0], &v));
     if (v.dtype != NB_DTYPE_F32)
         return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is %s, not float32",
                        r->graph->tensor[r->graph->output[0]]->name, nbi_dtype_name(v.dtype));
-    *count = (size_t)nbi_view_count(&v) / n;
+    *count = (size_t)nbi_view_count(&v) / batch;
+    if (n < batch && (v.rank < 1 || v.dim[0] != (int64_t)batch))
+        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' has no batch dimension and the model takes "
+                       "%zu images at once", r->graph->tensor[r->graph->output[0]]->name, batch);
+    if (n < batch) v.dim[0] = (int64_t)n;
     if (!*values) NB_TRY(nbi_alloc(ctx, images->n * *count, sizeof(float), values));
     to = v;
     to.data = *values + first * *count;
@@ -53,20 +58,22 @@ nb_status nbi_eval_float(nb_ctx *ctx, const nbi_graph *graph, const nbi_images *
     float_run r = {0};
     float *out = NULL;
     nb_status st = NB_OK;
-    size_t batch = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH, planned = 0;
+    const nbi_tensor *x = graph->tensor[graph->input[0]];
+    size_t fixed = x->rank > 0 && x->dim[0] > 0 ? (size_t)x->dim[0] : 0, planned = 0;
+    size_t most = images->n < FLOAT_BATCH ? images->n : FLOAT_BATCH, batch = fixed ? fixed : most;
     size_t floats = images->info.is_image ? images->sample_bytes : images->sample_bytes / 4;
     double busy = 0;
     NB_TRYG(nbi_alloc(ctx, batch * floats, sizeof(float), &r.input));
     for (size_t first = 0; first < images->n; first += batch) {
-        size_t n = images->n - first < batch ? images->n - first : batch;
-        if (n != planned) NB_TRYG(plan(ctx, graph, n, &r));
-        planned = n;
+        size_t n = images->n - first < batch ? images->n - first : batch, p = fixed ? fixed : n;
+        if (p != planned) NB_TRYG(plan(ctx, graph, p, &r));
+        planned = p;
         nbi_images_fill(images, transform, first, n, r.input);
         const void *inputs[1] = {r.input};
         double start = nb_seconds(ctx);
         NB_TRYG(nbi_exec_run(ctx, r.exec, inputs));
         busy += nb_seconds(ctx) - start;
-        NB_TRYG(take_output(ctx, &r, images, first, n, &out, count));
+        NB_TRYG(take_output(ctx, &r, images, first, n, p, &out, count));
         NB_TRYG(nb_progress(ctx, "float engine", (double)(first + n), (double)images->n));
     }
     *values = out;
@@ -157,5 +164,63 @@ done:
     nbi_free(inputs);
     nbi_free(codes);
     nbi_free(out);
+    return st;
+}
+
+/* ---- whole splits ----------------------------------------------------------------------------- */
+
+void nbi_outputs_free(nbi_outputs *o) {
+    nbi_free(o->values);
+    nbi_free(o->label);
+    *o = (nbi_outputs){0};
+}
+
+static nb_status add_block(nb_ctx *ctx, const nbi_images *images, size_t first, float *values,
+                           size_t count, nbi_outputs *o) {
+    if (!o->values) NB_TRY(nbi_alloc(ctx, o->n * count, sizeof *values, &o->values));
+    o->count = count;
+    memcpy(o->values + first * count, values, images->n * count * sizeof *values);
+    memcpy(o->label + first, images->label, images->n * sizeof *o->label);
+    for (size_t i = 0; i < images->n; i++) o->labelled |= images->label[i] >= 0;
+    return NB_OK;
+}
+
+nb_status nbi_eval_split(nb_ctx *ctx, const nbi_dataset *data, nbi_split split,
+                         const nbi_graph *graph, const nbi_program *program,
+                         const nbi_transform *transform, nbi_outputs *out) {
+    const nbi_dataset_info *info = nbi_dataset_get(data);
+    nbi_outputs o = {.n = info->count[split]};
+    size_t block = BLOCK_BYTES / info->sample_bytes, count;
+    uint32_t *index = NULL;
+    float *values = NULL;
+    nbi_images images = {0};
+    double busy = 0, rate;
+    nb_status st;
+    if (block < INTEGER_BATCH) block = INTEGER_BATCH;
+    if (block > o.n) block = o.n;
+    NB_TRYG(nbi_alloc(ctx, block + 1, sizeof *index, &index));
+    NB_TRYG(nbi_alloc(ctx, o.n + 1, sizeof *o.label, &o.label));
+    for (size_t first = 0; first == 0 || first < o.n; first += block) {
+        size_t n = o.n - first < block ? o.n - first : block;
+        for (size_t i = 0; i < n; i++) index[i] = (uint32_t)(first + i);
+        nbi_draw draw = {split, n, 0, false, index};
+        NB_TRYG(nbi_images_draw(ctx, data, &draw, &images));
+        st = program ? nbi_eval_integer(ctx, program, &images, transform, &values, &count, &rate)
+                     : nbi_eval_float(ctx, graph, &images, transform, &values, &count, &rate);
+        if (st == NB_OK) st = add_block(ctx, &images, first, values, count, &o);
+        if (st != NB_OK) goto done;
+        busy += rate > 0 ? (double)n / rate : 0;
+        nbi_free(values);
+        values = NULL;
+        nbi_images_free(&images);
+    }
+    o.rate = busy > 0 ? (double)o.n / busy : 0;
+    *out = o;
+    o = (nbi_outputs){0};
+done:
+    nbi_free(index);
+    nbi_free(values);
+    nbi_images_free(&images);
+    nbi_outputs_free(&o);
     return st;
 }

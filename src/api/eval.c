@@ -76,13 +76,6 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
     return st;
 }
 
-static nb_status run_subject(nb_ctx *ctx, const subject *s, const nbi_images *images,
-                             float **values, size_t *count, double *rate) {
-    if (s->program)
-        return nbi_eval_integer(ctx, s->program, images, &s->transform, values, count, rate);
-    return nbi_eval_float(ctx, s->model->graph, images, &s->transform, values, count, rate);
-}
-
 /* Does the first output hold probabilities (a final Softmax)? */
 static bool gives_probabilities(const nbi_graph *g) {
     int p = g->tensor[g->output[0]]->producer;
@@ -96,19 +89,14 @@ static bool gives_probabilities(const nbi_graph *g) {
     return false;
 }
 
-static nb_status draw(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
-                      nbi_images *images) {
-    nbi_dataset *data = NULL;
-    nbi_split split;
-    NB_TRY(nbi_parse_split(ctx, o->split, NBI_SPLIT_TEST, &split));
-    NB_TRY(nbi_open_data(ctx, o, graph, &data));
-    const nbi_dataset_info *info = nbi_dataset_get(data);
-    if (!o->split && info->count[split] == 0)
-        split = info->count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
-    nbi_draw d = {split, 0, 0, false, NULL};
-    nb_status st = nbi_images_draw(ctx, data, &d, images);
-    nbi_dataset_free(data);
-    return st;
+static nb_status open_split(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
+                            nbi_dataset **data, nbi_split *split) {
+    NB_TRY(nbi_parse_split(ctx, o->split, NBI_SPLIT_TEST, split));
+    NB_TRY(nbi_open_data(ctx, o, graph, data));
+    const nbi_dataset_info *info = nbi_dataset_get(*data);
+    if (!o->split && info->count[*split] == 0)
+        *split = info->count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
+    return NB_OK;
 }
 
 static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *values, size_t n,
@@ -122,36 +110,29 @@ static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *v
     return st;
 }
 
-static bool has_labels(const nbi_images *images) {
-    for (size_t i = 0; i < images->n; i++)
-        if (images->label[i] >= 0) return true;
-    return false;
-}
-
 nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char **json) {
     subject s;
-    nbi_images images = {0};
-    float *values = NULL;
-    size_t count;
-    double rate;
+    nbi_dataset *data = NULL;
+    nbi_split split;
+    nbi_outputs out = {0};
     nbi_metrics m;
     nb_status st;
     NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
-    NB_TRYG(draw(ctx, &o->data, s.model->graph, &images));
-    NB_TRYG(run_subject(ctx, &s, &images, &values, &count, &rate));
+    NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
+    NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
     if (o->predictions)
-        NB_TRYG(write_predictions(ctx, o->predictions, values, images.n, count));
-    nbi_measure(values, NULL, has_labels(&images) ? images.label : NULL, images.n, count,
+        NB_TRYG(write_predictions(ctx, o->predictions, out.values, out.n, out.count));
+    nbi_measure(out.values, NULL, out.labelled ? out.label : NULL, out.n, out.count,
                 gives_probabilities(s.model->graph), &m);
     json_t *root = nbi_metrics_json(&m);
     json_object_set_new(root, "engine", json_string(s.program ? "integer" : "float"));
-    json_object_set_new(root, "images_per_second", json_real(rate));
+    json_object_set_new(root, "images_per_second", json_real(out.rate));
     json_object_set_new(root, "metric", json_string(o->data.metric ? o->data.metric
                                                     : m.labelled   ? "top1" : "none"));
     st = nbi_json_text(ctx, root, json);
 done:
-    nbi_free(values);
-    nbi_images_free(&images);
+    nbi_outputs_free(&out);
+    nbi_dataset_free(data);
     close_subject(&s);
     return st;
 }
@@ -174,42 +155,43 @@ static json_t *side_json(const subject *s, const nbi_metrics *m, double rate) {
     return o;
 }
 
-nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *data,
+nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
                      char **json) {
     subject s[2] = {{0}, {0}};
-    nbi_images images = {0};
-    float *values[2] = {NULL, NULL};
-    size_t count[2];
-    double rate[2];
+    nbi_dataset *data = NULL;
+    nbi_split split;
+    nbi_outputs out[2] = {{0}, {0}};
     nb_status st;
-    NB_TRYG(open_subject(ctx, a, data, NULL, true, &s[0]));
-    NB_TRYG(open_subject(ctx, b, data, NULL, true, &s[1]));
-    NB_TRYG(draw(ctx, data, s[0].model->graph, &images));
+    NB_TRYG(open_subject(ctx, a, options, NULL, true, &s[0]));
+    NB_TRYG(open_subject(ctx, b, options, NULL, true, &s[1]));
+    NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
     for (int i = 0; i < 2; i++)
-        NB_TRYG(run_subject(ctx, &s[i], &images, &values[i], &count[i], &rate[i]));
-    if (count[0] != count[1]) {
-        st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, count[0], b,
-                     count[1]);
+        NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,
+                               &s[i].transform, &out[i]));
+    if (out[0].count != out[1].count) {
+        st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, out[0].count, b,
+                     out[1].count);
         goto done;
     }
     nbi_metrics ma, mb;
-    const int *label = has_labels(&images) ? images.label : NULL;
+    size_t n = out[0].n, count = out[0].count;
+    const int *label = out[0].labelled ? out[0].label : NULL;
     bool probability = gives_probabilities(s[0].model->graph);
-    nbi_measure(values[0], NULL, label, images.n, count[0], probability, &ma);
-    nbi_measure(values[1], values[0], label, images.n, count[0], probability, &mb);
+    nbi_measure(out[0].values, NULL, label, n, count, probability, &ma);
+    nbi_measure(out[1].values, out[0].values, label, n, count, probability, &mb);
     double worst = 0;
-    for (size_t i = 0; i < images.n * count[0]; i++)
-        worst = fmax(worst, fabs((double)values[0][i] - (double)values[1][i]));
+    for (size_t i = 0; i < n * count; i++)
+        worst = fmax(worst, fabs((double)out[0].values[i] - (double)out[1].values[i]));
     json_t *root = json_pack("{s:f,s:f,s:o,s:o}", "agreement", mb.agreement, "max_abs_error",
-                             worst, "a", side_json(&s[0], &ma, rate[0]), "b",
-                             side_json(&s[1], &mb, rate[1]));
+                             worst, "a", side_json(&s[0], &ma, out[0].rate), "b",
+                             side_json(&s[1], &mb, out[1].rate));
     st = nbi_json_text(ctx, root, json);
 done:
-    nbi_free(values[0]);
-    nbi_free(values[1]);
-    nbi_images_free(&images);
-    close_subject(&s[0]);
-    close_subject(&s[1]);
+    for (int i = 0; i < 2; i++) {
+        nbi_outputs_free(&out[i]);
+        close_subject(&s[i]);
+    }
+    nbi_dataset_free(data);
     return st;
 }
 

@@ -124,10 +124,12 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     if (st == NB_OK && !met) describe_miss(result, missed, sizeof missed);
     if (st == NB_OK && !options->dry_run) {
         json_object_set_new(result, "met", json_boolean(out.feasible));
+        json_object_set_new(result, "model", json_string(s.model->path));
         nbi_buf file = {0};
         st = nbi_buf_printf(ctx, &file, "%s/results.json", options->output);
         if (st == NB_OK) st = nbi_json_write(ctx, result, file.data);
         nbi_buf_free(&file);
+        if (st == NB_OK) st = nb_report(ctx, options->output, NULL);
     }
     nbi_free(out.bits);
     nbi_session_close(&s);

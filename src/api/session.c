@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE_BYTES ((size_t)160 << 20)
+#define CACHE_BYTES ((size_t)160 << 20) /* prefixes of candidates */
+#define IMAGE_BYTES ((size_t)384 << 20) /* tensors of one candidate over all images */
 
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
@@ -56,6 +57,16 @@ static nb_status one_of(nb_ctx *ctx, const char *what, const char *text, const c
     return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not one of: %s", what, text, list);
 }
 
+static nb_status parse_metric(nbi_session *s) {
+    static const char *const metrics[] = {"top1", "top5", "loss", "kl", "auc", "mse", "cosine"};
+    int k = 0;
+    if (!s->o->data.metric) return NB_OK;
+    NB_TRY(one_of(s->ctx, "metric", s->o->data.metric, metrics, 7, &k));
+    s->loss_given = true;
+    s->loss = k < 5 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    return NB_OK;
+}
+
 static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
@@ -63,6 +74,7 @@ static nb_status parse_options(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
+    NB_TRY(parse_metric(s));
     NB_TRY(one_of(ctx, "schemes", o->schemes, schemes, 1, &k));
     NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
     s->for_onnx = k == 1;
@@ -155,15 +167,33 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
 
 /* ---- data and calibration ------------------------------------------------------------------- */
 
+/* How many images the scorer may hold: about three of the largest tensor are alive at once. */
+static void bound_images(const nbi_session *s, size_t *calib, size_t *score) {
+    size_t largest = 1;
+    for (int e = 0; e < s->net->n_edges; e++) {
+        const nbi_edge *edge = &s->net->edge[e];
+        size_t n = (size_t)edge->h * (size_t)edge->w * (size_t)edge->c;
+        if (n > largest) largest = n;
+    }
+    size_t most = IMAGE_BYTES / (3 * largest);
+    if (*calib + *score <= most) return;
+    size_t wanted = *calib + *score;
+    *calib = most * *calib / wanted > 32 ? most * *calib / wanted : 32;
+    *score = most * *score / wanted > 32 ? most * *score / wanted : 32;
+    nb_log(s->ctx, NB_LOG_INFO, "large tensors: %zu calibration and %zu validation images are used",
+           *calib, *score);
+}
+
 static nb_status draw_images(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
     nbi_images calib = {0}, score = {0};
     nb_status st;
     uint64_t seed = nb_ctx_seed(ctx);
-    nbi_draw draw = {NBI_SPLIT_TRAIN, s->o->calib ? s->o->calib : NBI_CALIB_IMAGES, seed, true,
-                     NULL};
+    size_t n_calib = s->o->calib ? s->o->calib : NBI_CALIB_IMAGES, n_score = NBI_SCORE_IMAGES;
+    bound_images(s, &n_calib, &n_score);
+    nbi_draw draw = {NBI_SPLIT_TRAIN, n_calib, seed, true, NULL};
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &calib));
-    draw = (nbi_draw){NBI_SPLIT_VAL, NBI_SCORE_IMAGES, seed + 1, true, NULL};
+    draw = (nbi_draw){NBI_SPLIT_VAL, n_score, seed + 1, true, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
     nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
@@ -202,7 +232,8 @@ static nb_status calibrate(nbi_session *s) {
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
-    s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    if (!s->loss_given)
+        s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;
 }
 

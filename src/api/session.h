@@ -34,6 +34,7 @@ typedef struct nbi_session {
     float *reference;      /* float values of the score edge, all of them */
     int edge;
     nbi_loss loss;
+    bool loss_given; /* by --metric */
     bool labelled;
     nbi_scorer *scorer;
     nbi_netproblem *np;

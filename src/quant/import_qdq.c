@@ -1,7 +1,8 @@
-/* QDQ model → frozen quantized graph. Weights first: DequantizeLinear of integer constants becomes a
- * float constant that remembers its integers, so that the network takes its canonical form like any
- * float network, with QuantizeLinear and DequantizeLinear of activations as the borders of layers
- * (canon_qdq.c). Then sites from the borders' grids, and the integers in the layers' order. */
+/* QDQ model → frozen quantized graph. Weights first: DequantizeLinear of integer constants becomes
+ * a float constant that remembers its integers, so that the network takes its canonical form like
+ * any float network, with QuantizeLinear and DequantizeLinear of activations as the borders of
+ * layers (canon_qdq.c). Then sites from the borders' grids, and the integers in the layers'
+ * order. */
 #include "quant/import_qdq.h"
 
 #include "exec/exec.h"
@@ -74,8 +75,8 @@ int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name) {
 
 /* ---- all of it ------------------------------------------------------------------------------ */
 
-/* Nodes behind an unknown operator stay untouched as in any network; a known one that has no integer
- * form means that the model is not for this engine. */
+/* Nodes behind an unknown operator stay untouched as in any network; a known one that has no
+ * integer form means that the model is not for this engine. */
 static nb_status check_untouched(const nbi_qdq_import *im) {
     const nbi_qnet *net = im->net;
     if (net->n_untouched == 0) return NB_OK;

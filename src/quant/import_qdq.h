@@ -1,5 +1,5 @@
-/* A QDQ model as the integer engine runs it: the frozen quantized graph it was exported from, or, for
- * models of other tools, the one that means the same. */
+/* A QDQ model as the integer engine runs it: the frozen quantized graph it was exported from, or,
+ * for models of other tools, the one that means the same. */
 #ifndef NIBBLE_QUANT_IMPORT_QDQ_H
 #define NIBBLE_QUANT_IMPORT_QDQ_H
 

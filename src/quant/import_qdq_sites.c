@@ -1,6 +1,6 @@
 /* Sites of an imported network. Edges joined by moves and max pooling form one class with one grid,
- * as in generate.c; where a move changes the grid (a Concat whose inputs have scales of their own), a
- * requantization comes before it. */
+ * as in generate.c; where a move changes the grid (a Concat whose inputs have scales of their own),
+ * a requantization comes before it. */
 #include "quant/import_qdq_parts.h"
 
 #include <math.h>
@@ -141,8 +141,9 @@ static void full_range(nbi_qparam *q, int bits) {
     q->hi = q->lo + (1 << bits) - 1;
 }
 
-/* Kernels are fastest, and our own grids are, unsigned from 0 or signed around 0; files may hold the
- * latter 128 higher, and signed codes that start at −128. An input's codes stay as they are. */
+/* Kernels are fastest, and our own grids are, unsigned from 0 or signed around 0; files may hold
+ * the latter 128 higher, and the former as signed codes. Our inputs are unsigned with any zero
+ * point. */
 static void normalise(nbi_qparam *q, bool is_input) {
     int shift = 0;
     if (q->dtype == NB_DTYPE_U8 && q->zero == 128 && !is_input) {
@@ -150,7 +151,7 @@ static void normalise(nbi_qparam *q, bool is_input) {
         shift = -128;
     } else if (q->dtype == NB_DTYPE_S8 && q->zero != 0) {
         q->dtype = NB_DTYPE_U8;
-        shift = 128;
+        shift = 1 << (q->bits - 1);
     }
     q->zero += shift;
     q->lo += shift;

@@ -1,6 +1,6 @@
-/* Weights and biases of an imported network. The layer's float weights are scale·(code − zero) in the
- * layer's own order, with signs and alpha applied, so dividing by the scale gives the levels in that
- * order whatever the operator: the quotient is within 2^−22 of an integer below 2^9. */
+/* Weights and biases of an imported network. The layer's float weights are scale·(code − zero) in
+ * the layer's own order, with signs and alpha applied, so dividing by the scale gives the levels in
+ * that order whatever the operator: the quotient is within 2^−22 of an integer below 2^9. */
 #include "quant/import_qdq_parts.h"
 
 #include "exec/exec.h"
@@ -112,7 +112,7 @@ static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qd
         double k = one > 0 ? rint((double)l->weight[i] / one) : 0; /* 0: the channel is constant */
         if (!(k >= -128 && k <= 127))
             return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): weight level %g of output "
-                           "channel %d does not fit 8 bits", node->name, node->op_type, k, c);
+                           "channel %d does not fit int8", node->name, node->op_type, k, c);
         levels[i] = (int8_t)k;
         lo = levels[i] < lo ? levels[i] : lo;
         hi = levels[i] > hi ? levels[i] : hi;
@@ -137,7 +137,8 @@ static nb_status add_site(nbi_qdq_import *im, int layer, const nbi_qdq_const_ent
         if ((width = nbi_qdq_policy_bits(im, stem)) != 0) name = stem;
     }
     if (width > *bits) *bits = width;
-    if (!(name = nbi_arena_text(&net->arena, name, strlen(name)))) return nb_fail_memory(im->ctx, n);
+    name = nbi_arena_text(&net->arena, name, strlen(name));
+    if (!name) return nb_fail_memory(im->ctx, n);
     nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name, .layer = layer, .fixed_bits = *bits,
                   .count = (int64_t)l->n_weights};
     return nbi_qnet_add_site(im->ctx, net, &s, &l->weight_site);

@@ -90,11 +90,24 @@ static nb_status cross(herd *h, size_t wanted) {
     return NB_OK;
 }
 
-/* Scores the young and keeps the best of all; equal scores stay in order of birth. */
+/* Young from number `first` on in the order of their genes: neighbours then share the beginning of
+ * the network, which problems keep. */
+static void sort_young(herd *h, size_t first) {
+    size_t n = h->t->n;
+    for (size_t i = first + 1; i < h->n_young; i++) {
+        size_t at = i;
+        memcpy(h->trial, row(h, h->n_kept + i), n);
+        for (; at > first && memcmp(row(h, h->n_kept + at - 1), h->trial, n) > 0; at--)
+            memcpy(row(h, h->n_kept + at), row(h, h->n_kept + at - 1), n);
+        memcpy(row(h, h->n_kept + at), h->trial, n);
+    }
+}
+
+/* Scores the young and keeps the best of all; equal scores stay in the order of their genes. */
 static nb_status select_best(herd *h) {
     nbi_trials *t = h->t;
     size_t scored = 0;
-    for (size_t i = 0; i < h->n_young && nbi_trials_open(t); i++) {
+    for (size_t i = 0; i < h->n_young; i++) {
         double x;
         NB_TRY(nbi_trials_score(t, row(h, h->n_kept + i), &x));
         if (!nbi_trials_seen(t, row(h, h->n_kept + i), NULL)) break;
@@ -120,13 +133,14 @@ static nb_status select_best(herd *h) {
 
 static nb_status evolve(herd *h, const double *opt) {
     nbi_trials *t = h->t;
-    bool ok;
+    bool ok, seeded = false;
     if (opt[SEEDED] != 0 && !t->problem->sensitivity)
         nb_log(t->ctx, NB_LOG_INFO, "genetic: no sensitivities, the first population is random");
     if (opt[SEEDED] != 0) {
         NB_TRY(nbi_policy_select(t, NULL, h->trial, &ok));
         /* as selected, not filled up: what it leaves unused does not pay by the model */
         if (ok) memcpy(row(h, h->n_young++), h->trial, t->n);
+        seeded = ok;
     }
     for (int i = 0; i < (int)opt[ITERATIONS] && (i == 0 || nbi_trials_open(t)); i++) {
         if (i > 0) {
@@ -135,6 +149,7 @@ static nb_status evolve(herd *h, const double *opt) {
         }
         NB_TRY(fill_random(h, h->size));
         if (!h->n_young) break; /* nothing new is left */
+        sort_young(h, i == 0 && seeded ? 1 : 0); /* the selected policy first */
         NB_TRY(select_best(h));
     }
     return NB_OK;
