@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
+#define MAX_OPTIONS  32           /* of a search method */
 #define DROP_ROUNDS  8            /* of the bisection on size */
 #define DROP_DEFAULT 1.0          /* points, when no limit is given */
 
@@ -45,7 +46,7 @@ static nb_status load_drop_images(nbi_session *s) {
     nbi_draw draw = {NBI_SPLIT_VAL, NBI_DROP_IMAGES, nb_ctx_seed(s->ctx) + 2, false, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     if (!s->drop_images.n) NB_TRY(nbi_images_draw(s->ctx, s->data, &draw, &s->drop_images));
-    return nbi_eval_float(s->ctx, s->source, &s->drop_images, &s->transform, &s->drop_float,
+    return nbi_eval_float(s->ctx, s->compared, &s->drop_images, &s->transform, &s->drop_float,
                           &s->drop_count, NULL);
 }
 
@@ -123,10 +124,16 @@ static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **
                              values);
 }
 
+nb_status nbi_check_search(nb_ctx *ctx, const char *text) {
+    const nbi_search *method;
+    double values[MAX_OPTIONS];
+    return parse_search(ctx, text, &method, values, MAX_OPTIONS);
+}
+
 static nb_status run_search(nbi_session *s, const char *text, long trials, uint8_t *policy,
                             nbi_outcome *out) {
     const nbi_search *method = NULL;
-    double values[32];
+    double values[MAX_OPTIONS];
     nbi_search_result result = {.policy = policy, .score = INFINITY};
     NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
     nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = trials,

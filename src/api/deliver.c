@@ -52,7 +52,7 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     nbi_split split = NBI_SPLIT_TEST;
     if (s->info.count[split] == 0) split = NBI_SPLIT_VAL;
     if (s->info.count[split] == 0) split = NBI_SPLIT_TRAIN;
-    NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->source, NULL, &s->transform, &a));
+    NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->compared, NULL, &s->transform, &a));
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, NULL, program, &s->transform, &b));
     bool probability = s->edge != s->net->output[0];
     nbi_measure(a.values, NULL, a.labelled ? a.label : NULL, a.n, a.count, probability, &m);

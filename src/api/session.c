@@ -32,6 +32,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_images_free(&s->images);
     nbi_dataset_free(s->data);
     nbi_qnet_free(s->net);
+    nbi_graph_free(s->cut);
     nb_model_free(s->model);
     nbi_free(s->inputs);
     nbi_free(s->reference);
@@ -141,11 +142,33 @@ static nb_status apply_rule(nbi_session *s, const char *rule) {
     return NB_OK;
 }
 
+/* The float network up to where the net ends: what lies behind an unknown operator cannot be
+ * computed. */
+static nb_status cut_untouched(nbi_session *s) {
+    const nbi_qnet *net = s->net;
+    int list[NBI_COUNT(net->output)];
+    s->compared = s->source;
+    if (net->n_untouched == 0) return NB_OK;
+    NB_TRY(nbi_graph_copy(s->ctx, s->source, &s->cut));
+    for (int i = 0; i < net->n_outputs; i++) {
+        const char *name = net->edge[net->output[i]].name;
+        list[i] = nbi_graph_find(s->cut, name);
+        if (list[i] < 0)
+            return nb_fail(s->ctx, NB_EUNSUPPORTED, "tensor '%s' in front of node '%s', which is "
+                           "unknown, is not in the model", name, net->untouched[0]);
+    }
+    NB_TRY(nbi_graph_set_outputs(s->ctx, s->cut, net->n_outputs, list));
+    nbi_graph_prune(s->cut);
+    s->compared = s->cut;
+    return NB_OK;
+}
+
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
     *s = (nbi_session){.ctx = ctx, .o = o, .started = nb_seconds(ctx)};
     nbi_graph *one = NULL;
     NB_TRY(parse_options(s));
+    NB_TRY(nbi_check_search(ctx, o->search));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
@@ -159,6 +182,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
                        s->net->untouched[0]);
     for (int i = 0; i < s->net->n_untouched; i++)
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
+    NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (uint8_t)s->net->site[i].fixed_bits;
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
@@ -206,7 +230,7 @@ static nb_status draw_images(nbi_session *s) {
     memcpy(s->images.label, calib.label, calib.n * sizeof(int));
     memcpy(s->images.label + calib.n, score.label, score.n * sizeof(int));
     s->calib = calib.n;
-    s->labelled = s->info.classes > 0;
+    s->labelled = s->info.classes > 0 && !s->net->n_untouched; /* labels are of the true outputs */
 done:
     nbi_images_free(&calib);
     nbi_images_free(&score);
@@ -232,6 +256,7 @@ static nb_status calibrate(nbi_session *s) {
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
+    classes &= s->net->n_untouched == 0;
     if (!s->loss_given)
         s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;

@@ -15,7 +15,8 @@
 /* ---- errors -------------------------------------------------------------------------------- */
 
 /* Records the message and returns `status`: return nb_fail(ctx, NB_EFORMAT, "node '%s': …", …).
- * ctx may be NULL (no message is kept). */
+ * ctx may be NULL (no message is kept). Worker threads of a context may fail at the same time: the
+ * message is one of theirs, whole. */
 nb_status nb_fail(nb_ctx *ctx, nb_status status, const char *format, ...) NBI_PRINTF(3, 4);
 /* nb_fail for a failed allocation of `bytes`. */
 nb_status nb_fail_memory(nb_ctx *ctx, size_t bytes);
