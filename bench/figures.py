@@ -112,21 +112,28 @@ def limit_row(run, folder):
     return row
 
 
+# (width, is the first seed) -> searches; a whole genetic search takes minutes, so once
+GENETIC = ["--search", "genetic"]
+LIMIT_METHODS = {(3, True): [("auto", []), ("genetic", GENETIC)],
+                 (4, True): [("auto", []), ("genetic_300", GENETIC + ["--trials", "300"])],
+                 (3, False): [("auto", [])]}
+
+
 def run_limits(job):
     results = job.results("nibble_limits", "`nibble quantize` under a size limit, ResNet-20, "
                                            "activations 8; keys: limit/method/seed")
-    for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3), (1, 4), (2, 4)]:
+    for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3)]:
         key = "uniform_w%d/%s/seed%d"
         if not results.done(key % (width, "uniform", seed)):
             folder, run = quantize(job, "w%da8_seed%d" % (width, seed), "resnet20",
                                    *uniform_options(width, 8), "--seed", str(seed))
             results.put(key % (width, "uniform", seed), limit_row(run, folder))
         size = str(results.get(key % (width, "uniform", seed))["bytes"])
-        for method in ("auto", "genetic") if seed == 0 else ("auto",):
+        for method, options in LIMIT_METHODS[width, seed == 0]:
             if results.done(key % (width, method, seed)):
                 continue
             folder, run = quantize(job, "limit_w%d_%s_seed%d" % (width, method, seed), "resnet20",
-                                   "--max-size", size, "--search", method, "--seed", str(seed))
+                                   "--max-size", size, "--seed", str(seed), *options)
             results.put(key % (width, method, seed), limit_row(run, folder))
             say("limits", key % (width, method, seed),
                 results.get(key % (width, method, seed)))
@@ -175,18 +182,20 @@ def run_qdq(job):
 
 def record_trace(job, path):
     """The policies of a genetic search in its order, from its study."""
-    folder, _ = quantize(job, "limit_w3_genetic_seed0", "resnet20", "--search", "genetic",
-                         "--max-size", "107578", "--seed", "0")
-    policy = json.load(open(os.path.join(folder, "policy.json")))
-    sites = policy if isinstance(policy, list) else policy["policy"]
+    size = job.rival("nibble_limits")["results"]["uniform_w3/uniform/seed0"]["bytes"]
+    folder, _ = quantize(job, "limit_w3_genetic_seed0", "resnet20", "--max-size", str(size),
+                         "--search", "genetic", "--seed", "0")
+    with open(os.path.join(folder, "results.json")) as file:
+        sites = json.load(file)["policy"]
     free = [i for i, s in enumerate(sites) if s["kind"] == "weight" and not s.get("fixed")]
     study = sqlite3.connect(os.path.join(folder, "study.db"))
     rows = study.execute("SELECT policy FROM trials ORDER BY ordinal").fetchall()
     texts = ["".join(str(row[0][i]) for i in free) for row in rows][-TRACE_POLICIES:]
     with open(path, "w") as file:
-        json.dump({"about": "policies of `nibble quantize resnet20.onnx --search genetic "
-                            "--max-size 107578 --seed 0` in the order of scoring: bits of the free "
-                            "weight sites; activations 8", "policies": texts}, file, indent=0)
+        json.dump({"about": "the last policies of `nibble quantize resnet20.onnx --search genetic "
+                            "--max-size %d --seed 0` in the order of scoring: bits of the free "
+                            "weight sites; activations 8" % size, "policies": texts}, file,
+                  indent=0)
         file.write("\n")
 
 
