@@ -2,6 +2,8 @@
 #include "cli.h"
 #include "quantize_print.h"
 
+#include <string.h>
+
 typedef struct quantize_args {
     nb_quantize_options o;
     text_list rules;
@@ -69,7 +71,8 @@ static int work(cli *c, quantize_args *a, const char *path) {
                          a->finetune);
     if (!o->output && !o->dry_run)
         return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
-    if (o->policy && o->search) return cli_wrong(c, "--policy and --search exclude each other");
+    if (o->policy && strcmp(o->search, "auto") != 0)
+        return cli_wrong(c, "--policy and --search exclude each other");
     o->rules = a->rules.items;
     o->n_rules = a->rules.n;
     o->command_line = c->command_line;

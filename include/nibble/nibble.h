@@ -47,7 +47,8 @@ NB_API const char *nb_version(void);
 typedef struct nb_ctx nb_ctx;
 
 typedef enum nb_log_level { NB_LOG_ERROR, NB_LOG_WARNING, NB_LOG_INFO, NB_LOG_DEBUG } nb_log_level;
-/* `text` is one line without newline, valid during the call. */
+/* `text` is one line without newline, valid during the call. Callbacks come one at a time, but from
+ * any thread, and may call nothing of this context except nb_ctx_cancel(). */
 typedef void (*nb_log_fn)(void *user, nb_log_level level, const char *text);
 /* `done` of `total` units of `what` (total 0: unknown). Called at most some times per second. */
 typedef void (*nb_progress_fn)(void *user, const char *what, double done, double total);

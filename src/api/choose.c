@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
+#define MAX_OPTIONS  32           /* of a search method */
 #define DROP_ROUNDS  8            /* of the bisection on size */
 #define DROP_DEFAULT 1.0          /* points, when no limit is given */
 
@@ -45,7 +46,7 @@ static nb_status load_drop_images(nbi_session *s) {
     nbi_draw draw = {NBI_SPLIT_VAL, NBI_DROP_IMAGES, nb_ctx_seed(s->ctx) + 2, false, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     if (!s->drop_images.n) NB_TRY(nbi_images_draw(s->ctx, s->data, &draw, &s->drop_images));
-    return nbi_eval_float(s->ctx, s->source, &s->drop_images, &s->transform, &s->drop_float,
+    return nbi_eval_float(s->ctx, s->compared, &s->drop_images, &s->transform, &s->drop_float,
                           &s->drop_count, NULL);
 }
 
@@ -123,10 +124,16 @@ static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **
                              values);
 }
 
+nb_status nbi_check_search(nb_ctx *ctx, const char *text) {
+    const nbi_search *method;
+    double values[MAX_OPTIONS];
+    return parse_search(ctx, text, &method, values, MAX_OPTIONS);
+}
+
 static nb_status run_search(nbi_session *s, const char *text, long trials, uint8_t *policy,
                             nbi_outcome *out) {
     const nbi_search *method = NULL;
-    double values[32];
+    double values[MAX_OPTIONS];
     nbi_search_result result = {.policy = policy, .score = INFINITY};
     NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
     nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = trials,
@@ -193,14 +200,17 @@ done:
     return st;
 }
 
-/* A given policy: scored and compared with the limits. */
-static nb_status use_policy(nbi_session *s, nbi_outcome *out) {
+/* A given policy, or the only one: scored and compared with the limits. */
+static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
     nbi_session_uniform(s, 8, s->activation_bits[s->n_activation_bits - 1], out->bits);
-    NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
+    if (s->o->policy) NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
     NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     NB_TRY(nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost));
     out->feasible = nbi_feasible(s->problem, out->cost);
-    snprintf(out->method, sizeof out->method, "policy");
+    snprintf(out->method, sizeof out->method, s->o->policy ? "policy" : "fixed");
+    if (max_drop < 0) return NB_OK;
+    NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
+    out->feasible &= out->drop_bound <= max_drop;
     return NB_OK;
 }
 
@@ -208,9 +218,10 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     bool limited = false;
     double drop = s->o->max_drop;
     uint8_t *policy = NULL;
-    if (s->o->policy) return use_policy(s, out);
+    if (s->o->policy) return use_policy(s, drop, out);
     for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
     if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
+    if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
     nb_status st = drop >= 0 && strcmp(s->o->search, "uniform")
                        ? search_drop(s, drop, policy, out)

@@ -32,6 +32,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_images_free(&s->images);
     nbi_dataset_free(s->data);
     nbi_qnet_free(s->net);
+    nbi_graph_free(s->cut);
     nb_model_free(s->model);
     nbi_free(s->inputs);
     nbi_free(s->reference);
@@ -57,6 +58,16 @@ static nb_status one_of(nb_ctx *ctx, const char *what, const char *text, const c
     return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not one of: %s", what, text, list);
 }
 
+static nb_status parse_metric(nbi_session *s) {
+    static const char *const metrics[] = {"top1", "top5", "loss", "kl", "auc", "mse", "cosine"};
+    int k = 0;
+    if (!s->o->data.metric) return NB_OK;
+    NB_TRY(one_of(s->ctx, "metric", s->o->data.metric, metrics, 7, &k));
+    s->loss_given = true;
+    s->loss = k < 5 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    return NB_OK;
+}
+
 static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
@@ -64,6 +75,7 @@ static nb_status parse_options(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
+    NB_TRY(parse_metric(s));
     NB_TRY(one_of(ctx, "schemes", o->schemes, schemes, 1, &k));
     NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
     s->for_onnx = k == 1;
@@ -130,11 +142,33 @@ static nb_status apply_rule(nbi_session *s, const char *rule) {
     return NB_OK;
 }
 
+/* The float network up to where the net ends: what lies behind an unknown operator cannot be
+ * computed. */
+static nb_status cut_untouched(nbi_session *s) {
+    const nbi_qnet *net = s->net;
+    int list[NBI_COUNT(net->output)];
+    s->compared = s->source;
+    if (net->n_untouched == 0) return NB_OK;
+    NB_TRY(nbi_graph_copy(s->ctx, s->source, &s->cut));
+    for (int i = 0; i < net->n_outputs; i++) {
+        const char *name = net->edge[net->output[i]].name;
+        list[i] = nbi_graph_find(s->cut, name);
+        if (list[i] < 0)
+            return nb_fail(s->ctx, NB_EUNSUPPORTED, "tensor '%s' in front of node '%s', which is "
+                           "unknown, is not in the model", name, net->untouched[0]);
+    }
+    NB_TRY(nbi_graph_set_outputs(s->ctx, s->cut, net->n_outputs, list));
+    nbi_graph_prune(s->cut);
+    s->compared = s->cut;
+    return NB_OK;
+}
+
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
     *s = (nbi_session){.ctx = ctx, .o = o, .started = nb_seconds(ctx)};
     nbi_graph *one = NULL;
     NB_TRY(parse_options(s));
+    NB_TRY(nbi_check_search(ctx, o->search));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
@@ -148,6 +182,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
                        s->net->untouched[0]);
     for (int i = 0; i < s->net->n_untouched; i++)
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
+    NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (uint8_t)s->net->site[i].fixed_bits;
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
@@ -185,6 +220,9 @@ static nb_status draw_images(nbi_session *s) {
     draw = (nbi_draw){NBI_SPLIT_VAL, n_score, seed + 1, true, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
+    const nbi_edge *e = &s->net->edge[s->edge];
+    size_t outputs = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    if (!s->net->n_untouched) NB_TRYG(nbi_check_labels(ctx, score.label, score.n, outputs));
     nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
                       .info = calib.info};
     NB_TRYG(nbi_alloc(ctx, all.n, all.sample_bytes, &all.bytes));
@@ -195,7 +233,8 @@ static nb_status draw_images(nbi_session *s) {
     memcpy(s->images.label, calib.label, calib.n * sizeof(int));
     memcpy(s->images.label + calib.n, score.label, score.n * sizeof(int));
     s->calib = calib.n;
-    s->labelled = s->info.classes > 0;
+    /* labels say nothing of what lies in front of an unknown operator */
+    s->labelled = s->info.classes > 0 && !s->net->n_untouched;
 done:
     nbi_images_free(&calib);
     nbi_images_free(&score);
@@ -221,7 +260,9 @@ static nb_status calibrate(nbi_session *s) {
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
-    s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
+    classes &= s->net->n_untouched == 0;
+    if (!s->loss_given)
+        s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;
 }
 

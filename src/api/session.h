@@ -17,6 +17,8 @@ typedef struct nbi_session {
     const nb_quantize_options *o;
     nb_model *model;
     nbi_graph *source; /* float, as imported (model's) */
+    nbi_graph *cut;    /* of source: without what is untouched; NULL if nothing is */
+    const nbi_graph *compared; /* source or cut: computes what the integer program computes */
     nbi_qnet *net;
     nbi_transform transform;
     nbi_range_method range;
@@ -34,6 +36,7 @@ typedef struct nbi_session {
     float *reference;      /* float values of the score edge, all of them */
     int edge;
     nbi_loss loss;
+    bool loss_given; /* by --metric */
     bool labelled;
     nbi_scorer *scorer;
     nbi_netproblem *np;
@@ -80,6 +83,8 @@ typedef struct nbi_outcome {
 
 /* Picks the policy. NB_OK also when infeasible (outcome->feasible says so). */
 nb_status nbi_choose(nbi_session *s, nbi_outcome *out);
+/* NB_EINVAL when `text`, METHOD[:key=value,…], names no method or none of its options. */
+nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */

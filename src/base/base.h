@@ -15,7 +15,8 @@
 /* ---- errors -------------------------------------------------------------------------------- */
 
 /* Records the message and returns `status`: return nb_fail(ctx, NB_EFORMAT, "node '%s': …", …).
- * ctx may be NULL (no message is kept). */
+ * ctx may be NULL (no message is kept). Worker threads of a context may fail at the same time: the
+ * message is one of theirs, whole. */
 nb_status nb_fail(nb_ctx *ctx, nb_status status, const char *format, ...) NBI_PRINTF(3, 4);
 /* nb_fail for a failed allocation of `bytes`. */
 nb_status nb_fail_memory(nb_ctx *ctx, size_t bytes);
@@ -54,6 +55,8 @@ void nbi_free(void *pointer); /* NULL is allowed */
 bool nbi_mul_size(size_t a, size_t b, size_t *out);
 /* Makes the k-th allocation from now fail (k = 1 is the next one; 0 = never). Tests only. */
 void nbi_alloc_fail_after(long k);
+/* How many allocations are left before that; 0 when it has failed or was never asked for. */
+long nbi_alloc_fail_left(void);
 
 /* A bump allocator; everything is freed at once. Zero-initialised is a valid empty arena. */
 typedef struct nbi_arena {

@@ -1,6 +1,9 @@
-/* The context: message of the last failure, log and progress callbacks, cancel flag, clock. */
+/* The context: message of the last failure, log and progress callbacks, cancel flag, clock. Worker
+ * threads of one context may fail, log and report progress at the same time: two flags guard the
+ * message and the callbacks; both are held for microseconds, so waiting is a yield. */
 #include "base/ctx.h"
 
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +34,8 @@ nb_ctx *nb_ctx_new(void) {
     if (!ctx) return NULL;
     ctx->threads = nbi_cores();
     ctx->start = now();
+    atomic_flag_clear(&ctx->message_busy);
+    atomic_flag_clear(&ctx->callback_busy);
     return ctx;
 }
 
@@ -84,13 +89,24 @@ double nb_seconds(const nb_ctx *ctx) {
     return now() - ctx->start;
 }
 
+static void acquire(atomic_flag *busy) {
+    while (atomic_flag_test_and_set_explicit(busy, memory_order_acquire)) sched_yield();
+}
+
+static void release(atomic_flag *busy) {
+    atomic_flag_clear_explicit(busy, memory_order_release);
+}
+
 nb_status nb_fail(nb_ctx *ctx, nb_status status, const char *format, ...) {
-    if (ctx) {
-        va_list args;
-        va_start(args, format);
-        vsnprintf(ctx->message, sizeof ctx->message, format, args);
-        va_end(args);
-    }
+    if (!ctx) return status;
+    char text[sizeof ctx->message]; /* an argument may be the message so far */
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    acquire(&ctx->message_busy);
+    memcpy(ctx->message, text, strlen(text) + 1);
+    release(&ctx->message_busy);
     return status;
 }
 
@@ -101,14 +117,16 @@ nb_status nb_fail_memory(nb_ctx *ctx, size_t bytes) {
 nb_status nb_fail_prefix(nb_ctx *ctx, nb_status status, const char *format, ...) {
     if (!ctx) return status;
     char old[sizeof ctx->message], head[256];
-    memcpy(old, ctx->message, sizeof old);
     va_list args;
     va_start(args, format);
     vsnprintf(head, sizeof head, format, args);
     va_end(args);
+    acquire(&ctx->message_busy);
+    memcpy(old, ctx->message, sizeof old);
     /* the tail of an overlong message is cut, never its head */
     snprintf(ctx->message, sizeof ctx->message, "%s: %.*s", head,
              (int)(sizeof ctx->message - sizeof head - 3), old);
+    release(&ctx->message_busy);
     return status;
 }
 
@@ -119,17 +137,21 @@ void nb_log(nb_ctx *ctx, nb_log_level level, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    acquire(&ctx->callback_busy);
     ctx->log(ctx->log_user, level, text);
+    release(&ctx->callback_busy);
 }
 
 nb_status nb_progress(nb_ctx *ctx, const char *what, double done, double total) {
     if (ctx->progress) {
         double t = nb_seconds(ctx);
         bool last = total > 0 && done >= total;
+        acquire(&ctx->callback_busy);
         if (last || t - ctx->last_progress >= 0.1) {
             ctx->last_progress = t;
             ctx->progress(ctx->progress_user, what, done, total);
         }
+        release(&ctx->callback_busy);
     }
     if (nb_cancelled(ctx)) return nb_fail(ctx, NB_ECANCELLED, "stopped on request");
     return NB_OK;

@@ -8,6 +8,7 @@
 
 struct nb_ctx {
     char message[1024];
+    atomic_flag message_busy, callback_busy;
     int threads;
     uint64_t seed;
     atomic_bool cancel;

@@ -402,6 +402,51 @@ static void test_parallel(void **state) {
     for (int i = 0; i < 5; i++) assert_int_equal(one[i], 1);
 }
 
+/* ---- messages of several threads ----------------------------------------------------------- */
+
+static nb_status fail_and_log(void *user, size_t begin, size_t end, int worker) {
+    nb_ctx *ctx = user;
+    char word[64];
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        memset(word, 'a' + (int)(i % 26), sizeof word - 1);
+        word[sizeof word - 1] = 0;
+        nb_fail(ctx, NB_EIO, "%s", word);
+        nb_log(ctx, NB_LOG_INFO, "%s", word);
+        nb_progress(ctx, "words", (double)i, 0);
+    }
+    return NB_OK;
+}
+
+typedef struct heard {
+    int lines, inside;
+    bool mixed;
+} heard;
+
+static bool one_letter(const char *text) {
+    return strlen(text) == 63 && strspn(text, (char[]){text[0], 0}) == 63;
+}
+
+static void hear(void *user, nb_log_level level, const char *text) {
+    heard *h = user;
+    (void)level;
+    h->mixed |= ++h->inside != 1 || !one_letter(text);
+    h->lines++;
+    h->inside--;
+}
+
+/* Messages stay whole and callbacks come one at a time. */
+static void test_many_threads(void **state) {
+    nb_ctx *ctx = *state;
+    heard h = {0};
+    nb_ctx_set_threads(ctx, 4);
+    nb_ctx_set_log(ctx, hear, &h);
+    ASSERT_OK(nbi_parallel(ctx, 4000, 10, fail_and_log, ctx));
+    assert_int_equal(h.lines, 4000);
+    assert_false(h.mixed);
+    assert_true(one_letter(nb_ctx_message(ctx)));
+}
+
 /* ---- options and data types ---------------------------------------------------------------- */
 
 static void test_options(void **state) {
@@ -485,6 +530,7 @@ int main(void) {
         TEST(test_files),     TEST(test_failed_writes),
         TEST(test_rng),       TEST(test_parallel),
         TEST(test_options),   TEST(test_dtypes),
+        TEST(test_many_threads),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Bad files, bad folders, limits out of reach: one clear line that names the culprit, the right exit
+# status, no crash, and what is on disk stays whole.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+good=$root/examples/glyphs.onnx
+glyphs=(--data builtin:glyphs --limit 64)
+quick=("${glyphs[@]}" --calib 16 --weight-bits 4,8)
+
+# ---- files that are not models -------------------------------------------------------------------
+: > empty.onnx
+refuses 1 empty.onnx info empty.onnx
+refuses 1 empty.onnx quantize empty.onnx "${quick[@]}" -o made
+printf 'P6 1 1 255 abc' > picture.onnx
+refuses 1 picture.onnx info picture.onnx
+refuses 1 folder.onnx/model.onnx info "$(mkdir folder.onnx && echo folder.onnx)"
+size=$(wc -c < "$good")
+for keep in 1 7 100 5000 $((size / 2)) $((size - 1)); do
+    head -c "$keep" "$good" > "cut$keep.onnx"
+    refuses 1 "cut$keep.onnx" info "cut$keep.onnx"
+done
+for at in 20 300 1500 4000; do # one byte inverted: refused in one line, or a different model
+    cp "$good" flip.onnx
+    byte=$(od -An -tu1 -j "$at" -N 1 flip.onnx)
+    # shellcheck disable=SC2059
+    printf "\\x$(printf %02x $((255 - byte)))" | dd of=flip.onnx bs=1 seek="$at" conv=notrunc status=none
+    timeout 60 "$program" info flip.onnx > out 2> err
+    status=$?
+    [[ $status == 0 || $status == 1 ]] || fail "byte $at flipped: exit status $status"
+    [[ $status == 0 || $(grep -vc '^nibble: warning' err) == 1 ]] || fail "byte $at: $(cat err)"
+done
+
+# ---- files that are models of nonsense -----------------------------------------------------------
+deep=$(node Relu n0 x y)
+for ((i = 0; i < 150; i++)); do deep=$(node If "n$i" c y "$(message 5 "$(text 1 b)$(message 6 "$deep")$(number 20 5)")"); done
+model "$deep" > deep.onnx
+refuses 1 deep.onnx info deep.onnx
+ends="$(value 11 x '1 4')$(value 12 b '1 4')"
+model "$(node Relu first a b)$(node Relu second b a)$ends" > cycle.onnx
+refuses 1 "'first'" info cycle.onnx
+model "$(node Relu self b b)$ends" > self.onnx
+refuses 1 "'self'" info self.onnx
+model "$(node Relu twice x b)$(node Relu again x b)$ends" > twice.onnx
+refuses 1 "'b'" info twice.onnx
+model "$(node Relu lone nowhere b)$ends" > lone.onnx
+refuses 1 "'nowhere'" info lone.onnx
+model "$(node Gemm product 'x w' b)$(tensor 5 w '5 2' "$(printf '0000803f%.0s' {1..10})")$ends" > shape.onnx
+works info shape.onnx
+says out "'product'"
+refuses 1 "'product'" quantize shape.onnx "${quick[@]}" -o made
+model "$(node Gemm product 'x w' b)$(tensor 5 w '4 4' 0000803f)$ends" > short.onnx
+refuses 1 "'w'" info short.onnx
+model "$(node Gemm product 'x w' b)$(tensor 5 w "4 $((1 << 40))" 0000803f)$ends" > huge.onnx
+refuses 1 "'w'" info huge.onnx
+model "$(node Gemm product 'x w' b)$(tensor 5 w "$((1 << 62)) $((1 << 62))" 0000803f)$ends" > huger.onnx
+refuses 1 "'w'" info huger.onnx
+model "$(node Gemm product 'x w' b)$(tensor 5 w '4 -4' 0000803f)$ends" > negative.onnx
+refuses 1 "'w'" info negative.onnx
+model "$(node Relu wide x b)$(value 11 x "$((1 << 31)) $((1 << 31)) $((1 << 31))")$(value 12 b 1)" > wide.onnx
+refuses 1 "'x'" info wide.onnx
+at=$(grep -obUaP '\x05image\x12' "$good" | cut -d: -f1)
+at=$((at + $(tail -c +$((at + 1)) "$good" | grep -obUaP '\x08\x03' | head -1 | cut -d: -f1)))
+cp "$good" channels.onnx
+printf '\x08\x04' | dd of=channels.onnx bs=1 seek="$at" conv=notrunc status=none
+works info channels.onnx
+says out /conv/Conv
+refuses 1 /conv/Conv quantize channels.onnx "${quick[@]}" -o made
+
+# ---- NaN in weights ------------------------------------------------------------------------------
+cp "$good" nan.onnx
+at=$(grep -obUaP 'conv\.weight\x4a\xc0\x0d' nan.onnx | head -1 | cut -d: -f1)
+printf '\x00\x00\xc0\x7f' | dd of=nan.onnx bs=1 seek=$((at + 14)) conv=notrunc status=none
+works info nan.onnx
+says err "'conv.weight'"
+refuses 1 NaN quantize nan.onnx "${quick[@]}" -o nan
+[[ ! -e nan/model.onnx ]] || fail "a model with NaN was delivered"
+
+# ---- an unknown operator -------------------------------------------------------------------------
+last=$(grep -obUaP '\x22\x04Relu' "$good" | tail -1 | cut -d: -f1)
+cp "$good" unknown.onnx
+printf 'Qelu' | dd of=unknown.onnx bs=1 seek=$((last + 2)) conv=notrunc status=none
+works info unknown.onnx
+says out Qelu
+refuses 1 /block3/Relu_1 quantize unknown.onnx "${quick[@]}" -o strict --strict --avg-bits 6
+works quantize unknown.onnx "${quick[@]}" -o unknown --avg-bits 6 --search sensitivity:refine=2
+says err /block3/Relu_1
+[[ $(grep -c 'nibble: warning: ' err) -ge 1 ]] || fail "an unknown operator without a warning"
+grep -qUaP '\x22\x04Qelu' unknown/model.onnx || fail "the unknown operator is not in model.onnx"
+refuses 1 Qelu eval unknown.onnx "${glyphs[@]}"
+
+# ---- data ----------------------------------------------------------------------------------------
+refuses 1 no-such-data eval "$good" --data no-such-data
+mkdir nothing
+refuses 1 nothing eval "$good" --data nothing
+refuses 2 --data quantize "$good" -o made
+printf 'x,label\n' > list.csv
+refuses 1 list.csv eval "$good" --data list.csv
+model "$(node Relu same x b)$(value 11 x '1 3 64 64')$(value 12 b '1 3 64 64')" > other.onnx
+refuses 1 "'x'" eval other.onnx --data builtin:glyphs
+refuses 1 "'x'" quantize other.onnx "${quick[@]}" -o made
+idx() { # TYPE DIMS...: an IDX header
+    printf "\\x00\\x00\\x08\\x$(printf %02x $#)"
+    local d
+    for d; do printf "\\x00\\x00\\x$(printf %02x $((d >> 8)))\\x$(printf %02x $((d & 255)))"; done
+}
+mkdir idx
+{ idx 16 28 28; head -c $((16 * 784)) /dev/zero; } > idx/train-images-idx3-ubyte
+{ idx 16; printf '\xff%.0s' {1..16}; } > idx/train-labels-idx1-ubyte
+refuses 1 "28×28" eval "$good" --data idx
+ends="$(value 11 x '1 1 28 28')$(value 12 b '1 10')"
+model "$(node Reshape flat 'x shape' y)$(message 5 "$(number 1 2)$(number 2 7)$(text 8 shape)$(message 9 0100000000000000ffffffffffffffff)")$(node Gemm product 'y w' b)$(tensor 5 w '784 10' "$(printf '0000803f%.0s' {1..7840})")$ends" > digits.onnx
+refuses 1 "label 255" eval digits.onnx --data idx --split train
+refuses 1 "label 255" quantize digits.onnx --data idx -o made --avg-bits 8
+{ idx 16; printf '\x02%.0s' {1..16}; } > idx/train-labels-idx1-ubyte
+works quantize digits.onnx --data idx -o digits # every width is fixed: nothing to search
+says digits/results.json '"fixed"'
+
+# ---- limits out of reach -------------------------------------------------------------------------
+refuses 3 max-size quantize "$good" "${quick[@]}" -o tight --max-size 1K --json
+says out '"met":false'
+for file in model.onnx policy.json results.json; do
+    [[ -s tight/$file ]] || fail "a limit out of reach: no $file"
+done
+says tight/results.json '"met": false'
+grep -q '"bits": 4' tight/policy.json || fail "a limit out of reach: not the closest policy"
+works eval tight --data builtin:glyphs --limit 64
+refuses 3 "cannot be met" quantize "$good" "${quick[@]}" -o tight2 --compression 500x --quiet
+
+# ---- folders that cannot be written --------------------------------------------------------------
+: > file
+refuses 1 file quantize "$good" "${quick[@]}" -o file
+refuses 1 file/deeper quantize "$good" "${quick[@]}" -o file/deeper
+refuses 1 /proc/nibble quantize "$good" "${quick[@]}" -o /proc/nibble
+mkdir held
+mkdir held/model.onnx
+refuses 1 held/model.onnx quantize "$good" "${quick[@]}" -o held --avg-bits 8 --search uniform
+# a full disk: what was there stays whole
+works quantize "$good" "${quick[@]}" -o full --avg-bits 8 --search uniform
+cp full/model.onnx before.onnx
+(
+    failures=0
+    ulimit -f 40 # blocks of 1024 bytes
+    trap '' XFSZ
+    refuses 1 full/ quantize "$good" "${quick[@]}" -o full --avg-bits 8 --search uniform
+    exit "$failures"
+) || fail "a full disk"
+cmp -s before.onnx full/model.onnx || fail "a full disk: the old model is gone"
+if ls full | grep -q tmp; then fail "a full disk: $(ls full)"; fi
+echo garbage > full/study.db
+refuses 1 full/study.db quantize "$good" "${quick[@]}" -o full --avg-bits 8 --resume
+
+# ---- wrong values --------------------------------------------------------------------------------
+refuses 2 0 quantize "$good" "${quick[@]}" -o made --weight-bits 0,4
+refuses 2 nonsense quantize "$good" "${quick[@]}" -o made --search nonsense
+refuses 2 "'no-such-layer:4,8'" quantize "$good" "${quick[@]}" -o made --rule no-such-layer:4,8
+refuses 2 "'*[:4'" quantize "$good" "${quick[@]}" -o made --rule '*[:4'
+echo '{"policy": [{"tensor": "nobody", "bits": 4}]}' > policy.json
+refuses 1 nobody quantize "$good" "${quick[@]}" -o made --policy policy.json
+echo '{"policy": [{"tensor": ' > policy.json
+refuses 1 policy.json quantize "$good" "${quick[@]}" -o made --policy policy.json
+
+if ((failures)); then
+    echo "$failures failures"
+    exit 1
+fi
+echo "bad input is refused as it should be"
