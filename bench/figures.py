@@ -9,6 +9,7 @@ kept. What is measured, and against whom: docs/benchmarks.md."""
 
 import argparse
 import json
+import math
 import os
 import sqlite3
 import statistics
@@ -112,21 +113,28 @@ def limit_row(run, folder):
     return row
 
 
+# (width, is the first seed) -> searches; a whole genetic search takes minutes, so once
+GENETIC = ["--search", "genetic"]
+LIMIT_METHODS = {(3, True): [("auto", []), ("genetic", GENETIC)],
+                 (4, True): [("auto", []), ("genetic_300", GENETIC + ["--trials", "300"])],
+                 (3, False): [("auto", [])]}
+
+
 def run_limits(job):
     results = job.results("nibble_limits", "`nibble quantize` under a size limit, ResNet-20, "
                                            "activations 8; keys: limit/method/seed")
-    for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3), (1, 4), (2, 4)]:
+    for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3)]:
         key = "uniform_w%d/%s/seed%d"
         if not results.done(key % (width, "uniform", seed)):
             folder, run = quantize(job, "w%da8_seed%d" % (width, seed), "resnet20",
                                    *uniform_options(width, 8), "--seed", str(seed))
             results.put(key % (width, "uniform", seed), limit_row(run, folder))
         size = str(results.get(key % (width, "uniform", seed))["bytes"])
-        for method in ("auto", "genetic") if seed == 0 else ("auto",):
+        for method, options in LIMIT_METHODS[width, seed == 0]:
             if results.done(key % (width, method, seed)):
                 continue
             folder, run = quantize(job, "limit_w%d_%s_seed%d" % (width, method, seed), "resnet20",
-                                   "--max-size", size, "--search", method, "--seed", str(seed))
+                                   "--max-size", size, "--seed", str(seed), *options)
             results.put(key % (width, method, seed), limit_row(run, folder))
             say("limits", key % (width, method, seed),
                 results.get(key % (width, method, seed)))
@@ -175,18 +183,20 @@ def run_qdq(job):
 
 def record_trace(job, path):
     """The policies of a genetic search in its order, from its study."""
-    folder, _ = quantize(job, "limit_w3_genetic_seed0", "resnet20", "--search", "genetic",
-                         "--max-size", "107578", "--seed", "0")
-    policy = json.load(open(os.path.join(folder, "policy.json")))
-    sites = policy if isinstance(policy, list) else policy["policy"]
+    size = job.rival("nibble_limits")["results"]["uniform_w3/uniform/seed0"]["bytes"]
+    folder, _ = quantize(job, "limit_w3_genetic_seed0", "resnet20", "--max-size", str(size),
+                         "--search", "genetic", "--seed", "0")
+    with open(os.path.join(folder, "results.json")) as file:
+        sites = json.load(file)["policy"]
     free = [i for i, s in enumerate(sites) if s["kind"] == "weight" and not s.get("fixed")]
     study = sqlite3.connect(os.path.join(folder, "study.db"))
     rows = study.execute("SELECT policy FROM trials ORDER BY ordinal").fetchall()
     texts = ["".join(str(row[0][i]) for i in free) for row in rows][-TRACE_POLICIES:]
     with open(path, "w") as file:
-        json.dump({"about": "policies of `nibble quantize resnet20.onnx --search genetic "
-                            "--max-size 107578 --seed 0` in the order of scoring: bits of the free "
-                            "weight sites; activations 8", "policies": texts}, file, indent=0)
+        json.dump({"about": "the last policies of `nibble quantize resnet20.onnx --search genetic "
+                            "--max-size %d --seed 0` in the order of scoring: bits of the free "
+                            "weight sites; activations 8" % size, "policies": texts}, file,
+                  indent=0)
         file.write("\n")
 
 
@@ -227,12 +237,14 @@ def run_demo(job):
 def speed_round(job, engine, batch, threads):
     """(ours, theirs, theirs with exact kernels), each {rate, per CPU second}."""
     quantized = os.path.join(job.work, "w8a8") if engine == "integer" else job.model("resnet20")
-    text, run = timed(job.nibble("bench", quantized, "--engine", engine, "--batch", str(batch),
-                                 "--threads", str(threads), "--seconds", "1.5", "--no-layers",
-                                 "--json"))
+    command = job.nibble("bench", quantized, "--engine", engine, "--batch", str(batch),
+                         "--threads", str(threads), "--no-layers", "--json", "--seconds")
+    _, start = timed(command + ["0.001"])       # start-up and two calls
+    text, run = timed(command + ["1.5"])
     own = json.loads(text)["images_per_second"]
-    # start-up is counted against us: the process's CPU time over the 1.5 s that it measured
-    rows = [{"rate": own, "cpu": own * 1.5 / run["cpu_seconds"]}]
+    calls = math.ceil(1.5 * own / batch)        # it stops after the call that crosses 1.5 s
+    spent = run["cpu_seconds"] - start["cpu_seconds"]
+    rows = [{"rate": own, "cpu": (calls - 1) * batch / spent if spent > 0 else own}]
     for rival in ("qdq", "qdq_exact") if engine == "integer" else ("float",):
         found = json_of([sys.executable, job.script("rival_speed_ort.py"), "--data", job.args.data,
                          "--models", "resnet20", "--engines", rival, "--batches", str(batch),

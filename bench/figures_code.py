@@ -13,7 +13,7 @@ from rival_common import load_cifar, say
 
 IMAGES = 1000
 SIDE = 224
-RANDOM_SHAPES = {"mlperf_kws_dscnn": (49, 10, 1)}
+RANDOM_SHAPES = {"mlperf_kws_dscnn": (1, 49, 10)}
 # mixed widths; the two networks without data here choose theirs by divergence on few samples
 MIXED = ["--search", "sensitivity:refine=0"]
 

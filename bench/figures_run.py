@@ -87,7 +87,7 @@ class Job:
         return os.path.join(self.build, name)
 
     def nibble(self, *words):
-        return [self.program("nibble"), *words, "--quiet"]
+        return [self.program("nibble"), words[0], "--quiet", *words[1:]]
 
     def result_path(self, name):
         return os.path.join(self.root, "bench", "results", name)

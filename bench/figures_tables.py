@@ -1,0 +1,197 @@
+"""Writes the tables of docs/benchmarks.md from bench/results/*.json, between the marks
+<!-- name --> and <!-- end -->.
+
+    python3 bench/figures_tables.py docs/benchmarks.md"""
+
+import json
+import os
+import re
+import statistics
+import sys
+
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+CONFIGS = ("W8A8", "W4A8", "W4A4", "W3A8", "W3A3", "W2A8", "W2A2")
+NAMES = {"resnet20": "ResNet-20", "resnet20_torch_export": "ResNet-20, BN folded (PyTorch export)",
+         "resnet32": "ResNet-32", "mlperf_resnet8": "ResNet-8", "mlperf_kws_dscnn": "DS-CNN",
+         "mobilenet_v1_0.25_224_imagenet": "MobileNet 0.25"}
+
+
+def load(name):
+    path = os.path.join(RESULTS, name + ".json")
+    if not os.path.exists(path):
+        return {}
+    with open(path) as file:
+        return json.load(file)
+
+
+def results(name):
+    return load(name).get("results", {})
+
+
+def table(heads, rows):
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def model_name(key):
+    model, _, rest = key.partition("/")
+    return NAMES[model] + (", " + rest if rest else "")
+
+
+def verdict(good):
+    return "yes" if good else "**no**"
+
+
+def float_table():
+    rival = results("float_ort")
+    rows = []
+    for model, row in results("nibble_float").items():
+        other = rival[model]["top1"]
+        rows.append([NAMES[model], "%.2f" % row["top1"], "%.2f" % other,
+                     verdict(abs(row["top1"] - other) <= 0.3)])
+    return table(["network", "nibble", "ONNX Runtime", "within 0.3"], rows)
+
+
+def ptq_table():
+    rows = []
+    summary = load("nibble_ptq").get("summary", {})
+    for key in ["resnet20/%s/%s" % (r, c) for r in ("augmented", "plain") for c in CONFIGS]:
+        row = summary.get(key)
+        if row:
+            _, ranges, config = key.split("/")
+            rows.append([config, ranges, "%.2f ± %.2f" % (row["mean"], row["std"]),
+                         "%.2f ± %.2f" % (row["rival_mean"], row["rival_std"]),
+                         "%+.2f ± %.2f" % (row["difference"], row["difference_std"]),
+                         verdict(row["difference"] >= -0.3)])
+    return table(["", "ranges from", "nibble, integers", "PyTorch, fake quantization",
+                  "paired difference", "≥ −0.3"], rows)
+
+
+def folded_table():
+    summary = load("nibble_ptq").get("summary", {})
+    ours, folded = (summary.get(m + "/augmented/W3A3") for m in ("resnet20",
+                                                                 "resnet20_torch_export"))
+    if not folded:
+        return ""
+    old = results("ptq_torch")
+    means = [statistics.mean(old["%s/residual8/W3A3/%d" % (k, d)]["top1"] for d in range(5))
+             for k in ("folded", "folded_corrected")]
+    gap = folded["mean"] - ours["mean"]
+    return table(["W3A3, mean of 5 draws", "top-1"],
+                 [["nibble, BN as it is", "%.2f" % ours["mean"]],
+                  ["nibble, BN folded by the exporter", "%.2f (%+.2f; wanted: within 0.5)"
+                   % (folded["mean"], gap)],
+                  ["PyTorch, folded, nothing corrected", "%.2f" % means[0]],
+                  ["PyTorch, folded, corrected", "%.2f" % means[1]]])
+
+
+def limits_table():
+    found = results("nibble_limits")
+    rows = []
+    for key, row in found.items():
+        group, method, seed = key.split("/")[0], *(key.split("/") + [""])[1:3]
+        if group == "table":
+            continue
+        base = found["%s/uniform/%s" % (group, seed)]["top1"]
+        rows.append([group[-1] + " bits", seed[4:], method, "{:,}".format(row["bytes"]),
+                     "%.2f" % row["top1"], "" if method == "uniform" else
+                     "%+.2f" % (row["top1"] - base), row["trials"], "%.0f s" % row["wall_seconds"],
+                     "%.0f s" % row["cpu_seconds"], "%.0f MB" % row["peak_memory_mb"],
+                     "%.1f" % row["load_average"]])
+    return table(["size of uniform", "seed", "search", "bytes", "top-1", "against uniform",
+                  "policies", "wall", "CPU", "memory", "load at the end"], rows)
+
+
+def main_table():
+    """The short one of README."""
+    found, rival = results("nibble_limits"), results("quantize_static")
+    names = [("w8a8", "8 bits, uniform"), ("w4a8", "4-bit weights"),
+             ("w4a4", "4-bit weights and activations"), ("100K", "`--max-size 100K`"),
+             ("80K", "`--max-size 80K`")]
+    rows = [["float", "1,084,392", "%.2f" % results("nibble_float")["resnet20"]["top1"], "", ""]]
+    for key, name in names:
+        row = found.get("table/" + key)
+        if row:
+            rows.append([name, "{:,}".format(row["bytes"]), "%.2f" % row["top1"],
+                         "{:,}".format(row["peak_ram"]), "%.0f s" % row["cpu_seconds"]])
+    for key, name in (("w8a8_minmax", "8 bits"), ("w4a8_minmax", "4-bit weights")):
+        row = rival["resnet20/" + key]
+        rows.append(["ONNX Runtime `quantize_static`, " + name,
+                     "{:,} (file)".format(row["file_bytes"]), "%.2f" % row["top1"], "",
+                     "%.0f s" % row["cpu_seconds"]])
+    return table(["ResNet-20, CIFAR-10", "bytes", "top-1, %", "RAM", "CPU time of quantizing"],
+                 rows)
+
+
+def code_table():
+    rows = [[model_name(k), r["images"], verdict(r["equal"]), "{:,}".format(r["bytes"]),
+             "{:,}".format(r["object_bytes"]), verdict(abs(r["difference"]) <= 1024)]
+            for k, r in results("nibble_code").items()]
+    return table(["network", "inputs", "equal, every byte", "`bytes`", "constants in model.o",
+                  "within 1 KB"], rows)
+
+
+def qdq_table():
+    rows = [[model_name(k), r["images"], "%.2f %%" % r["agreement"], r["different"],
+             "%.2f" % r["top1"], "{:,}".format(r["model_bytes"]),
+             "{:,}".format(r["allowed_bytes"]),
+             verdict(r["agreement"] >= 99.8 and r["fits"])]
+            for k, r in results("nibble_qdq").items()]
+    return table(["network", "images", "same class", "different", "top-1", "model.onnx",
+                  "allowed", "met"], rows)
+
+
+def policies_table():
+    rows = []
+    for key, r in results("nibble_policies").items():
+        total = r["gmacs_computed"] + r["gmacs_saved"]
+        rows.append([r["policies"], "%d MiB" % r["cache_mib"], "%.1f s" % r["seconds"],
+                     "%.1f s" % r["cpu_seconds"], "%.2f s" % (r["cpu_seconds"] / r["policies"]),
+                     "%.0f" % (r["gmacs_computed"] / r["cpu_seconds"]),
+                     "%.0f %%" % (100 * r["gmacs_saved"] / total)])
+    return table(["policies", "prefix cache", "wall", "CPU", "CPU per policy",
+                  "GMAC per CPU second", "MACs saved by the cache"], rows)
+
+
+def speed_table():
+    rows = []
+    for key, r in results("nibble_speed").items():
+        engine, batch, threads = key.split("/")
+        rival = r["onnxruntime"]
+        cpu = r.get("cpu_ratio_onnxruntime")
+        exact = r.get("ratio_onnxruntime_exact")
+        rows.append([engine, batch[5:], threads[7:], "{:,.0f}".format(r["nibble"]["median"]),
+                     "{:,.0f}".format(rival["median"]), "%.2f" % r["ratio_onnxruntime"],
+                     "%.2f" % r["ratio_of_best_onnxruntime"], "%.2f" % cpu if cpu else "",
+                     "%.2f" % exact if exact else "", "%.1f" % r["load_average"],
+                     verdict(r["ratio_onnxruntime"] >= (0.7 if engine == "integer" else 0.8))])
+    return table(["engine", "batch", "threads", "nibble, images/s", "ONNX Runtime", "ratio",
+                  "of the best", "by CPU time", "against exact kernels", "load", "floor met"], rows)
+
+
+def demo_table():
+    rows = [["clean clone" if k == "clean" else "again", "%.0f s" % r["wall_seconds"],
+             "%.0f s" % r["cpu_seconds"], "%.1f" % r["load_average"]]
+            for k, r in results("nibble_demo").items()]
+    return table(["`make demo`", "wall", "CPU", "load"], rows)
+
+
+TABLES = {"float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "speed": speed_table, "demo": demo_table}
+
+
+def main():
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    with open(sys.argv[1]) as file:
+        text = file.read()
+    for name, make in TABLES.items():
+        block = re.compile("(<!-- %s -->\n).*?(<!-- end -->)" % name, re.S)
+        text = block.sub(lambda m, made=make(): m.group(1) + made + "\n" + m.group(2), text)
+    with open(sys.argv[1], "w") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    main()
