@@ -28,6 +28,10 @@ find_library(LPSOLVE_LIBRARY lpsolve55 PATH_SUFFIXES lp_solve)
 find_program(ARM_GCC arm-none-eabi-gcc)
 find_program(QEMU_ARM qemu-system-arm)
 
+set(TEST_SECONDS 280)
+if(CMAKE_C_FLAGS MATCHES "-fsanitize")
+  set(TEST_SECONDS 1500)
+endif()
 set(LEFT_OUT "")
 # Sets `name`, `short` (room.name) and `lacks`: empty, or what this machine lacks for the test.
 function(describe_test source)
@@ -75,7 +79,7 @@ foreach(src ${TEST_SOURCES})
     target_link_libraries(${name} PRIVATE ${LPSOLVE_LIBRARY})
   endif()
   add_test(NAME ${short} COMMAND ${name})
-  set_tests_properties(${short} PROPERTIES TIMEOUT 240)
+  set_tests_properties(${short} PROPERTIES TIMEOUT ${TEST_SECONDS})
 endforeach()
 
 file(GLOB SHELL_TESTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.sh)
@@ -87,7 +91,7 @@ foreach(src ${SHELL_TESTS})
   endif()
   add_test(NAME ${short} COMMAND bash ${src} ${CMAKE_BINARY_DIR}/nibble ${CMAKE_SOURCE_DIR}
     "${NIBBLE_DATA}")
-  set_tests_properties(${short} PROPERTIES TIMEOUT 280
+  set_tests_properties(${short} PROPERTIES TIMEOUT ${TEST_SECONDS}
     ENVIRONMENT "NIBBLE_ORACLE_PYTHON=${NIBBLE_ORACLE_PYTHON}")
 endforeach()
 

@@ -17,6 +17,9 @@
 #include <simde/x86/avx512.h>
 #define NBI_EMULATE
 #define nbi_conv_row_avx512vnni emulated_row
+#ifdef __clang__ /* 512-bit vectors in calls that are all in this file */
+#pragma clang diagnostic ignored "-Wpsabi"
+#endif
 #include "kernels/x86/conv_dense_avx512vnni.c"
 #undef nbi_conv_row_avx512vnni
 #endif

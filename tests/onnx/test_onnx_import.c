@@ -97,7 +97,7 @@ static void add_attributes(nbi_buf *node) {
     const int64_t ints[] = {1, -2, INT64_MIN};
     for (int type = 1; type <= 8; type++) {
         nbi_buf a = {0}, t = pb_tensor("", U8, 2, two_two);
-        char name[8];
+        char name[16];
         pb_bytes(&t, 9, "abcd", 4);
         snprintf(name, sizeof name, "a%d", type);
         pb_text(&a, 1, name);

@@ -46,7 +46,7 @@ static const nb_dtype pb_only[] = {NB_DTYPE_BF16, NB_DTYPE_S4, NB_DTYPE_U4, NB_D
                                    NB_DTYPE_U2};
 
 static void check_one(nbi_graph *g, nb_dtype dtype, int rank, const int64_t *dim, bool npy) {
-    int a, b;
+    int a, b = -1;
     const char *path = in_folder(npy ? "t.npy" : "t.pb");
     assert_int_equal(nbi_graph_add_const(ctx, g, "t", dtype, rank, dim, &a), NB_OK);
     const nbi_tensor *t = g->tensor[a];

@@ -53,7 +53,17 @@ static int by_size(const void *pa, const void *pb) {
     return (a > b) - (a < b);
 }
 
-/* Proven optimal, the same every time, and fast. The bounds leave room for a busy machine. */
+#ifdef __SANITIZE_ADDRESS__
+#define SLOWER 10 /* the sanitizers' cost */
+#else
+#define SLOWER 1
+#endif
+
+static double cpu_seconds(void) {
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
+/* Proven optimal, the same every time, and fast, in processor time: other programs do not count. */
 static void large_instances_are_fast(void **state) {
     (void)state;
     nb_ctx *ctx = nb_ctx_new();
@@ -61,10 +71,10 @@ static void large_instances_are_fast(void **state) {
     double seconds[41];
     int choice[INST_VARS], again[INST_VARS];
     for (uint64_t seed = 0; seed < 41; seed++) {
-        double value, gap, start = nb_seconds(ctx);
+        double value, gap, start = cpu_seconds();
         instance_make(x, INST_NETWORK, seed, INST_VARS, INST_OPTIONS, -1);
         assert_int_equal(nbi_select(ctx, &x->p, 0, choice, &value, &gap), NB_OK);
-        seconds[seed] = nb_seconds(ctx) - start;
+        seconds[seed] = cpu_seconds() - start;
         assert_true(gap == 0);
         if (seed > 3) continue;
         assert_int_equal(nbi_select(ctx, &x->p, 0, again, &value, &gap), NB_OK);
@@ -73,7 +83,7 @@ static void large_instances_are_fast(void **state) {
     qsort(seconds, 41, sizeof *seconds, by_size);
     print_message("60 x 40 x 3: median %.1f ms, worst %.1f ms\n", 1e3 * seconds[20],
                   1e3 * seconds[40]);
-    assert_true(seconds[20] < 0.5 && seconds[40] < 5);
+    assert_true(seconds[20] < 0.5 * SLOWER && seconds[40] < 5 * SLOWER);
     free(x);
     nb_ctx_free(ctx);
 }
