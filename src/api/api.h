@@ -50,6 +50,9 @@ typedef struct nbi_metrics {
     double agreement;  /* percent of images with the reference's class */
     double auc;        /* two classes: area under the ROC of class 1 (or of the output's MSE) */
 } nbi_metrics;
+/* NB_EFORMAT names the first label that none of `count` outputs stands for (one output, a score,
+ * takes any label). */
+nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count);
 /* values[n][count]; label may be NULL; reference may be NULL. is_probability: softmax was applied. */
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool is_probability, nbi_metrics *out);

@@ -200,14 +200,17 @@ done:
     return st;
 }
 
-/* A given policy: scored and compared with the limits. */
-static nb_status use_policy(nbi_session *s, nbi_outcome *out) {
+/* A given policy, or the only one: scored and compared with the limits. */
+static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
     nbi_session_uniform(s, 8, s->activation_bits[s->n_activation_bits - 1], out->bits);
-    NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
+    if (s->o->policy) NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
     NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     NB_TRY(nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost));
     out->feasible = nbi_feasible(s->problem, out->cost);
-    snprintf(out->method, sizeof out->method, "policy");
+    snprintf(out->method, sizeof out->method, s->o->policy ? "policy" : "fixed");
+    if (max_drop < 0) return NB_OK;
+    NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
+    out->feasible &= out->drop_bound <= max_drop;
     return NB_OK;
 }
 
@@ -215,9 +218,10 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     bool limited = false;
     double drop = s->o->max_drop;
     uint8_t *policy = NULL;
-    if (s->o->policy) return use_policy(s, out);
+    if (s->o->policy) return use_policy(s, drop, out);
     for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
     if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
+    if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
     nb_status st = drop >= 0 && strcmp(s->o->search, "uniform")
                        ? search_drop(s, drop, policy, out)

@@ -54,13 +54,15 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     if (s->info.count[split] == 0) split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->compared, NULL, &s->transform, &a));
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, NULL, program, &s->transform, &b));
+    if (s->labelled) NB_TRYG(nbi_check_labels(s->ctx, a.label, a.n, a.count));
     bool probability = s->edge != s->net->output[0];
-    nbi_measure(a.values, NULL, a.labelled ? a.label : NULL, a.n, a.count, probability, &m);
+    const int *label = s->labelled && a.labelled ? a.label : NULL;
+    nbi_measure(a.values, NULL, label, a.n, a.count, probability, &m);
     json_t *o = nbi_metrics_json(&m);
     json_object_update(f, o);
     json_decref(o);
-    nbi_measure(b.values, a.count == b.count ? a.values : NULL, b.labelled ? b.label : NULL, b.n,
-                b.count, probability, &m);
+    nbi_measure(b.values, a.count == b.count ? a.values : NULL, label, b.n, b.count, probability,
+                &m);
     o = nbi_metrics_json(&m);
     json_object_update(q, o);
     json_decref(o);

@@ -40,6 +40,10 @@ static nb_status take_output(nb_ctx *ctx, float_run *r, const nbi_images *images
         return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is %s, not float32",
                        r->graph->tensor[r->graph->output[0]]->name, nbi_dtype_name(v.dtype));
     *count = (size_t)nbi_view_count(&v) / batch;
+    if (*count == 0 || (size_t)nbi_view_count(&v) % batch)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' has %lld values for %zu images",
+                       r->graph->tensor[r->graph->output[0]]->name,
+                       (long long)nbi_view_count(&v), batch);
     if (n < batch && (v.rank < 1 || v.dim[0] != (int64_t)batch))
         return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' has no batch dimension and the model takes "
                        "%zu images at once", r->graph->tensor[r->graph->output[0]]->name, batch);

@@ -120,6 +120,7 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
     NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
     NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
+    NB_TRYG(nbi_check_labels(ctx, out.label, out.n, out.count));
     if (o->predictions)
         NB_TRYG(write_predictions(ctx, o->predictions, out.values, out.n, out.count));
     nbi_measure(out.values, NULL, out.labelled ? out.label : NULL, out.n, out.count,
@@ -175,6 +176,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     }
     nbi_metrics ma, mb;
     size_t n = out[0].n, count = out[0].count;
+    NB_TRYG(nbi_check_labels(ctx, out[0].label, out[0].n, out[0].count));
     const int *label = out[0].labelled ? out[0].label : NULL;
     bool probability = gives_probabilities(s[0].model->graph);
     nbi_measure(out[0].values, NULL, label, n, count, probability, &ma);

@@ -83,6 +83,14 @@ static double auc_of(const float *values, const int *label, size_t n, size_t cou
     return (rank_sum - positive * (positive + 1) / 2) / (positive * negative);
 }
 
+nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count) {
+    for (size_t i = 0; i < n && count > 1; i++)
+        if (label[i] >= 0 && (size_t)label[i] >= count)
+            return nb_fail(ctx, NB_EFORMAT, "label %d of image %zu is out of range: the model has "
+                           "%zu outputs", label[i], i, count);
+    return NB_OK;
+}
+
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool probability, nbi_metrics *out) {
     sums s = {0};

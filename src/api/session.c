@@ -220,6 +220,9 @@ static nb_status draw_images(nbi_session *s) {
     draw = (nbi_draw){NBI_SPLIT_VAL, n_score, seed + 1, true, NULL};
     if (s->info.count[NBI_SPLIT_VAL] == 0) draw.split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_images_draw(ctx, s->data, &draw, &score));
+    const nbi_edge *e = &s->net->edge[s->edge];
+    size_t outputs = (size_t)e->h * (size_t)e->w * (size_t)e->c;
+    if (!s->net->n_untouched) NB_TRYG(nbi_check_labels(ctx, score.label, score.n, outputs));
     nbi_images all = {.n = calib.n + score.n, .sample_bytes = calib.sample_bytes,
                       .info = calib.info};
     NB_TRYG(nbi_alloc(ctx, all.n, all.sample_bytes, &all.bytes));
@@ -230,7 +233,8 @@ static nb_status draw_images(nbi_session *s) {
     memcpy(s->images.label, calib.label, calib.n * sizeof(int));
     memcpy(s->images.label + calib.n, score.label, score.n * sizeof(int));
     s->calib = calib.n;
-    s->labelled = s->info.classes > 0 && !s->net->n_untouched; /* labels are of the true outputs */
+    /* labels say nothing of what lies in front of an unknown operator */
+    s->labelled = s->info.classes > 0 && !s->net->n_untouched;
 done:
     nbi_images_free(&calib);
     nbi_images_free(&score);

@@ -55,6 +55,8 @@ void nbi_free(void *pointer); /* NULL is allowed */
 bool nbi_mul_size(size_t a, size_t b, size_t *out);
 /* Makes the k-th allocation from now fail (k = 1 is the next one; 0 = never). Tests only. */
 void nbi_alloc_fail_after(long k);
+/* How many allocations are left before that; 0 when it has failed or was never asked for. */
+long nbi_alloc_fail_left(void);
 
 /* A bump allocator; everything is freed at once. Zero-initialised is a valid empty arena. */
 typedef struct nbi_arena {

@@ -16,6 +16,10 @@ void nbi_alloc_fail_after(long k) {
     atomic_store(&fail_after, k);
 }
 
+long nbi_alloc_fail_left(void) {
+    return atomic_load(&fail_after);
+}
+
 static void *raw_alloc(size_t bytes) {
     if (atomic_load_explicit(&fail_after, memory_order_relaxed) > 0 &&
         atomic_fetch_sub(&fail_after, 1) == 1)

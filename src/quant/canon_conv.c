@@ -36,12 +36,13 @@ static bool per_channel(const nbi_tensor *k, const nbi_tensor *y, int channel, f
     const float *v = k->data;
     int64_t count = nbi_tensor_count(k);
     if (k->dtype != NB_DTYPE_F32 || !v || count < 1) return false;
+    if (k->rank > y->rank) return false;
     if (count == 1) {
         *out = v[0];
         return true;
     }
     int axis = k->rank - (y->rank - 1); /* of the constant that meets the channel axis */
-    if (axis < 0 || k->rank > y->rank || k->dim[axis] != y->dim[1] || count != y->dim[1])
+    if (axis < 0 || k->dim[axis] != y->dim[1] || count != y->dim[1])
         return false;
     *out = v[channel];
     return true;

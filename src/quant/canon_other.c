@@ -42,8 +42,9 @@ static void range_of(const nbi_node *node, float in_lo, float in_hi, float *lo, 
     *lo = -INFINITY;
     *hi = INFINITY;
     if (nbi_canon_clamp(node, lo, hi)) {
-        *lo = fmaxf(*lo, in_lo);
-        *hi = fminf(*hi, in_hi);
+        float from = *lo, to = *hi; /* the clamp of both ends */
+        *lo = fminf(fmaxf(in_lo, from), to);
+        *hi = fminf(fmaxf(in_hi, from), to);
     } else if (nbi_op_is(node, "Sigmoid") || nbi_op_is(node, "HardSigmoid")) {
         *lo = 0;
         *hi = 1;

@@ -4,6 +4,7 @@
  * version. */
 #include "quant/fit.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -56,10 +57,10 @@ nb_status nbi_hist_add(nb_ctx *ctx, nbi_hist *hist, const char *what, const floa
         hist->zeros += (int64_t)n;
         return NB_OK;
     }
-    float inverse = (float)(1.0 / hist->width); /* exact: a power of two */
+    double inverse = 1.0 / hist->width; /* exact: a power of two, beyond float for denormals */
     for (size_t i = 0; i < n; i++) {
-        if (x[i] > 0) hist->positive[(int)(x[i] * inverse)]++;
-        else if (x[i] < 0) hist->negative[(int)(-x[i] * inverse)]++;
+        if (x[i] > 0) hist->positive[(int)((double)x[i] * inverse)]++;
+        else if (x[i] < 0) hist->negative[(int)(-(double)x[i] * inverse)]++;
         else hist->zeros++;
     }
     return NB_OK;
@@ -132,7 +133,8 @@ static double range_of(const nbi_hist *h, nbi_range_method method, int levels, d
     double best = INFINITY, range = top;
     int last = (int)(top / h->width);
     if (last >= NBI_HIST_BINS) last = NBI_HIST_BINS - 1;
-    for (int used = levels > 16 ? levels : 16; used <= last + 1; used += 8) {
+    /* from the whole range down, so that equals (a constant tensor) lose nothing */
+    for (int used = last + 1, least = levels > 16 ? levels : 16; used >= least; used -= 8) {
         double kl = divergence(h, used, levels);
         if (kl < best) best = kl, range = used * h->width;
     }
@@ -169,6 +171,7 @@ static void search_range(const nbi_hist *h, nbi_range_method method, set_range s
 
 static double as_float(double scale) {
     float f = (float)scale;
+    if (f > FLT_MAX) return FLT_MAX;
     return f > 1e-30f ? (double)f : 1e-30; /* a positive normal number */
 }
 

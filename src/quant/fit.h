@@ -21,7 +21,7 @@ nb_status nbi_hist_init(nb_ctx *ctx, nbi_arena *arena, nbi_hist *hist);
 nb_status nbi_hist_add(nb_ctx *ctx, nbi_hist *hist, const char *what, const float *x, size_t n);
 
 /* Unsigned (zero = 0, 0 … 2^bits−1) or symmetric (zero = 0, −2^(bits−1) … 2^(bits−1)−1), bits 1…8;
- * *sqnr in dB. An all-zero histogram gives scale 1. */
+ * *sqnr in dB. An all-zero histogram is fitted as the range −1…1. */
 void nbi_fit_activation(const nbi_hist *hist, bool is_unsigned, int bits, nbi_range_method method,
                         nbi_qparam *out, double *sqnr);
 /* Affine: u8 with a zero point; 0 is exactly representable. */

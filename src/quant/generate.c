@@ -61,20 +61,22 @@ static void find_readers(generator *g) {
         if (g->net->edge[e].is_output) g->other_reader[g->class_of[e]] = true;
 }
 
-/* Logits: every producer of the class is a convolution or a move, and its readers compute in float
- * or are outputs. */
+/* Logits: every producer of the class is a convolution, a move or, if the class is an output, computed
+ * in float; its readers compute in float, move or are outputs: nothing else reads int32. */
 static void find_logits(generator *g) {
     const nbi_qnet *net = g->net;
     for (int c = 0; c < net->n_edges; c++) {
         if (g->class_of[c] != c || g->conv_reader[c]) continue;
-        bool logits = false;
+        bool logits = true, from_float = false, is_output = false;
         for (int e = 0; e < net->n_edges; e++) {
             if (g->class_of[e] != c) continue;
             int p = net->edge[e].producer;
-            logits = p >= 0 && (net->layer[p].type == NBI_LAYER_CONV ||
-                                net->layer[p].type == NBI_LAYER_COPY);
-            if (!logits) break;
+            nbi_layer_type type = p < 0 ? NBI_LAYER_ADD : net->layer[p].type;
+            logits &= type == NBI_LAYER_CONV || type == NBI_LAYER_COPY || type == NBI_LAYER_FLOAT;
+            from_float |= type == NBI_LAYER_FLOAT;
+            is_output |= net->edge[e].is_output;
         }
+        logits &= is_output || !from_float;
         for (int i = 0; i < net->n_layers && logits; i++)
             for (int k = 0; k < net->layer[i].n_in; k++)
                 if (g->class_of[net->layer[i].in[k]] == c)
@@ -115,10 +117,8 @@ static nb_status add_activation_sites(generator *g) {
                       .is_unsigned = class_is_unsigned(g, c),
                       .fixed_bits = stream ? g->options->residual_bits : 0,
                       .count = (int64_t)net->edge[e].h * net->edge[e].w * net->edge[e].c};
-        bool float_out = p >= 0 && net->layer[p].type == NBI_LAYER_FLOAT && !g->conv_reader[c];
         if (p < 0) s.kind = NBI_SITE_INPUT, s.fixed_bits = 8;
-        else if (g->int32_class[c] || (float_out && net->edge[e].is_output))
-            s.kind = NBI_SITE_OUTPUT, s.fixed_bits = 8;
+        else if (g->int32_class[c]) s.kind = NBI_SITE_OUTPUT, s.fixed_bits = 8;
         else if (g->last_reader[c] && !stream && g->options->first_last == NBI_FIRST_LAST_8)
             s.fixed_bits = 8;
         set_storage(&s);

@@ -39,8 +39,8 @@ static double fit_scale(const float *w, size_t n, size_t stride, int bits) {
         top = fmax(top, a);
         sum += a;
     }
+    if (bits == 1) return sum / (double)n; /* no zero level: a channel of zeros has scale 0 */
     if (top == 0) return 1;
-    if (bits == 1) return sum / (double)n;
     int lo = -(1 << (bits - 1)), hi = -lo - 1;
     double best = INFINITY, scale = top / hi;
     for (int i = 1; i <= STEPS; i++) {
@@ -57,6 +57,11 @@ static double fit_scale(const float *w, size_t n, size_t stride, int bits) {
     return scale;
 }
 
+/* float32, positive and normal: 1/scale must be finite. */
+static float as_scale(double scale) {
+    return scale > 1e-30 ? (float)scale : 1e-30f;
+}
+
 typedef struct fit_job {
     const nbi_layer *layer;
     int bits;
@@ -70,7 +75,7 @@ static nb_status fit_channels(void *user, size_t begin, size_t end, int worker) 
     (void)worker;
     for (size_t c = begin; c < end; c++) {
         const float *w = l->depthwise ? l->weight + c : l->weight + c * n;
-        job->scale[c] = (float)fit_scale(w, n, l->depthwise ? channels : 1, job->bits);
+        job->scale[c] = as_scale(fit_scale(w, n, l->depthwise ? channels : 1, job->bits));
     }
     return NB_OK;
 }
@@ -82,7 +87,7 @@ nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool pe
     if (per_channel) {
         NB_TRY(nbi_parallel(ctx, (size_t)channels, 8, fit_channels, &job));
     } else {
-        float s = (float)fit_scale(layer->weight, layer->n_weights, 1, bits);
+        float s = as_scale(fit_scale(layer->weight, layer->n_weights, 1, bits));
         for (int c = 0; c < channels; c++) scale[c] = s;
     }
     int lo = bits == 1 ? -1 : -(1 << (bits - 1)), hi = bits == 1 ? 1 : -lo - 1;

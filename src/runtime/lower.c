@@ -13,8 +13,8 @@ uint8_t nbi_element_type(const nbi_qparam *q) {
 
 int32_t nbi_quantize(const nbi_qparam *q, float real) {
     float k = rintf(real / (float)q->scale) + (float)q->zero;
-    if (!(k > (float)q->lo)) return q->lo;
-    return k > (float)q->hi ? q->hi : (int32_t)k;
+    if (!(k > (float)q->lo)) return q->lo; /* NaN, too */
+    return k >= (float)q->hi ? q->hi : (int32_t)k; /* (float)INT32_MAX is 2^31 */
 }
 
 void nbi_clamp_range(const nbi_layer *l, const nbi_qparam *y, int32_t *lo, int32_t *hi) {
@@ -103,6 +103,9 @@ static nb_status lower_pool(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l
     step->type = l->type == NBI_LAYER_MAXPOOL ? NBI_STEP_MAXPOOL : NBI_STEP_AVGPOOL;
     if (l->type == NBI_LAYER_MAXPOOL) return NB_OK;
     int taps = p->kh * p->kw;
+    if ((int64_t)taps * magnitude(x) > INT32_MAX)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s': sums of %d values can exceed 31 bits",
+                       l->name, taps);
     int32_t *mult = nbi_arena_alloc(arena, (size_t)taps + 1, sizeof *mult), lo, hi;
     uint8_t *shift = nbi_arena_alloc(arena, (size_t)taps + 1, 1);
     if (!mult || !shift) return nb_fail_memory(ctx, (size_t)taps * 5);

@@ -63,6 +63,9 @@ static nb_status make_table(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *y
         }
         equal &= memcmp(table, table + c * 256, 256) == 0;
     }
+    if (!equal && channels > INT16_MAX)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "tables for %d channels; at most %d are possible",
+                       channels, INT16_MAX);
     *out = (nbk_lut){.count = count, .channels = (int16_t)(equal ? 1 : channels), .table = table};
     return NB_OK;
 }

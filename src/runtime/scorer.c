@@ -128,7 +128,8 @@ static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, int bits) {
     const nbi_layer *l = &s->net->layer[layer];
     if (f->levels) return NB_OK;
     int8_t *levels;
-    NB_TRY(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->scale, &f->scale));
+    if (!f->scale)
+        NB_TRY(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->scale, &f->scale));
     NB_TRY(nbi_alloc(ctx, l->n_weights, 1, &levels));
     nb_status st =
         nbi_fit_weights(ctx, l, bits, s->options.per_channel, levels, f->scale, &f->sqnr);
@@ -167,6 +168,7 @@ static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
 
 static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     if (bytes <= s->scratch_bytes) return NB_OK;
+    s->scratch_bytes = 0; /* until every worker has its own */
     for (int w = 0; w < s->workers; w++) {
         nbi_free(s->scratch[w]);
         s->scratch[w] = NULL;
@@ -350,8 +352,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t 
     nbi_cached *out;
     size_t bytes = image_bytes(s, l->out);
     NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[l->out],
-                         bytes * s->options.images + NBI_KERNEL_SLACK, worth_keeping(s, l->out),
-                         &out));
+                         bytes * s->options.images + NBI_KERNEL_SLACK, false, &out));
     s->buffer[l->out] = out;
     for (int i = 0; i < n; i++) {
         nbi_ready_step ready;
@@ -365,6 +366,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t 
         nbi_free(own);
         NB_TRY(st);
     }
+    out->keep = worth_keeping(s, l->out); /* only what is complete */
     return NB_OK;
 }
 
@@ -373,10 +375,11 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     size_t bytes = image_bytes(s, net->input);
     nbi_cached *out;
     NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[net->input],
-                         bytes * s->options.images + NBI_KERNEL_SLACK, true, &out));
+                         bytes * s->options.images + NBI_KERNEL_SLACK, false, &out));
     s->buffer[net->input] = out;
     if (!net->input_is_image) {
         memcpy(out->data, s->options.inputs, bytes * s->options.images);
+        out->keep = !s->freeze;
         return NB_OK;
     }
     nbi_step step;
@@ -386,7 +389,9 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
     j.in[0] = s->options.inputs;
     j.in_bytes[0] = bytes;
-    return nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
+    NB_TRY(nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j));
+    out->keep = !s->freeze;
+    return NB_OK;
 }
 
 /* ---- one candidate --------------------------------------------------------------------------- */
@@ -483,6 +488,8 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
 
 static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edge,
                         float *values) {
+    if (nb_ctx_threads(ctx) > s->workers)
+        return nb_fail(ctx, NB_EINVAL, "the scorer was made for %d threads", s->workers);
     NB_TRY(set_policy(ctx, s, bits));
     find_needed(s, edge);
     nb_status st = run_needed(ctx, s, bits);

@@ -38,7 +38,7 @@ done
 
 # ---- files that are models of nonsense -----------------------------------------------------------
 deep=$(node Relu n0 x y)
-for ((i = 0; i < 400; i++)); do deep=$(node If "n$i" c y "$(message 5 "$(text 1 b)$(message 6 "$deep")$(number 20 5)")"); done
+for ((i = 0; i < 150; i++)); do deep=$(node If "n$i" c y "$(message 5 "$(text 1 b)$(message 6 "$deep")$(number 20 5)")"); done
 model "$deep" > deep.onnx
 refuses 1 deep.onnx info deep.onnx
 ends="$(value 11 x '1 4')$(value 12 b '1 4')"
@@ -64,7 +64,7 @@ model "$(node Gemm product 'x w' b)$(tensor 5 w '4 -4' 0000803f)$ends" > negativ
 refuses 1 "'w'" info negative.onnx
 model "$(node Relu wide x b)$(value 11 x "$((1 << 31)) $((1 << 31)) $((1 << 31))")$(value 12 b 1)" > wide.onnx
 refuses 1 "'x'" info wide.onnx
-at=$(grep -obUaP '\x0a\x05image\x12' "$good" | cut -d: -f1)
+at=$(grep -obUaP '\x05image\x12' "$good" | cut -d: -f1)
 at=$((at + $(tail -c +$((at + 1)) "$good" | grep -obUaP '\x08\x03' | head -1 | cut -d: -f1)))
 cp "$good" channels.onnx
 printf '\x08\x04' | dd of=channels.onnx bs=1 seek="$at" conv=notrunc status=none
@@ -111,10 +111,15 @@ idx() { # TYPE DIMS...: an IDX header
 }
 mkdir idx
 { idx 16 28 28; head -c $((16 * 784)) /dev/zero; } > idx/train-images-idx3-ubyte
-{ idx 16; printf '\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x00\x01\x02\x03\x04\xff'; } > idx/train-labels-idx1-ubyte
+{ idx 16; printf '\xff%.0s' {1..16}; } > idx/train-labels-idx1-ubyte
 refuses 1 "28×28" eval "$good" --data idx
-model "$(node GlobalAveragePool mean x b)$(value 11 x '1 1 28 28')$(value 12 b '1 1 1 1')" > grey.onnx
-refuses 1 "255" eval grey.onnx --data idx
+ends="$(value 11 x '1 1 28 28')$(value 12 b '1 10')"
+model "$(node Reshape flat 'x shape' y)$(message 5 "$(number 1 2)$(number 2 7)$(text 8 shape)$(message 9 0100000000000000ffffffffffffffff)")$(node Gemm product 'y w' b)$(tensor 5 w '784 10' "$(printf '0000803f%.0s' {1..7840})")$ends" > digits.onnx
+refuses 1 "label 255" eval digits.onnx --data idx --split train
+refuses 1 "label 255" quantize digits.onnx --data idx -o made --avg-bits 8
+{ idx 16; printf '\x02%.0s' {1..16}; } > idx/train-labels-idx1-ubyte
+works quantize digits.onnx --data idx -o digits # every width is fixed: nothing to search
+says digits/results.json '"fixed"'
 
 # ---- limits out of reach -------------------------------------------------------------------------
 refuses 3 max-size quantize "$good" "${quick[@]}" -o tight --max-size 1K --json
@@ -139,6 +144,7 @@ refuses 1 held/model.onnx quantize "$good" "${quick[@]}" -o held --avg-bits 8 --
 works quantize "$good" "${quick[@]}" -o full --avg-bits 8 --search uniform
 cp full/model.onnx before.onnx
 (
+    failures=0
     ulimit -f 40 # blocks of 1024 bytes
     trap '' XFSZ
     refuses 1 full/ quantize "$good" "${quick[@]}" -o full --avg-bits 8 --search uniform
