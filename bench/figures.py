@@ -127,7 +127,8 @@ def run_limits(job):
                           ("w8a8", uniform_options(8, 8)), ("w4a8", uniform_options(4, 8)),
                           ("w4a4", uniform_options(4, 4))):
         if not results.done("table/" + name):
-            folder, run = quantize(job, name, "resnet20", *options)
+            folder, run = quantize(job, "w4a8_seed0" if name == "w4a8" else name, "resnet20",
+                                   *options)
             results.put("table/" + name, limit_row(run, folder))
             say("limits table/" + name, results.get("table/" + name))
     for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3)]:
