@@ -333,37 +333,42 @@ static void test_scorer_near_float(void **state) {
 }
 
 /* Every allocation fails once; afterwards the scorer still says the truth. */
-static void test_scorer_out_of_memory(void **state) {
-    (void)state;
-    enum { IMAGES = 9, VALUES = IMAGES * ZOO_CLASSES };
-    uint8_t bits[POLICIES][HAND_SITES];
+static void check_out_of_memory(hand *h, const uint8_t *bits, size_t stat_images) {
+    enum { VALUES = 9 * ZOO_CLASSES };
     float want[VALUES], got[VALUES];
-    hand data, *h = zoo_ready(&data, 60, IMAGES, false);
-    nbi_scorer *s = hand_scorer(h, 5, 0);
-    random_policies(h, bits);
-    score(h, s, bits[3], want);
+    nbi_scorer *s = hand_scorer(h, stat_images, 0);
+    score(h, s, bits, want);
     nbi_scorer_free(s);
     bool failed = true;
     for (long k = 1; failed; k++) {
         nbi_frozen *frozen = NULL;
-        s = hand_scorer(h, 5, 8u << 20);
+        s = hand_scorer(h, stat_images, 8u << 20);
         nbi_alloc_fail_after(k);
-        nb_status st = nbi_scorer_run(h->ctx, s, bits[3], h->net->output[0], got);
+        nb_status st = nbi_scorer_run(h->ctx, s, bits, h->net->output[0], got);
         nbi_alloc_fail_after(0);
         assert_true(st == NB_OK || st == NB_ENOMEM);
         failed = st != NB_OK;
-        score(h, s, bits[3], got);
+        score(h, s, bits, got);
         assert_memory_equal(got, want, sizeof got);
         nbi_alloc_fail_after(k);
-        st = nbi_scorer_freeze(h->ctx, s, bits[3], &frozen);
+        st = nbi_scorer_freeze(h->ctx, s, bits, &frozen);
         nbi_alloc_fail_after(0);
         assert_true(st == NB_OK || (st == NB_ENOMEM && !frozen));
         failed |= st != NB_OK;
         nbi_frozen_free(frozen);
-        score(h, s, bits[3], got);
+        score(h, s, bits, got);
         assert_memory_equal(got, want, sizeof got);
         nbi_scorer_free(s);
     }
+}
+
+static void test_scorer_out_of_memory(void **state) {
+    (void)state;
+    uint8_t bits[HAND_SITES];
+    hand data, *h = zoo_ready(&data, 60, 9, false);
+    hand_bits(h, 0, 0, bits);
+    check_out_of_memory(h, bits, 5);
+    check_out_of_memory(h, bits, 0); /* weights are packed after the output's buffer is made */
     hand_free(h);
 }
 
