@@ -116,25 +116,30 @@ static nb_status policy_table(nbi_session *s, const uint8_t *bits, json_t *resul
     return st;
 }
 
+typedef struct front {
+    nb_ctx *ctx;
+    nbi_pareto p;
+} front;
+
 static nb_status add_point(void *user, const nbi_study_trial *t) {
-    nbi_pareto *p = user;
+    front *f = user;
     const double cost[] = {t->cost[NBI_COST_BYTES], t->cost[NBI_COST_BOPS]};
-    return nbi_pareto_add(NULL, p, t->policy, t->score, cost, NULL);
+    return nbi_pareto_add(f->ctx, &f->p, t->policy, t->score, cost, NULL);
 }
 
 static nb_status write_pareto(nbi_session *s) {
-    nbi_pareto p;
-    json_t *list = json_array();
+    front f = {.ctx = s->ctx};
     if (!s->study) return NB_OK;
-    NB_TRY(nbi_pareto_init(s->ctx, &p, s->net->n_sites, 2));
-    nb_status st = nbi_study_list(s->ctx, s->study, add_point, &p);
-    for (size_t i = 0; st == NB_OK && i < p.count; i++) {
+    NB_TRY(nbi_pareto_init(s->ctx, &f.p, s->net->n_sites, 2));
+    json_t *list = json_array();
+    nb_status st = nbi_study_list(s->ctx, s->study, add_point, &f);
+    for (size_t i = 0; st == NB_OK && i < f.p.count; i++) {
         json_t *bits = json_array();
         for (int k = 0; k < s->net->n_sites; k++)
-            json_array_append_new(bits, json_integer(p.points[i].policy[k]));
-        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", p.points[i].score,
-                                              "bytes", p.points[i].cost[0], "bops",
-                                              p.points[i].cost[1], "bits", bits));
+            json_array_append_new(bits, json_integer(f.p.points[i].policy[k]));
+        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", f.p.points[i].score,
+                                              "bytes", f.p.points[i].cost[0], "bops",
+                                              f.p.points[i].cost[1], "bits", bits));
     }
     json_t *names = json_array();
     for (int k = 0; k < s->net->n_sites; k++)
@@ -142,7 +147,7 @@ static nb_status write_pareto(nbi_session *s) {
     json_t *root = json_pack("{s:o,s:o}", "tensors", names, "points", list);
     if (st == NB_OK) st = write_json(s, "pareto.json", root);
     json_decref(root);
-    nbi_pareto_free(&p);
+    nbi_pareto_free(&f.p);
     return st;
 }
 

@@ -218,7 +218,7 @@ static nb_status conv_rows(void *user, size_t begin, size_t end, int worker) {
     size_t need = depthwise ? (size_t)p->c.c * (area + 1) : ROWS * area;
     float *scratch = NULL;
     (void)worker;
-    NB_TRY(nbi_alloc(NULL, need, sizeof *scratch, &scratch));
+    NB_TRY(nbi_alloc(job->ctx, need, sizeof *scratch, &scratch));
     if (depthwise)
         for (size_t c = 0; c < (size_t)p->c.c; c++)
             for (size_t k = 0; k < area; k++)

@@ -220,10 +220,11 @@ static nb_status set_outputs(nbi_canon *c) {
 }
 
 /* First: reads the network input through no other convolution. Last: reaches an output so. */
-static void mark_first_last(nbi_qnet *net) {
+static nb_status mark_first_last(nb_ctx *ctx, nbi_qnet *net) {
     bool *from_input = NULL, *to_output = NULL;
-    if (nbi_alloc(NULL, (size_t)net->n_edges, 1, &from_input) != NB_OK) return;
-    if (nbi_alloc(NULL, (size_t)net->n_edges, 1, &to_output) == NB_OK) {
+    NB_TRY(nbi_alloc(ctx, (size_t)net->n_edges, 1, &from_input));
+    nb_status st = nbi_alloc(ctx, (size_t)net->n_edges, 1, &to_output);
+    if (st == NB_OK) {
         from_input[net->input] = true;
         for (int e = 0; e < net->n_edges; e++) to_output[e] = net->edge[e].is_output;
         for (int i = 0; i < net->n_layers; i++) {
@@ -242,6 +243,7 @@ static void mark_first_last(nbi_qnet *net) {
     }
     nbi_free(from_input);
     nbi_free(to_output);
+    return st;
 }
 
 static nb_status canonicalize(nbi_canon *c) {
@@ -259,8 +261,7 @@ static nb_status canonicalize(nbi_canon *c) {
     for (int n = 0; n < c->graph->n_nodes; n++)
         if (!c->done[n]) NB_TRY(build_node(c, n));
     NB_TRY(set_outputs(c));
-    mark_first_last(c->net);
-    return NB_OK;
+    return mark_first_last(c->ctx, c->net);
 }
 
 nb_status nbi_canonicalize(nb_ctx *ctx, nbi_graph *graph, nbi_qnet **out) {
