@@ -117,7 +117,7 @@ static nb_status run_slice(void *user, size_t begin, size_t end, int worker) {
         nbi_view_copy(&out, &in[0]);
         return NB_OK;
     }
-    nbi_op_call call = {NULL, job->graph, step->node, in, &out};
+    nbi_op_call call = {NULL, job->graph, step->node, in, &out, 0};
     return step->node->op->forward(&call);
 }
 
@@ -157,7 +157,7 @@ static nb_status run_step(nb_ctx *ctx, nbi_exec *e, exec_step *s) {
         nbi_view_copy(&s->out_view[0], &s->in_view[0]);
         return NB_OK;
     }
-    nbi_op_call call = {ctx, e->graph, s->node, s->in_view, s->out_view};
+    nbi_op_call call = {ctx, e->graph, s->node, s->in_view, s->out_view, 0};
     return s->node->op->forward(&call);
 }
 
