@@ -67,7 +67,7 @@ static void extend(const nbi_exec *e, candidate *c, bool allow_add) {
         if (n < 0 || e->skipped[n] || e->chain[n]) return;
         const nbi_node *node = g->node[n];
         if (is(node, "BatchNormalization") && !c->bn && !c->add && node->in[0] == c->out &&
-            all_const(g, node, 1)) {
+            all_const(g, node, 1) && !((const nbi_batchnorm_params *)node->params)->training) {
             c->bn = node;
             take(c, g, n);
         } else if (is(node, "Add") && allow_add && !c->add) {
