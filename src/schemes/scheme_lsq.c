@@ -12,28 +12,47 @@ static double gradient_scale(size_t n_group, int top) {
 
 extern const nbi_scheme nbi_scheme_lsq;
 
+/* Weights of one bit are ±s (ours): two's complement would leave −s and 0. */
+static bool is_sign(const nbi_scheme_use *use) {
+    return use->weights && !use->is_unsigned && use->bits == 1;
+}
+
 static void lsq_fit(const nbi_scheme_use *use, const float *x, size_t n, float *params) {
     nbi_steps s = nbi_steps_of(1, use->bits, use->is_unsigned);
     nbi_stats stats;
     nbi_stats_of(x, n, &stats);
-    params[0] = nbi_positive(2 * stats.magnitude / sqrt((double)s.hi));
+    double top = s.hi > 0 ? s.hi : 1;
+    params[0] = nbi_positive(is_sign(use) ? stats.magnitude : 2 * stats.magnitude / sqrt(top));
 }
 
 static void lsq_forward(const nbi_scheme_use *use, const float *params, const float *x, float *y,
                         size_t n) {
     nbi_steps s = nbi_steps_of(params[0], use->bits, use->is_unsigned);
-    nbi_steps_forward(&s, x, y, n);
+    nbi_half h = nbi_half_of(params[0], 1);
+    if (is_sign(use)) nbi_half_forward(&h, x, y, n);
+    else nbi_steps_forward(&s, x, y, n);
 }
 
 static void lsq_encode(const nbi_scheme_use *use, const float *params, const float *x,
                        uint8_t *code, size_t n) {
     nbi_steps s = nbi_steps_of(params[0], use->bits, use->is_unsigned);
-    nbi_steps_encode(&s, x, code, n);
+    nbi_half h = nbi_half_of(params[0], 1);
+    if (is_sign(use)) nbi_half_encode(&h, x, code, n);
+    else nbi_steps_encode(&s, x, code, n);
 }
 
 static void lsq_grid(const nbi_scheme_use *use, const float *params, nbi_scheme_grid *out) {
     nbi_steps s = nbi_steps_of(params[0], use->bits, use->is_unsigned);
-    nbi_steps_grid(&s, out);
+    nbi_half h = nbi_half_of(params[0], 1);
+    if (is_sign(use)) nbi_half_grid(&h, out);
+    else nbi_steps_grid(&s, out);
+}
+
+/* s·sign(x) is linear in s: its slope is the sign. */
+static double sign_sum(const float *x, const float *g, size_t n) {
+    double lane[NBI_LANES] = {0};
+    for (size_t i = 0; i < n; i++) lane[i % NBI_LANES] += (double)(x[i] < 0 ? -g[i] : g[i]);
+    return nbi_lane_sum(lane);
 }
 
 static void lsq_backward(const nbi_scheme_use *use, const float *params, const float *x,
@@ -41,20 +60,24 @@ static void lsq_backward(const nbi_scheme_use *use, const float *params, const f
                          double *dbits) {
     nbi_steps s = nbi_steps_of(params[0], use->bits, use->is_unsigned);
     if (dbits) *dbits += nbi_scheme_default_dbits(&nbi_scheme_lsq, use, params, x, g, n);
-    if (dparams) dparams[0] += gradient_scale(n_group, s.hi) * nbi_steps_dscale(&s, x, g, n);
-    if (dx) nbi_pass_inside(s.scale * (float)s.lo, s.scale * (float)s.hi, x, g, dx, n);
+    if (dparams)
+        dparams[0] += gradient_scale(n_group, s.hi) *
+                      (is_sign(use) ? sign_sum(x, g, n) : nbi_steps_dscale(&s, x, g, n));
+    if (dx && is_sign(use)) nbi_pass_all(g, dx, n);
+    else if (dx) nbi_pass_inside(s.scale * (float)s.lo, s.scale * (float)s.hi, x, g, dx, n);
 }
 
 const nbi_scheme nbi_scheme_lsq = {
     .name = "lsq",
     .letter = "",
     .title = "uniform, step learned by gradient",
-    .source = "Esser et al. 2020; LIMPQ lsq.py",
-    .formula = "s·round(clip(x/s, −2^(b−1), 2^(b−1)−1)), or 0 … 2^b−1; s learned",
+    .source = "Esser et al. 2020; LIMPQ lsq.py; 1 bit ours",
+    .formula = "s·round(clip(x/s, −2^(b−1), 2^(b−1)−1)), or 0 … 2^b−1; 1-bit weights s·sign(x); "
+               "s learned",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_LEARNED | NBI_SCHEME_IDEMPOTENT |
              NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
-    .min_bits = 2,
+    .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 8,
     .deploy_activations = 8,
