@@ -13,6 +13,11 @@ static const struct {
                    {8, 10, {0, 1, 2, 3, 4, 6, 8, 10}},
                    {16, 48, {0, 1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24, 32, 33, 36, 48}}};
 
+/* Weights have a sign even where all are positive: 5 magnitude bits do not exist. */
+static bool is_positive(const nbi_scheme_use *use) {
+    return use->is_unsigned && !use->weights;
+}
+
 static int n_params(const nbi_scheme_use *use) {
     return use->weights ? 2 : 1;
 }
@@ -31,11 +36,11 @@ static void fit(const nbi_scheme_use *use, const float *x, size_t n, float *para
 }
 
 static void grid(const nbi_scheme_use *use, const float *params, nbi_scheme_grid *out) {
-    int bits = use->is_unsigned ? use->bits : use->bits - 1, n = magnitudes[bits].n;
+    int bits = is_positive(use) ? use->bits : use->bits - 1, n = magnitudes[bits].n;
     float top = nbi_guarded(params[0]) * sigma_of(use, params);
     out->scale = nbi_guarded(top / (float)magnitudes[bits].divisor);
     out->n = 0;
-    for (int i = n - 1; i > 0 && !use->is_unsigned; i--)
+    for (int i = n - 1; i > 0 && !is_positive(use); i--)
         out->level[out->n++] = (int16_t)-magnitudes[bits].c[i];
     for (int i = 0; i < n; i++) out->level[out->n++] = magnitudes[bits].c[i];
 }
@@ -59,7 +64,7 @@ static void encode(const nbi_scheme_use *use, const float *params, const float *
 static void backward(const nbi_scheme_use *use, const float *params, const float *x, const float *g,
                      size_t n, size_t n_group, float *dx, double *dparams, double *dbits) {
     float alpha = nbi_guarded(params[0]), sigma = sigma_of(use, params), top = alpha * sigma;
-    float low = use->is_unsigned ? 0 : -top, y[NBI_BLOCK];
+    float low = is_positive(use) ? 0 : -top, y[NBI_BLOCK];
     (void)n_group;
     if (dbits) *dbits += nbi_scheme_default_dbits(&nbi_scheme_apot, use, params, x, g, n);
     for (size_t i = 0; dparams && i < n; i += NBI_BLOCK) {

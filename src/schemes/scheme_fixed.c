@@ -11,13 +11,13 @@ static bool is_sign(const nbi_scheme_use *use) {
 /* params {M = max|x|, E|x|}; 2^(floor(log2 M) − (b − 2)), one less for unsigned. */
 static nbi_steps steps(const nbi_scheme_use *use, const float *params) {
     int e;
-    frexpf(nbi_guarded(params[0]), &e); /* M in [2^(e−1), 2^e) */
+    frexpf(nbi_positive((double)params[0]), &e); /* M in [2^(e−1), 2^e) */
     e -= use->is_unsigned ? use->bits : use->bits - 1;
     return nbi_steps_of(ldexpf(1, e), use->bits, use->is_unsigned);
 }
 
 static nbi_half sign_of(const float *params) {
-    float e = rintf(log2f(nbi_guarded(params[1])));
+    float e = rintf(log2f(nbi_positive((double)params[1])));
     return nbi_half_of(ldexpf(1, (int)nbi_clip(e, -99, 126)), 1);
 }
 

@@ -14,7 +14,7 @@ static void grid(const nbi_scheme_use *use, const float *params, nbi_scheme_grid
     double l = use->bits == 4 && params[1] > 0.5f ? SECOND_LAMBDA : lambda[use->bits];
     int half = 1 << (use->bits - 1);
     out->n = 2 * half;
-    out->scale = nbi_positive((l * (double)nbi_guarded(params[0]) + 1e-7) / 2);
+    out->scale = nbi_guarded(nbi_positive((l * (double)nbi_guarded(params[0]) + 1e-7) / 2));
     for (int t = 0; t < half; t++) {
         int c = t ? 2 << t : 1;
         out->level[half + t] = (int16_t)c;

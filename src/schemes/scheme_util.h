@@ -31,8 +31,10 @@ static inline float nbi_clip(float v, float lo, float hi) {
 static inline float nbi_nan_of(float v) {
     return 0.0f * nbi_clip(v, -1.0f, 1.0f);
 }
+/* A scale as forward uses it: positive (NaN, too), and 511 steps of it are finite. */
 static inline float nbi_guarded(float scale) {
-    return scale > 1e-30f ? scale : 1e-30f; /* NaN, too */
+    scale = scale > 1e-30f ? scale : 1e-30f;
+    return scale < 6e35f ? scale : 6e35f;
 }
 
 typedef struct nbi_stats {

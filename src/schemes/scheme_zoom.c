@@ -6,7 +6,7 @@
 extern const nbi_scheme nbi_scheme_zoom;
 
 static nbi_half between(double lo, double hi, int bits) {
-    nbi_half h = {.scale = nbi_positive((hi - lo) / (2 << bits)), .hi = (1 << bits) - 1};
+    nbi_half h = {.scale = nbi_guarded(nbi_positive((hi - lo) / (2 << bits))), .hi = (1 << bits) - 1};
     double offset = rint(lo / (double)h.scale);
     h.cell = 2 * h.scale;
     h.offset = offset > -1e6 && offset < 1e6 ? (int)offset : 1000000;
