@@ -469,6 +469,29 @@ static void test_dropout(void **state) {
     }
 }
 
+/* PACT beyond its clip is ±alpha: no staircase, so differences know the gradient. Groups, layouts and
+ * the order of sums are the same for every scheme; their own gradients are in unit.scheme_gradients
+ * and ops.fakequant. */
+static void fakequant(int axis, int64_t groups, double lo, double hi) {
+    gc_begin("org.nibble", "FakeQuant", 21);
+    gc_float(4, DIMS(2, 3, 4, 5), lo, hi);
+    gc_float(2, DIMS(groups, 1), 0.5, 1.5);
+    gc_node();
+    assert_int_equal(nbi_node_set_text(gc.ctx, gc.g, gc.node, "scheme", "pact"), NB_OK);
+    assert_int_equal(nbi_node_set_text(gc.ctx, gc.g, gc.node, "role", "activations"), NB_OK);
+    gc_attr_int("bits", 4);
+    gc_attr_int("axis", axis);
+    gc_check();
+}
+
+static void test_fakequant(void **state) {
+    (void)state;
+    fakequant(-1, 1, 2, 3);
+    fakequant(0, 2, 2, 3);
+    fakequant(1, 3, -3, -2);
+    fakequant(3, 5, 2, 3);
+}
+
 static void test_every_operator(void **state) {
     size_t n;
     const nbi_op *const *op = nbi_ops(&n);
@@ -492,7 +515,7 @@ int main(void) {
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_every_operator),
+        cmocka_unit_test(test_fakequant),      cmocka_unit_test(test_every_operator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
