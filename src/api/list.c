@@ -3,6 +3,7 @@
 
 #include "kernels/kernels.h"
 #include "ops/op.h"
+#include "schemes/schemes.h"
 #include "search/search.h"
 
 #include <sqlite3.h>
@@ -75,9 +76,58 @@ static void list_steps(json_t *list) {
     add(list, "float", "an operator without integer form (host only)");
 }
 
+static void append_text(char *text, size_t size, const char *format, int a, int b) {
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, format, a, b);
+}
+
+/* "W 2-8 (deployed to 7), A 2-4 (not deployed)". */
+static void scheme_widths(const nbi_scheme *s, char *text, size_t size) {
+    *text = 0;
+    for (int weights = 1; weights >= 0; weights--) {
+        unsigned role = weights ? NBI_SCHEME_WEIGHTS : NBI_SCHEME_ACTIVATIONS;
+        int most = nbi_scheme_max_bits(s, weights), deploy = nbi_scheme_deploy_bits(s, weights);
+        if (!(s->flags & role)) continue;
+        append_text(text, size, *text ? ", A %d" : weights ? "W %d" : "A %d", s->min_bits, 0);
+        if (most > s->min_bits) append_text(text, size, "-%d", most, 0);
+        if (deploy < most) append_text(text, size, " (deployed to %d)", deploy, 0);
+    }
+}
+
+static json_t *scheme_role(const nbi_scheme *s, bool weights) {
+    if (!(s->flags & (weights ? NBI_SCHEME_WEIGHTS : NBI_SCHEME_ACTIVATIONS))) return json_null();
+    return json_pack("{s:i,s:i,s:i}", "min_bits", s->min_bits, "max_bits",
+                     nbi_scheme_max_bits(s, weights), "deploy_bits",
+                     nbi_scheme_deploy_bits(s, weights));
+}
+
 static void list_schemes(json_t *list) {
-    add(list, "uniform", "symmetric per channel or tensor for weights, 1 to 8 bits; unsigned, "
-                         "symmetric or affine for activations");
+    static const struct {
+        unsigned flag;
+        const char *name;
+    } property[] = {{NBI_SCHEME_SIGNED, "signed"},         {NBI_SCHEME_UNSIGNED, "unsigned"},
+                    {NBI_SCHEME_CHANNELS, "per channel"},  {NBI_SCHEME_ZERO, "zero"},
+                    {NBI_SCHEME_UNIFORM, "equal steps"},   {NBI_SCHEME_MONOTONE, "monotone"},
+                    {NBI_SCHEME_IDEMPOTENT, "idempotent"}, {NBI_SCHEME_REFIT, "refitted"},
+                    {NBI_SCHEME_LEARNED, "learned"}};
+    size_t n;
+    const nbi_scheme *const *s = nbi_schemes(&n);
+    for (size_t i = 0; i < n; i++) {
+        char widths[96], help[256];
+        json_t *has = json_array();
+        scheme_widths(s[i], widths, sizeof widths);
+        snprintf(help, sizeof help, "%s%s%s; %s", s[i]->letter, *s[i]->letter ? ": " : "",
+                 s[i]->title, widths);
+        add(list, s[i]->name, help);
+        for (size_t k = 0; k < NBI_COUNT(property); k++)
+            if (s[i]->flags & property[k].flag)
+                json_array_append_new(has, json_string(property[k].name));
+        json_object_update_new(json_array_get(list, i),
+                               json_pack("{s:s,s:s,s:s,s:o,s:o,s:o}", "letter", s[i]->letter,
+                                         "formula", s[i]->formula, "source", s[i]->source,
+                                         "weights", scheme_role(s[i], true), "activations",
+                                         scheme_role(s[i], false), "properties", has));
+    }
 }
 
 static void list_formats(json_t *list) {

@@ -58,8 +58,8 @@ double nbi_scheme_default_dbits(const nbi_scheme *scheme, const nbi_scheme_use *
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
         scheme->forward(use, params, x + i, y, count);
-        for (size_t k = 0; k < count; k++)
-            lane[k % NBI_LANES] += (double)g[i + k] * ((double)x[i + k] - (double)y[k]);
+        for (size_t k = 0; k < count; k++) y[k] = g[i + k] * (x[i + k] - y[k]);
+        nbi_lanes_add(lane, y, count);
     }
     return NBI_LN2 * nbi_lane_sum(lane);
 }

@@ -63,7 +63,7 @@ static void encode(const nbi_scheme_use *use, const float *params, const float *
  * the residual as its slope; outside, the last level. */
 static void backward(const nbi_scheme_use *use, const float *params, const float *x, const float *g,
                      size_t n, size_t n_group, float *dx, double *dparams, double *dbits) {
-    float alpha = nbi_guarded(params[0]), sigma = sigma_of(use, params), top = alpha * sigma;
+    float alpha = nbi_guarded(params[0]), top = alpha * sigma_of(use, params);
     float low = is_positive(use) ? 0 : -top, y[NBI_BLOCK];
     (void)n_group;
     if (dbits) *dbits += nbi_scheme_default_dbits(&nbi_scheme_apot, use, params, x, g, n);
@@ -72,11 +72,11 @@ static void backward(const nbi_scheme_use *use, const float *params, const float
         double lane[NBI_LANES] = {0};
         forward(use, params, x + i, y, count);
         for (size_t k = 0; k < count; k++) {
-            float v = x[i + k];
-            float d = v > top ? sigma : v < low ? low / alpha : (y[k] - v) / alpha;
-            lane[k % NBI_LANES] += (double)(g[i + k] * d);
+            float c = nbi_clip(x[i + k], low, top), d = y[k] - c;
+            y[k] = g[i + k] * (x[i + k] == c ? d : c);
         }
-        dparams[0] += nbi_lane_sum(lane);
+        nbi_lanes_add(lane, y, count);
+        dparams[0] += nbi_lane_sum(lane) / (double)alpha;
     }
     if (dx && use->weights) nbi_pass_all(g, dx, n);
     else if (dx) nbi_pass_inside(low, top, x, g, dx, n);

@@ -132,6 +132,21 @@ static void lsqplus_grid(const nbi_scheme_use *use, const float *params, nbi_sch
     nbi_steps_grid(&s, out);
 }
 
+/* Σ g over x < lo and x > hi. */
+static double sum_beyond(float lo, float hi, const float *x, const float *g, size_t n) {
+    double lane[NBI_LANES] = {0};
+    float v[NBI_BLOCK];
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++) {
+            float a = g[i + k];
+            v[k] = x[i + k] == nbi_clip(x[i + k], lo, hi) ? 0.0f : a;
+        }
+        nbi_lanes_add(lane, v, count);
+    }
+    return nbi_lane_sum(lane);
+}
+
 /* Outside, x̂ = s·(bound + r) + o with the rounding residual r of o/s kept: one unit of o moves it by
  * one, and o/s·s does not depend on s. A bound that 0 holds in place moves with s alone. */
 static void lsqplus_backward(const nbi_scheme_use *use, const float *params, const float *x,
@@ -142,9 +157,8 @@ static void lsqplus_backward(const nbi_scheme_use *use, const float *params, con
     bool held = !(v <= 0.5f && v >= -(float)(s.hi - s.lo) - 0.5f);
     if (dbits) *dbits += nbi_scheme_default_dbits(&nbi_scheme_lsqplus, use, params, x, g, n);
     if (dparams) {
-        double outside = 0, scale = gradient_scale(n_group, s.hi - s.lo);
-        for (size_t i = 0; i < n; i++) outside += x[i] < lo || x[i] > hi ? (double)g[i] : 0.0;
-        if (held) outside = 0;
+        double outside = held ? 0 : sum_beyond(lo, hi, x, g, n);
+        double scale = gradient_scale(n_group, s.hi - s.lo);
         dparams[0] += scale * (nbi_steps_dscale(&s, x, g, n) - (double)v * outside);
         dparams[1] += scale * outside;
     }

@@ -2,6 +2,8 @@
  * sign(x); x̂ = alpha·c with the least-squares alpha. */
 #include "schemes/scheme_util.h"
 
+#include <string.h>
+
 extern const nbi_scheme nbi_scheme_ternary;
 
 /* params {alpha, D}: activations average both. */
@@ -11,10 +13,14 @@ static void fit(const nbi_scheme_use *use, const float *x, size_t n, float *para
     (void)use;
     nbi_stats_of(x, n, &s);
     params[1] = nbi_positive(0.7 * s.magnitude);
-    for (size_t i = 0; i < n; i++) {
-        float a = fabsf(x[i]);
-        sum[i % NBI_LANES] += a > params[1] ? (double)a : 0.0;
-        count[i % NBI_LANES] += a > params[1] ? 1.0 : 0.0;
+    const float border = params[1];
+    float v[NBI_BLOCK], one = 1;
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t m = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < m; k++) v[k] = fabsf(x[i + k]) > border ? fabsf(x[i + k]) : 0.0f;
+        nbi_lanes_add(sum, v, m);
+        for (size_t k = 0; k < m; k++) v[k] = v[k] > 0 ? one : 0.0f;
+        nbi_lanes_add(count, v, m);
     }
     double outside = nbi_lane_sum(count);
     params[0] = nbi_positive(outside > 0 ? nbi_lane_sum(sum) / outside : s.magnitude);
@@ -24,9 +30,14 @@ static void forward(const nbi_scheme_use *use, const float *params, const float 
                     size_t n) {
     const float alpha = nbi_guarded(params[0]), border = nbi_guarded(params[1]);
     (void)use;
-    for (size_t i = 0; i < n; i++) {
-        float up = x[i] > border ? 1.0f : 0.0f, down = x[i] < -border ? 1.0f : 0.0f;
-        y[i] = alpha * (up - down) + nbi_nan_of(x[i]);
+    float v[NBI_BLOCK];
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++) {
+            float up = x[i + k] > border ? alpha : 0.0f, down = x[i + k] < -border ? alpha : 0.0f;
+            v[k] = up - down + nbi_nan_of(x[i + k]);
+        }
+        memcpy(y + i, v, count * sizeof *v);
     }
 }
 

@@ -3,6 +3,13 @@
 
 #include <string.h>
 
+void nbi_lanes_add(double lane[NBI_LANES], const float *v, size_t n) {
+    size_t i = 0;
+    for (; i + NBI_LANES <= n; i += NBI_LANES)
+        for (size_t k = 0; k < NBI_LANES; k++) lane[k] += (double)v[i + k];
+    for (; i < n; i++) lane[i % NBI_LANES] += (double)v[i];
+}
+
 void nbi_stats_of(const float *x, size_t n, nbi_stats *out) {
     double sum[NBI_LANES] = {0}, square[NBI_LANES] = {0}, magnitude[NBI_LANES] = {0};
     *out = (nbi_stats){0};
@@ -61,7 +68,13 @@ nbi_steps nbi_steps_of(float scale, int bits, bool is_unsigned) {
 
 void nbi_steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
-    for (size_t i = 0; i < n; i++) y[i] = scale * nbi_nearest(nbi_clip(x[i] / scale, lo, hi));
+    float v[NBI_BLOCK]; /* y may be x: without it compilers expect an overlap and do not vectorise */
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++)
+            v[k] = nbi_nearest(nbi_clip(x[i + k] / scale, lo, hi));
+        for (size_t k = 0; k < count; k++) y[i + k] = scale * v[k];
+    }
 }
 
 void nbi_steps_encode(const nbi_steps *s, const float *x, uint8_t *code, size_t n) {
@@ -78,18 +91,15 @@ void nbi_steps_grid(const nbi_steps *s, nbi_scheme_grid *out) {
 double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
     double lane[NBI_LANES] = {0};
-    size_t i = 0;
-    for (; i + NBI_LANES <= n; i += NBI_LANES) {
-        float d[NBI_LANES];
-        for (int k = 0; k < NBI_LANES; k++) {
-            float v = x[i + (size_t)k] / scale, c = nbi_clip(v, lo, hi);
-            d[k] = g[i + (size_t)k] * (nbi_nearest(c) - (v == c ? v : 0.0f));
+    float d[NBI_BLOCK];
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++) {
+            float v = x[i + k] / scale, c = nbi_clip(v, lo, hi);
+            float inside = v == c ? c : 0.0f;
+            d[k] = g[i + k] * (nbi_nearest(c) - inside);
         }
-        for (int k = 0; k < NBI_LANES; k++) lane[k] += (double)d[k];
-    }
-    for (; i < n; i++) {
-        float v = x[i] / scale, c = nbi_clip(v, lo, hi);
-        lane[i % NBI_LANES] += (double)(g[i] * (nbi_nearest(c) - (v == c ? v : 0.0f)));
+        nbi_lanes_add(lane, d, count);
     }
     return nbi_lane_sum(lane);
 }
@@ -111,25 +121,28 @@ static bool is_sign(const nbi_half *h) {
 
 void nbi_half_forward(const nbi_half *h, const float *x, float *y, size_t n) {
     const float scale = h->scale, cell = h->cell, lo = (float)h->lo, hi = (float)h->hi;
-    const float middle = 0.5f * (float)h->offset, one = (float)(1 + h->offset);
-    if (is_sign(h)) {
-        for (size_t i = 0; i < n; i++) y[i] = (x[i] < 0 ? -scale : scale) + nbi_nan_of(x[i]);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        /* clipped before floor: beyond hi + ½ floor(v) is clipped all the same */
-        float v = nbi_clip(x[i] / cell - middle, lo, hi + 0.5f);
-        y[i] = scale * (2.0f * nbi_floor_small(v) + one);
+    const float middle = 0.5f * (float)(h->offset + 1), one = (float)(1 + h->offset);
+    const bool sign = is_sign(h);
+    float v[NBI_BLOCK];
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        if (sign) /* any negative number, times 2^200, is below −1 */
+            for (size_t k = 0; k < count; k++)
+                v[k] = nbi_clip(x[i + k] * 0x1p100f * 0x1p100f, -1.0f, 0.0f);
+        else
+            for (size_t k = 0; k < count; k++)
+                v[k] = nbi_nearest(nbi_clip(x[i + k] / cell - middle, lo, hi));
+        for (size_t k = 0; k < count; k++) y[i + k] = scale * (2.0f * v[k] + one);
     }
 }
 
 void nbi_half_encode(const nbi_half *h, const float *x, uint8_t *code, size_t n) {
-    const float lo = (float)h->lo, hi = (float)h->hi, middle = 0.5f * (float)h->offset;
+    const float lo = (float)h->lo, hi = (float)h->hi, middle = 0.5f * (float)(h->offset + 1);
     for (size_t i = 0; i < n; i++) {
         float v = x[i] / h->cell - middle;
         if (is_sign(h)) v = x[i] < 0 ? -1.0f : 0.0f;
-        v = !(v > lo) ? lo : v > hi + 0.5f ? hi + 0.5f : v;
-        code[i] = (uint8_t)((int)nbi_floor_small(v) - h->lo);
+        v = !(v > lo) ? lo : v > hi ? hi : v;
+        code[i] = (uint8_t)((int)nbi_nearest(v) - h->lo);
     }
 }
 
@@ -199,18 +212,33 @@ void nbi_pass_all(const float *g, float *dx, size_t n) {
 }
 
 void nbi_pass_inside(float lo, float hi, const float *x, const float *g, float *dx, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i] >= lo ? g[i] : 0.0f;
-        dx[i] = x[i] <= hi ? v : 0.0f;
+    float v[NBI_BLOCK]; /* dx may be g */
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++) {
+            float a = g[i + k], b = x[i + k] >= lo ? a : 0.0f; /* loads are not conditional */
+            v[k] = x[i + k] <= hi ? b : 0.0f;
+        }
+        memcpy(dx + i, v, count * sizeof *v);
     }
 }
 
 void nbi_sum_outside(float lo, float hi, const float *x, const float *g, size_t n, double *below,
                      double *above) {
     double down[NBI_LANES] = {0}, up[NBI_LANES] = {0};
-    for (size_t i = 0; i < n; i++) {
-        down[i % NBI_LANES] += x[i] <= lo ? (double)g[i] : 0.0;
-        up[i % NBI_LANES] += x[i] >= hi ? (double)g[i] : 0.0;
+    float v[NBI_BLOCK];
+    for (size_t i = 0; i < n; i += NBI_BLOCK) {
+        size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
+        for (size_t k = 0; k < count; k++) {
+            float a = g[i + k]; /* loads are not conditional: the loop vectorises */
+            v[k] = x[i + k] <= lo ? a : 0.0f;
+        }
+        nbi_lanes_add(down, v, count);
+        for (size_t k = 0; k < count; k++) {
+            float a = g[i + k];
+            v[k] = x[i + k] >= hi ? a : 0.0f;
+        }
+        nbi_lanes_add(up, v, count);
     }
     *below = nbi_lane_sum(down);
     *above = nbi_lane_sum(up);

@@ -14,13 +14,11 @@
 static inline double nbi_lane_sum(const double lane[NBI_LANES]) {
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
+/* lane[i mod NBI_LANES] += v[i]. */
+void nbi_lanes_add(double lane[NBI_LANES], const float *v, size_t n);
 /* Nearest integer, ties to even, for |v| < 2^22; NaN stays. Without the rint() call that SSE2 needs. */
 static inline float nbi_nearest(float v) {
     return (v + 12582912.0f) - 12582912.0f;
-}
-static inline float nbi_floor_small(float v) {
-    float r = nbi_nearest(v);
-    return r - (r > v ? 1.0f : 0.0f);
 }
 /* NaN stays. */
 static inline float nbi_clip(float v, float lo, float hi) {
@@ -65,8 +63,9 @@ nbi_steps nbi_steps_of(float scale, int bits, bool is_unsigned);
 /* Σ g·d, d = round(x/s) − x/s inside, lo or hi outside: the gradient of a learned step (LSQ). */
 double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n);
 
-/* ---- half steps: x̂ = scale·(2k + 1 + offset), k = clip(floor(x/cell − offset/2), lo, hi) -------- */
+/* ---- half steps: x̂ = scale·(2k + 1 + offset) ------------------------------------------------- */
 
+/* k = clip(round(x/cell − (offset + 1)/2), lo, hi); around 0 with one bit the sign, sign(0) = +1. */
 typedef struct nbi_half {
     float scale; /* half a step */
     float cell;  /* a step; another one where thresholds and levels differ (quaternary) */
