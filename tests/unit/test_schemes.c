@@ -4,6 +4,8 @@
 
 #include "quant/fit.h"
 
+#include <stdio.h>
+
 enum { SAMPLES = 1000000 };
 static float *normal, *rectified, *out;
 
@@ -285,6 +287,29 @@ static void test_uniform_is_ptq(void **state) {
     }
 }
 
+/* docs/schemes.md has the name, formula and source of every row. */
+static void test_docs(void **state) {
+    size_t n, size;
+    void *text;
+    const nbi_scheme *const *s = nbi_schemes(&n);
+    (void)state;
+    assert_int_equal(nbi_file_read(NULL, NIBBLE_SOURCE_DIR "/docs/schemes.md", 1 << 20, &text,
+                                   &size), NB_OK);
+    char *page = calloc(size + 1, 1);
+    assert_non_null(page);
+    memcpy(page, text, size);
+    for (size_t i = 0; i < n; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "- **%s**", s[i]->name);
+        const char *at = strstr(page, name), *formula = at ? strstr(at, s[i]->formula) : NULL;
+        const char *source = at ? strstr(at, s[i]->source) : NULL;
+        if (!formula || !source || formula - at > 400 || source - at > 900)
+            fail_msg("docs/schemes.md does not describe '%s' as its row does", s[i]->name);
+    }
+    free(page);
+    nbi_free(text);
+}
+
 static void test_find(void **state) {
     size_t n;
     const nbi_scheme *const *s = nbi_schemes(&n);
@@ -306,6 +331,7 @@ static void test_find(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_find),
+        cmocka_unit_test(test_docs),
         cmocka_unit_test(test_table_fitted),
         cmocka_unit_test(test_table_residual),
         cmocka_unit_test(test_table_fixed_ranges),
