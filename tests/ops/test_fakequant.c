@@ -2,6 +2,7 @@
  * the order of sums at any number of threads, wrong attributes. */
 #include "unit/scheme_cases.h"
 
+#include "exec/tape.h"
 #include "ops/op_util.h"
 
 #define DIMS(...)                                                                                  \
@@ -280,6 +281,67 @@ static void test_threads(void **state) {
     assert_true(dparams[0] != 0 && dbits[0] != 0);
 }
 
+/* ---- on a tape ------------------------------------------------------------------------------- */
+
+#define MUST(call) assert_int_equal((call), NB_OK)
+
+/* loss = mean (x̂ − x)² of a refitted scheme: its gradient to the width is −2·ln2·loss (qpl.md), and
+ * the average of its params moves by the tape's states. */
+static void test_tape(void **state) {
+    enum { N = 1000 };
+    static float values[N];
+    const nbi_scheme *s = nbi_scheme_find("clip");
+    nbi_scheme_use use = {.bits = 3};
+    int x, params, bits, out[3], loss;
+    float fitted[2], loss_value, average = 0;
+    nb_ctx *ctx = nb_ctx_new();
+    nbi_graph *g;
+    nbi_node *node;
+    nbi_tape *tape;
+    nbi_view view;
+    (void)state;
+    MUST(nbi_graph_new(ctx, &g));
+    g->opset = 21;
+    MUST(nbi_graph_add_tensor(ctx, g, "x", NB_DTYPE_F32, 2, DIMS(10, N / 10), &x));
+    MUST(nbi_graph_set_inputs(ctx, g, 1, &x));
+    MUST(nbi_graph_add_const(ctx, g, "params", NB_DTYPE_F32, 2, DIMS(1, 1), &params));
+    MUST(nbi_graph_add_const(ctx, g, "bits", NB_DTYPE_F32, 0, NULL, &bits));
+    *(float *)g->tensor[bits]->data = 3.2f;
+    for (int i = 0; i < 3; i++)
+        MUST(nbi_graph_add_tensor(ctx, g, NULL, NB_DTYPE_NONE, -1, NULL, &out[i]));
+    MUST(nbi_graph_add_tensor(ctx, g, NULL, NB_DTYPE_NONE, -1, NULL, &loss));
+    MUST(nbi_graph_add_node(ctx, g, "fq", "org.nibble", "FakeQuant", 3, (int[]){x, params, bits},
+                            3, out, &node));
+    MUST(nbi_node_set_text(ctx, g, node, "scheme", "clip"));
+    MUST(nbi_node_set_text(ctx, g, node, "role", "activations"));
+    MUST(nbi_node_set_int(ctx, g, node, "training", 1));
+    MUST(nbi_graph_add_node(ctx, g, "mse", "org.nibble", "MeanSquaredError", 2,
+                            (int[]){out[0], x}, 1, &loss, &node));
+    MUST(nbi_graph_infer(ctx, g));
+    const nbi_tape_state kept = {out[1], params};
+    const nbi_tape_spec spec = {.n_wrt = 2, .wrt = (int[]){bits, params}, .n_losses = 1,
+                                .loss = &loss, .n_states = 1, .state = &kept};
+    MUST(nbi_tape_new(ctx, g, &spec, &tape));
+    for (int step = 0; step < 3; step++) {
+        fill_normal(values, N, (uint64_t)step + 1, NULL);
+        const void *input = values;
+        MUST(nbi_tape_forward(ctx, tape, &input, 1));
+        MUST(nbi_tape_backward(ctx, tape, NULL));
+        MUST(nbi_tape_value(ctx, tape, loss, &view));
+        loss_value = *data(&view);
+        float slope = *nbi_tape_gradient(tape, 0), want = -2 * logf(2) * loss_value;
+        assert_true(fabsf(slope - want) <= 1e-5f * fabsf(want));
+        assert_true(*nbi_tape_gradient(tape, 1) == 0);
+        nbi_tape_advance(tape);
+        s->fit(&use, values, N, fitted);
+        average = step ? 0.9f * average + 0.1f * fitted[0] : fitted[0];
+        assert_true(fabsf(*(float *)g->tensor[params]->data - average) < 1e-6f);
+    }
+    nbi_tape_free(tape);
+    nbi_graph_free(g);
+    nb_ctx_free(ctx);
+}
+
 /* ---- no gradient, no memory, bad input ------------------------------------------------------- */
 
 static void test_no_gradient(void **state) {
@@ -393,6 +455,7 @@ int main(void) {
         cmocka_unit_test(test_no_gradient),   cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_bad_attributes), cmocka_unit_test(test_not_fitted),
         cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_tape),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
