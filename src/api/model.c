@@ -80,12 +80,38 @@ static void add_layers(const nbi_graph *g, json_t *root) {
     json_object_set_new(root, "layers", rows);
 }
 
-static double parameters_of(const nbi_graph *g) {
-    double n = 0;
-    for (int i = 0; i < g->n_tensors; i++)
-        if (g->tensor[i]->data && g->tensor[i]->dtype == NB_DTYPE_F32)
-            n += (double)nbi_tensor_count(g->tensor[i]);
-    return n;
+enum { IS_SCALE = 1, IS_CODES = 2 };
+
+/* Roles of tensors in a quantized file: scales, and integers that stand for values. */
+static void mark_roles(const nbi_graph *g, uint8_t *role) {
+    for (int i = 0; i < g->n_nodes; i++) {
+        const nbi_node *node = g->node[i];
+        bool back = !strcmp(node->op_type, "DequantizeLinear");
+        if (!back && strcmp(node->op_type, "QuantizeLinear")) continue;
+        if (node->n_in > 1 && node->in[1] >= 0) role[node->in[1]] |= (uint8_t)IS_SCALE;
+        if (back && node->n_in > 0 && node->in[0] >= 0) role[node->in[0]] |= (uint8_t)IS_CODES;
+    }
+    for (int i = 0; i < g->n_nodes; i++) {
+        const nbi_node *node = g->node[i];
+        if (strcmp(node->op_type, "Cast") || node->n_in < 1 || node->n_out < 1) continue;
+        if (node->in[0] >= 0 && node->out[0] >= 0)
+            role[node->in[0]] = (uint8_t)(role[node->in[0]] | (role[node->out[0]] & IS_CODES));
+    }
+}
+
+/* Float constants but for scales, and the integer ones that DequantizeLinear reads. */
+static nb_status parameters_of(nb_ctx *ctx, const nbi_graph *g, double *out) {
+    uint8_t *role;
+    NB_TRY(nbi_alloc(ctx, (size_t)g->n_tensors + 1, 1, &role));
+    mark_roles(g, role);
+    *out = 0;
+    for (int i = 0; i < g->n_tensors; i++) {
+        const nbi_tensor *t = g->tensor[i];
+        if (t->data && (role[i] & IS_CODES || (t->dtype == NB_DTYPE_F32 && !role[i])))
+            *out += (double)nbi_tensor_count(t);
+    }
+    nbi_free(role);
+    return NB_OK;
 }
 
 /* Why quantization would leave nodes as they are; the reasons are found by trying. */
@@ -130,11 +156,13 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
 
 nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
     const nbi_graph *g = model->graph;
+    double parameters;
+    NB_TRY(parameters_of(ctx, g, &parameters));
     json_t *root = json_object();
     json_object_set_new(root, "path", json_string(model->path));
     json_object_set_new(root, "opset", json_integer(g->opset));
     json_object_set_new(root, "nodes", json_integer(g->n_nodes));
-    json_object_set_new(root, "parameters", json_real(parameters_of(g)));
+    json_object_set_new(root, "parameters", json_real(parameters));
     json_object_set_new(root, "inputs", ends_json(g, g->n_inputs, g->input));
     json_object_set_new(root, "outputs", ends_json(g, g->n_outputs, g->output));
     json_object_set_new(root, "operators", operators_json(g));

@@ -164,9 +164,9 @@ static nb_status check_fits(nb_ctx *ctx, const nbi_tensor *x, const nbi_dataset_
                     (x->dim[2] < 0 || x->dim[2] == info->height) &&
                     (x->dim[3] < 0 || x->dim[3] == info->width);
         if (fits) return NB_OK;
-        return nb_fail(ctx, NB_EFORMAT, "the model's input '%s' is %s, the data's images are "
-                       "%d channels of %d×%d", x->name, shape, info->channels, info->height,
-                       info->width);
+        return nb_fail(ctx, NB_EFORMAT, "the model's input '%s' is %s, the data's images have "
+                       "%d channel%s of %d×%d", x->name, shape, info->channels,
+                       info->channels == 1 ? "" : "s", info->height, info->width);
     }
     int64_t want = 1, have = (int64_t)(info->sample_bytes / sizeof(float));
     for (int i = 1; i < x->rank; i++) want *= x->dim[i];

@@ -163,6 +163,14 @@ refuses 2 "2 values, the images 3 channels" eval silent.onnx --data builtin:glyp
 # the quantized file remembers the transform, the float one never knew it
 transform=(--mean 0.4,0.5,0.6 --std 0.2,0.3,0.4)
 works quantize silent.onnx "${quick[@]}" "${transform[@]}" -o moved --avg-bits 8 --search uniform
+# quantized weights are parameters, their scales are not: as many as the float network has, but for
+# the two of four BatchNormalization values that a bias takes in
+parameters() { grep -oE '"parameters": ?[0-9]+' out | head -1 | grep -oE '[0-9]+'; }
+works info silent.onnx --json
+float=$(parameters)
+works info moved --json
+[[ $(parameters) -le $float && $(parameters) -gt $((float * 98 / 100)) ]] ||
+    fail "info: $(parameters) parameters quantized, $float in float"
 works compare silent.onnx moved --data builtin:glyphs --limit 200
 cp out shared
 works compare silent.onnx moved --data builtin:glyphs --limit 200 "${transform[@]}"
