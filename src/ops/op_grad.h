@@ -1,5 +1,5 @@
-/* What the backward functions share: element-wise gradients, sums over broadcast dimensions, products
- * of strided arrays. */
+/* What the backward functions share: element-wise gradients, sums over broadcast dimensions,
+ * products of strided arrays. */
 #ifndef NIBBLE_OPS_OP_GRAD_H
 #define NIBBLE_OPS_OP_GRAD_H
 
@@ -23,6 +23,8 @@ nb_status nbi_grad_reduce(nb_ctx *ctx, const nbi_view *to, int n, const nbi_view
                           nbi_term_fn term, const void *user);
 /* to = factor·Σ from, over the dimensions along which `to` is broadcast. */
 nb_status nbi_grad_scaled(nb_ctx *ctx, const nbi_view *to, const nbi_view *from, double factor);
+/* to = factor·from, `from` broadcast. */
+nb_status nbi_grad_spread(nb_ctx *ctx, const nbi_view *to, const nbi_view *from, double factor);
 /* sum, contiguous and of to's shape, into `to`; with strides. */
 void nbi_grad_store(const nbi_view *to, const double *sum);
 void nbi_grad_zero(const nbi_view *to);
