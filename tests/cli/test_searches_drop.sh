@@ -10,7 +10,7 @@ export LC_ALL=C
 # shellcheck source=tests/cli/hostile.sh
 . "$root/tests/cli/hostile.sh"
 model=$root/examples/glyphs.onnx
-quick=(--data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,4,8 --max-drop 20 --quiet)
+quick=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,4,8 --max-drop 20 --quiet)
 
 sizes=""
 for method in auto uniform random:trials=12 sensitivity:refine=4 \
