@@ -109,7 +109,8 @@ NB_API nb_status nb_model_load(nb_ctx *ctx, const char *path, nb_model **out);
 NB_API void nb_model_free(nb_model *model); /* NULL is allowed */
 /* Operators, shapes, parameters, MACs, activation peak, what would stay untouched:
  * {parameters, macs, nodes, peak_activation_bytes, inputs[], outputs[], operators{}, layers[],
- * unsupported[]}. */
+ * unsupported[]}. NB_EFORMAT (json is set all the same, "not_runnable" in it) when the shapes
+ * contradict each other. */
 NB_API nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json);
 
 typedef struct nb_run_options {
