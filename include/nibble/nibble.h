@@ -181,6 +181,11 @@ typedef struct nb_quantize_options {
     double time_limit;           /* seconds; 0: none */
     size_t calib;                /* images; 0: 512 */
     bool correct;                /* output-statistics correction (default true) */
+    /* Fine-tuning of the chosen policy; epochs 0: none. */
+    int finetune;
+    double learning_rate; /* 0: 0.01 */
+    int batch;            /* 0: 128 */
+    bool distill;         /* the float network as teacher, too (default true) */
     bool resume, strict, dry_run;
     const char *emit;            /* NULL or "c" */
     const char *command_line;    /* for comments in what is written; NULL: none */
