@@ -74,8 +74,8 @@ typedef struct nbi_op {
      * into node->params (in the graph's arena). Normalises old opsets: what infer, forward and
      * lower see is always the newest meaning. Called once after import or on creation. */
     nb_status (*prepare)(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
-    /* Sets dtype and shape of the outputs from the inputs' (and from constant inputs' values).
-     * Unknown dimensions may stay -1. NB_EFORMAT names node, value found and wanted. */
+    /* Sets dtype and shape of the outputs from the inputs' (and from constant inputs' values); may
+     * set node->op to a variant row of the same operator (training forms). Unknown dimensions may stay -1. NB_EFORMAT names node, value found and wanted. */
     nb_status (*infer)(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
     /* Shapes are known. NULL: no arithmetic worth counting. */
     void (*cost)(const nbi_graph *graph, const nbi_node *node, nbi_cost *out);
