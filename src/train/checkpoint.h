@@ -9,7 +9,7 @@
 #include <jansson.h>
 
 typedef struct nbi_checkpoint_array {
-    char name[24]; /* "value.12" */
+    char name[40]; /* "value.12" */
     float *data;
     size_t count;
 } nbi_checkpoint_array;
