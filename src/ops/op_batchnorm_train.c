@@ -118,8 +118,8 @@ static nb_status forward(const nbi_op_call *call) {
         s.b[c] = bias[c];
     }
     nbi_view mean = channels(x, s.mean, 1), a = channels(x, s.a, 1), b = channels(x, s.b, 1);
-    NB_TRYG(nbi_grad_map(call->ctx, &call->out[0], 4,
-                         (const nbi_view *const[]){x, &mean, &a, &b}, term_affine, NULL));
+    NB_TRYG(nbi_grad_map(call->ctx, &call->out[0], 4, (const nbi_view *const[]){x, &mean, &a, &b},
+                         term_affine, NULL));
     write_statistics(call, &s);
 done:
     nbi_free(s.memory);
@@ -229,9 +229,9 @@ nb_status nbi_grad_batchnorm(const nbi_grad_call *call) {
     NB_TRY(sums_alloc(call->ctx, n, &s));
     s.mean = p->training ? call->out[3].data : call->in[3].data;
     for (int64_t c = 0; c < n; c++)
-        s.r[c] = p->training ? (double)((const float *)call->out[4].data)[c]
-                             : 1 / sqrt((double)((const float *)call->in[4].data)[c] +
-                                        (double)p->epsilon);
+        s.r[c] = p->training
+                     ? (double)((const float *)call->out[4].data)[c]
+                     : 1 / sqrt((double)((const float *)call->in[4].data)[c] + (double)p->epsilon);
     NB_TRYG(add_up(&two, &s));
     parameter_gradients(&two, p->training, &s);
     if (call->gin[0].data) st = data_gradient(&two, p->training, &s);
@@ -240,20 +240,20 @@ done:
     return st;
 }
 
-const nbi_op nbi_op_batchnorm_training = {
-    .name = "BatchNormalization",
-    .domain = "",
-    .min_opset = 6,
-    .min_in = 5,
-    .max_in = 5,
-    .min_out = 1,
-    .max_out = 5,
-    .flags = NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST | NBI_OP_GRAD_INPLACE,
-    .prepare = nbi_batchnorm_prepare,
-    .infer = nbi_batchnorm_infer,
-    .cost = nbi_batchnorm_cost,
-    .forward = forward,
-    .backward = nbi_grad_batchnorm,
-    .keep_in = 1 << 0 | 1 << 1,
-    .keep_out = 1 << 3 | 1 << 4,
-    .grad_in = 1 << 0 | 1 << 1 | 1 << 2};
+const nbi_op nbi_op_batchnorm_training = {.name = "BatchNormalization",
+                                          .domain = "",
+                                          .min_opset = 6,
+                                          .min_in = 5,
+                                          .max_in = 5,
+                                          .min_out = 1,
+                                          .max_out = 5,
+                                          .flags = NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST |
+                                                   NBI_OP_GRAD_INPLACE,
+                                          .prepare = nbi_batchnorm_prepare,
+                                          .infer = nbi_batchnorm_infer,
+                                          .cost = nbi_batchnorm_cost,
+                                          .forward = forward,
+                                          .backward = nbi_grad_batchnorm,
+                                          .keep_in = 1 << 0 | 1 << 1,
+                                          .keep_out = 1 << 3 | 1 << 4,
+                                          .grad_in = 1 << 0 | 1 << 1 | 1 << 2};

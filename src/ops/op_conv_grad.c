@@ -1,11 +1,13 @@
 /* Gradients of Conv. With y[n,m,o] = bias[m] + Σ w[m,c,k]·x[n,c,o·stride + k·dilation − pad]:
  *   gx[n,c,i] = Σ_m Σ_k w[m,c,k]·gy[n,m,o]   over the o with o·stride + k·dilation − pad = i,
- *   gw[m,c,k] = Σ_n Σ_o gy[n,m,o]·x[n,c,o·stride + k·dilation − pad],   gbias[m] = Σ_n Σ_o gy[n,m,o].
- * Each value is one sum in double in one fixed order: the oracle of whatever runs faster. */
+ *   gw[m,c,k] = Σ_n Σ_o gy[n,m,o]·x[n,c,o·stride + k·dilation − pad],   gbias[m] = Σ_n Σ_o
+ * gy[n,m,o]. Each value is one sum in double in one fixed order: the oracle of whatever runs
+ * faster. */
 #include "ops/op_grad.h"
 
 typedef struct conv_job {
-    const nbi_view *x, *w, *gy, *to; /* to: gx or gw; x and w may have no data when it is the other */
+    const nbi_view *x, *w, *gy,
+        *to; /* to: gx or gw; x and w may have no data when it is the other */
     nbi_window3 g;
     int64_t in_per_group, out_per_group;
 } conv_job;
@@ -83,8 +85,7 @@ static nb_status data_images(void *user, size_t begin, size_t end, int worker) {
     for (int64_t n = (int64_t)begin; n < (int64_t)end; n++)
         for (int64_t c = 0; c < j->to->dim[1]; c++) {
             int64_t group = c / j->in_per_group, m = group * j->out_per_group;
-            data_plane(j,
-                       (const float *)j->gy->data + n * j->gy->stride[0] + m * j->gy->stride[1],
+            data_plane(j, (const float *)j->gy->data + n * j->gy->stride[0] + m * j->gy->stride[1],
                        (const float *)j->w->data + m * j->w->stride[0] +
                            c % j->in_per_group * j->w->stride[1],
                        (float *)j->to->data + n * j->to->stride[0] + c * j->to->stride[1]);
@@ -131,8 +132,8 @@ static nb_status weight_filters(void *user, size_t begin, size_t end, int worker
                     for (k[2] = 0; k[2] < g->kernel[2]; k[2]++) {
                         double sum = 0;
                         for (int64_t n = 0; n < j->gy->dim[0]; n++)
-                            sum += weight_tap(g, gy + n * j->gy->stride[0],
-                                              x + n * j->x->stride[0], k);
+                            sum += weight_tap(g, gy + n * j->gy->stride[0], x + n * j->x->stride[0],
+                                              k);
                         to[k[0] * g->w_stride[0] + k[1] * g->w_stride[1] + k[2] * g->w_stride[2]] =
                             (float)sum;
                     }

@@ -1,5 +1,5 @@
-/* Element-wise gradients and sums over broadcast dimensions. A row of the walk is cut into blocks of
- * at most NBI_TERM_ROW positions; operands that are strided, broadcast or not float32 are copied
+/* Element-wise gradients and sums over broadcast dimensions. A row of the walk is cut into blocks
+ * of at most NBI_TERM_ROW positions; operands that are strided, broadcast or not float32 are copied
  * into plain arrays first, so a term is one loop that the compiler vectorises. Sums are in double,
  * per chunk of images; chunks are added in order, so the thread count does not show. */
 #include "ops/op_grad.h"
@@ -79,8 +79,7 @@ static void row(void *user, char *const *p, const int64_t *step, int64_t count) 
             const char *from = p[k + 1] + at * s * size;
             bool plain = j->dtype[k] == NB_DTYPE_F32 && (s == 1 || count == 1);
             x[k] = plain ? (const float *)(const void *)from : block[k];
-            if (!plain && (s != 0 || at == 0))
-                load(j->dtype[k], from, s, n, block[k]);
+            if (!plain && (s != 0 || at == 0)) load(j->dtype[k], from, s, n, block[k]);
         }
         float *to = (float *)(void *)p[0] + at * step[0];
         bool direct = !sum && step[0] == 1;
@@ -158,8 +157,7 @@ nb_status nbi_grad_sum(nb_ctx *ctx, const nbi_view *shape, int n, const nbi_view
     /* Partial sums are not to take more memory than what is summed. */
     if (!apart && (int64_t)((size_t)images / j.chunk) * count > total) j.chunk = (size_t)images;
     size_t chunks = ((size_t)images + j.chunk - 1) / j.chunk;
-    if (apart || chunks == 1)
-        return nbi_parallel(ctx, (size_t)images, j.chunk, run_chunk, &j);
+    if (apart || chunks == 1) return nbi_parallel(ctx, (size_t)images, j.chunk, run_chunk, &j);
     double *part;
     NB_TRY(nbi_alloc(ctx, chunks * (size_t)count, sizeof *part, &part));
     j.acc.data = part;
@@ -217,6 +215,10 @@ nb_status nbi_grad_scaled(nb_ctx *ctx, const nbi_view *to, const nbi_view *from,
     if (factor == 1 && to->data == from->data && same_shape(to, from)) return NB_OK;
     return nbi_grad_reduce(ctx, to, 1, (const nbi_view *const[]){from},
                            factor == 1 ? copy_term : scaled_term, &factor);
+}
+
+nb_status nbi_grad_spread(nb_ctx *ctx, const nbi_view *to, const nbi_view *from, double factor) {
+    return nbi_grad_map(ctx, to, 1, (const nbi_view *const[]){from}, scaled_term, &factor);
 }
 
 static void zero_row(void *user, char *const *p, const int64_t *step, int64_t count) {

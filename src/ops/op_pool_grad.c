@@ -119,7 +119,7 @@ nb_status nbi_grad_globalaveragepool(const nbi_grad_call *call) {
     int64_t area = 1;
     if (!gx->data) return NB_OK;
     for (int i = 2; i < gx->rank; i++) area *= gx->dim[i];
-    return nbi_grad_scaled(call->ctx, gx, &call->gout[0], area ? 1 / (double)area : 0);
+    return nbi_grad_spread(call->ctx, gx, &call->gout[0], area ? 1 / (double)area : 0);
 }
 
 static nb_status largest(void *user, size_t begin, size_t end, int worker) {
