@@ -87,7 +87,7 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
     row->pack(&q->p, q->levels, packed);
     row->run(&q->p, &q->range, packed, q->in, b.out, scratch);
     row->sums(&q->p, &q->range, packed, q->in, b.acc, scratch);
-    row->finish(&q->p, &q->range, b.acc, q->pixels, finished.out);
+    row->finish(&q->p, b.acc, NULL, q->pixels, finished.out);
     memcpy(finished.acc, b.acc, q->outputs * 4);
     for (size_t i = 0; i < CANARY; i++)
         if (scratch[scratch_bytes + i] != 0xa5)

@@ -121,17 +121,17 @@ static void ubs_4(const nbi_tile *t, size_t first) {
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
 }
 
-/* acc += the pairs of int16 in v. */
-static inline void widen_into(int32_t *acc, __m256i v) {
+/* to = from + the pairs of int16 in v. */
+static inline void widen(int32_t *to, const int32_t *from, __m256i v) {
     const __m256i sum = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
-    store(acc, _mm256_add_epi32(load(acc), sum));
+    store(to, _mm256_add_epi32(load(from), sum));
 }
 
 static inline __m256i madd2(__m256i sum, __m256i x, __m256i w) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w));
 }
 
-/* Steps from…to−1, summed in int16, then added to the int32 sums in memory. */
+/* Steps from…to−1, summed in int16, then added to the int32 sums in memory, or to the bias. */
 static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_t to) {
     const uint8_t *const *pixel = t->pixel + first, *w = t->w + from * 64;
     const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
@@ -154,14 +154,18 @@ static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_
         d1 = madd2(d1, x, w1);
     }
     int32_t *acc = t->acc + first * NBI_LANES;
-    widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
-    widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
-    widen_into(acc + 48, d0), widen_into(acc + 56, d1);
+    const int32_t *was = from ? acc : t->bias;
+    const size_t next = from ? NBI_LANES : 0;
+    widen(acc, was, a0), widen(acc + 8, was + 8, a1);
+    was += next;
+    widen(acc + 16, was, b0), widen(acc + 24, was + 8, b1);
+    was += next;
+    widen(acc + 32, was, c0), widen(acc + 40, was + 8, c1);
+    was += next;
+    widen(acc + 48, was, d0), widen(acc + 56, was + 8, d1);
 }
 
 static void ubs_chunks(const nbi_tile *t, size_t first) {
-    for (size_t i = 0; i < 4; i++)
-        memcpy(t->acc + (first + i) * NBI_LANES, t->bias, NBI_LANES * sizeof *t->acc);
     for (size_t k = 0; k < t->steps; k += t->chunk)
         ubs_chunk(t, first, k, t->steps - k < t->chunk ? t->steps : k + t->chunk);
 }
@@ -240,7 +244,8 @@ static inline __m256i narrow(__m256i a, __m256i b, const limits *l, uint8_t type
 
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
     for (int i = 0; i < q->channels; i++) {
-        const int64_t v = nbk_rescale(acc[i], q->mult[i], q->shift[i]) + q->zero;
+        const int32_t sum = (int32_t)(acc[i] + q->missing[i]);
+        const int64_t v = nbk_rescale(sum, q->mult[i], q->shift[i]) + q->zero;
         nbk_store(out, q->type, at + (size_t)i, nbk_clamp(v, q->lo, q->hi));
     }
 }
