@@ -47,6 +47,7 @@ struct nbi_scorer {
     double computed, saved;
     nbi_arena arena;      /* of the candidate */
     nbi_frozen *freeze;   /* filled when freezing */
+    double *moments;      /* [2][statistics images][channels of a layer]: Σ, Σ² */
     int32_t *sums;        /* of the statistics images, one layer at a time */
     size_t sums_count;    /* room for so many */
     bool sums_kept;       /* they are those of the layer being run */
@@ -76,6 +77,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->readers);
     nbi_free(s->tensor);
     nbi_free(s->sums);
+    nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
 }
@@ -85,6 +87,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     nbi_scorer *s = NULL;
     nb_status st;
     size_t edges = (size_t)net->n_edges, fits = (size_t)net->n_layers * (NBI_MAX_BITS + 1);
+    size_t channels = 0;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *s, &s));
     s->net = net;
     s->options = *options;
@@ -101,13 +104,15 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->tensor, &s->tensor));
     NB_TRYG(nbi_alloc(ctx, (size_t)s->workers, sizeof *s->scratch, &s->scratch));
     for (int i = 0; i < net->n_layers; i++) { /* the largest layer that fits the bound */
+        if (net->layer[i].type != NBI_LAYER_CONV) continue;
         const nbk_conv *g = &net->layer[i].geometry;
         size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
                        s->options.stat_images;
-        if (net->layer[i].type == NBI_LAYER_CONV && count <= MOST_SUMS / 4 &&
-            count > s->sums_count)
-            s->sums_count = count;
+        if (count <= MOST_SUMS / 4 && count > s->sums_count) s->sums_count = count;
+        if ((size_t)g->out_c > channels) channels = (size_t)g->out_c;
     }
+    NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
+                      &s->moments));
     NB_TRYG(nbi_alloc(ctx, s->sums_count + NBI_KERNEL_SLACK, sizeof *s->sums, &s->sums));
     *out = s;
     return NB_OK;
@@ -289,8 +294,9 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
     j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
     NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
-    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof *j.sum, &j.sum));
-    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof *j.square, &j.square));
+    j.sum = s->moments;
+    j.square = s->moments + images * channels;
+    memset(s->moments, 0, 2 * images * channels * sizeof *s->moments);
     NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
     double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
     const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
@@ -309,8 +315,6 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
         conv->gain[c] *= r;
     }
 done:
-    nbi_free(j.sum);
-    nbi_free(j.square);
     nbi_free(own);
     return st;
 }

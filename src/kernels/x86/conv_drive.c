@@ -35,12 +35,15 @@ nbi_band nbi_band_of(const nbk_conv *p, size_t element, bool as_is) {
 }
 
 static void fill(uint8_t *dst, size_t bytes, size_t element, int value) {
-    if (element == 1) {
+    const uint64_t ones = element == 1 ? 0x0101010101010101u : 0x0001000100010001u;
+    const uint64_t v = ones * (element == 1 ? (uint8_t)value : (uint16_t)value);
+    size_t i = 0;
+    if (element == 1 && bytes >= 256) {
         memset(dst, value, bytes);
         return;
     }
-    const int16_t v = (int16_t)value;
-    for (size_t i = 0; i < bytes; i += 2) memcpy(dst + i, &v, 2);
+    for (; i + 8 <= bytes; i += 8) memcpy(dst + i, &v, 8); /* mostly one pixel: no call */
+    for (; i < bytes; i += element) memcpy(dst + i, &v, element);
 }
 
 const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *b, nbi_widen_fn copy, int add,
