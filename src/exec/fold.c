@@ -66,7 +66,7 @@ static nb_status run_folded(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, nbi_a
         out[i].data = nbi_arena_alloc(&graph->arena, bytes + 1, 1);
         if (!out[i].data) return nb_fail_memory(ctx, bytes);
     }
-    nbi_op_call call = {ctx, graph, node, in, out};
+    nbi_op_call call = {ctx, graph, node, in, out, 0};
     NB_TRY(node->op->forward(&call));
     for (int i = 0; i < node->n_out; i++) {
         if (node->out[i] < 0) continue;
@@ -101,6 +101,7 @@ static bool is_output(const nbi_graph *graph, int t) {
 static bool remove_identity(nbi_graph *graph, const nbi_node *node) {
     if (!node->op || *node->domain) return false;
     if (strcmp(node->op_type, "Identity") && strcmp(node->op_type, "Dropout")) return false;
+    if (!(node->op->flags & NBI_OP_ALIAS)) return false; /* Dropout in training */
     if (is_output(graph, node->out[0])) return false;
     nbi_graph_replace_uses(graph, node->out[0], node->in[0]);
     return true;
