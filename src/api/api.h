@@ -33,6 +33,8 @@ nb_status nbi_transform_keep(nb_ctx *ctx, const nbi_transform *t, nbi_graph *gra
 /* Opens the data for a model's (single) input and checks that samples fit it. */
 nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
                         nbi_dataset **out);
+/* The check alone, for a second model on the same data. */
+nb_status nbi_check_fits(nb_ctx *ctx, const nbi_graph *graph, const nbi_dataset_info *info);
 nb_status nbi_parse_split(nb_ctx *ctx, const char *text, nbi_split def, nbi_split *out);
 
 /* Is the data an image set that the model reads through a pixel table? */
@@ -53,6 +55,8 @@ typedef struct nbi_metrics {
 /* NB_EFORMAT names the first label that none of `count` outputs stands for (one output, a score,
  * takes any label). */
 nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count);
+/* Warns of samples whose outputs are not finite numbers. */
+void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t count);
 /* values[n][count]; label may be NULL; reference may be NULL. is_probability: softmax was applied. */
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool is_probability, nbi_metrics *out);

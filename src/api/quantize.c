@@ -20,10 +20,10 @@ static json_t *limit_row(const char *name, double wanted, double got) {
 
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
-    json_t *root = json_object(), *rows = json_array();
     nb_status st = NB_OK;
     uint8_t *bits;
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->n_weight_bits && st == NB_OK; w++)
         for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++) {
             nbi_net_cost c;

@@ -102,6 +102,8 @@ static nb_status parse_options(nbi_session *s) {
                            "%d", o->weight_bits, s->opset);
         s->n_weight_bits = n;
     }
+    if (o->emit && strcmp(o->emit, "c"))
+        return nb_fail(ctx, NB_EINVAL, "emit: '%s' is not c", o->emit);
     if (o->residual_bits < 2 || o->residual_bits > 8)
         return nb_fail(ctx, NB_EINVAL, "residual-bits: %d; 2 to 8 are possible", o->residual_bits);
     return NB_OK;

@@ -153,9 +153,16 @@ void nbi_set_pixels(nbi_qnet *net, const nbi_transform *transform) {
         nbi_transform_table(transform, c, net->input_table[c]);
 }
 
-static nb_status check_fits(nb_ctx *ctx, const nbi_tensor *x, const nbi_dataset_info *info) {
+nb_status nbi_check_fits(nb_ctx *ctx, const nbi_graph *graph, const nbi_dataset_info *info) {
     char shape[96];
+    if (graph->n_inputs != 1)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "the model has %d inputs; data sets feed one",
+                       graph->n_inputs);
+    const nbi_tensor *x = graph->tensor[graph->input[0]];
     nbi_shape_text(x, shape, sizeof shape);
+    if (x->dtype != NB_DTYPE_F32)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "the model's input '%s' is %s; data sets feed float32",
+                       x->name, nbi_dtype_name(x->dtype));
     if (info->is_image) {
         bool fits = x->rank == 4 && x->dim[1] == info->channels &&
                     (x->dim[2] < 0 || x->dim[2] == info->height) &&
@@ -188,7 +195,7 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
     }
     nbi_dataset *data;
     NB_TRY(nbi_dataset_open(ctx, &d, &data));
-    nb_status st = check_fits(ctx, x, nbi_dataset_get(data));
+    nb_status st = nbi_check_fits(ctx, graph, nbi_dataset_get(data));
     if (st != NB_OK) {
         nbi_dataset_free(data);
         return st;
