@@ -67,8 +67,8 @@ static void add_layers(const nbi_graph *g, json_t *root) {
     double macs = 0;
     for (int i = 0; i < g->n_nodes; i++) {
         const nbi_node *node = g->node[i];
-        nbi_cost cost = {0};
-        if (node->op && node->op->cost) node->op->cost(g, node, &cost);
+        nbi_cost cost;
+        nbi_node_cost(g, node, &cost);
         macs += cost.macs;
         json_t *row = json_pack("{s:s,s:s,s:f,s:f}", "name", node->name, "op", node->op_type,
                                 "macs", cost.macs, "parameters", cost.parameters);

@@ -1,5 +1,6 @@
 /* Allocation with checked sizes, arenas, buffers; one place where an allocation can be made to
  * fail, so that tests can walk through every out-of-memory path. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "base/base.h"
 
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define BLOCK_BYTES ((size_t)64 * 1024)
 
@@ -45,6 +47,14 @@ nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
         memset(p, 0, bytes);
     }
     memcpy(out_pointer, &p, sizeof p);
+    return NB_OK;
+}
+
+nb_status nbi_memory_check(nb_ctx *ctx, size_t bytes) {
+    /* address space, not what the heap has left: generated code is mapped */
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nb_fail_memory(ctx, bytes);
+    munmap(p, bytes);
     return NB_OK;
 }
 

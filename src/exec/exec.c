@@ -59,6 +59,7 @@ nb_status nbi_exec_new(nb_ctx *ctx, const nbi_graph *graph, unsigned flags, nbi_
     e->graph = graph;
     e->flags = flags;
     nbi_threads_apply(ctx);
+    NB_TRYG(nbi_threads_check(ctx));
     NB_TRYG(alloc_arrays(ctx, e));
     NB_TRYG(mark_needed(ctx, e));
     if (!(flags & NBI_EXEC_REFERENCE)) NB_TRYG(nbi_exec_fuse(ctx, e));

@@ -25,6 +25,10 @@ struct nbi_la_plan {
     dnnl_memory_t src, dst, weights, bias;
 };
 
+/* oneDNN 2.7 does not survive a failed allocation while it generates code: what one primitive takes
+ * is seen to be there first. */
+#define HEADROOM ((size_t)16 << 20)
+
 /* `what` names the step of the set-up that failed. */
 static nb_status check(nb_ctx *ctx, dnnl_status_t status, const char *what) {
     if (status == dnnl_success) return NB_OK;
@@ -46,6 +50,7 @@ const char *nbi_la_name(void) {
 nb_status nbi_la_new(nb_ctx *ctx, nbi_la **out) {
     nbi_la *la = NULL;
     nb_status st;
+    NB_TRY(nbi_memory_check(ctx, HEADROOM));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *la, &la));
     NB_TRYG(check(ctx, dnnl_engine_create(&la->engine, dnnl_cpu, 0), "engine"));
     NB_TRYG(check(ctx, dnnl_stream_create(&la->stream, la->engine, dnnl_stream_default_flags),
@@ -85,6 +90,7 @@ static nb_status reorder(nb_ctx *ctx, nbi_la *la, const dnnl_memory_desc_t *from
     nb_status st;
     void *handle;
     memcpy(&handle, &data, sizeof data);
+    NB_TRYG(nbi_memory_check(ctx, HEADROOM));
     NB_TRYG(check(ctx, dnnl_memory_create(&src, from, la->engine, handle), "memory"));
     NB_TRYG(check(ctx, dnnl_memory_create(out, to, la->engine, DNNL_MEMORY_ALLOCATE), "memory"));
     NB_TRYG(check(ctx,
@@ -127,6 +133,7 @@ static nb_status finish(nb_ctx *ctx, nbi_la *la, const_dnnl_op_desc_t desc,
     nbi_la_plan *plan = NULL;
     dnnl_primitive_desc_t pd = NULL;
     nb_status st;
+    NB_TRY(nbi_memory_check(ctx, HEADROOM));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
     NB_TRYG(check(ctx, dnnl_primitive_desc_create(&pd, desc, attr, la->engine, NULL), "primitive"));
     NB_TRYG(check(ctx, dnnl_primitive_create(&plan->primitive, pd), "primitive"));
