@@ -149,10 +149,11 @@ static nb_status run_search(nbi_session *s, const char *text, long trials, uint8
 }
 
 /* The smallest size whose drop is within the bound: bisection between the cheapest and the dearest
- * policy, each step the exact selection at that size; then the search refines at the size found,
- * and keeps its policy only if that holds the bound as well. */
+ * policy, each step the exact selection, or the best uniform policy, at that size. */
 static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_outcome *out) {
     nb_ctx *ctx = s->ctx;
+    bool uniform = strcmp(s->o->search, "uniform") == 0;
+    const char *at_size = uniform ? "uniform" : "sensitivity:refine=0";
     int size = s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES;
     size_t n = (size_t)s->problem->n_vars;
     double *limit = s->problem->limit, given = limit[size], cost[NBI_COST_COUNT], drop, upper;
@@ -166,7 +167,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     NB_TRYG(s->problem->cost(ctx, s->problem->self, policy, cost));
     double high = fmin(cost[size], given);
     limit[size] = high;
-    NB_TRYG(run_search(s, "sensitivity:refine=0", 0, policy, out));
+    NB_TRYG(run_search(s, at_size, 0, policy, out));
     nbi_netproblem_bits(s->np, policy, out->bits);
     NB_TRYG(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
     met = out->feasible && out->drop_bound <= bound;
@@ -174,7 +175,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
         if (s->o->time_limit > 0 && nb_seconds(ctx) > s->started + s->o->time_limit) break;
         nbi_outcome o = *out;
         limit[size] = (low + high) / 2;
-        NB_TRYG(run_search(s, "sensitivity:refine=0", 0, trial, &o));
+        NB_TRYG(run_search(s, at_size, 0, trial, &o));
         if (o.feasible) {
             nbi_netproblem_bits(s->np, trial, out->bits);
             NB_TRYG(nbi_measure_drop(s, out->bits, &drop, &upper));
@@ -192,7 +193,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
         }
     }
     out->feasible = met;
-    snprintf(out->method, sizeof out->method, "sensitivity");
+    snprintf(out->method, sizeof out->method, uniform ? "uniform" : "sensitivity");
 done:
     limit[size] = given;
     if (st == NB_ECANCELLED && met) st = NB_OK; /* the best so far */
@@ -223,7 +224,7 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
     if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
-    nb_status st = drop >= 0 && strcmp(s->o->search, "uniform")
+    nb_status st = drop >= 0
                        ? search_drop(s, drop, policy, out)
                        : run_search(s, s->o->search, s->o->trials, policy, out);
     if (st == NB_OK) nbi_netproblem_bits(s->np, policy, out->bits);

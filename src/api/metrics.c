@@ -100,8 +100,8 @@ void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t coun
         bad += !finite;
     }
     if (bad)
-        nb_log(ctx, NB_LOG_WARNING, "the outputs of %zu of %zu samples hold NaN or infinity: they "
-               "count as wrong, and there is no loss", bad, n);
+        nb_log(ctx, NB_LOG_WARNING, "the outputs of %zu of %zu samples hold NaN or infinity: NaN "
+               "counts as wrong, and there is no loss", bad, n);
 }
 
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,

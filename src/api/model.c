@@ -119,7 +119,7 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
         return NB_OK;
     }
     add_layers(one, root);
-    if (nbi_exec_new(ctx, one, 0, &exec) == NB_OK)
+    if (nbi_exec_new(ctx, one, NBI_EXEC_PLAN_ONLY, &exec) == NB_OK)
         json_object_set_new(root, "peak_activation_bytes",
                             json_integer((json_int_t)nbi_exec_arena_bytes(exec)));
     else json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));

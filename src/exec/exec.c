@@ -163,6 +163,7 @@ static nb_status run_step(nb_ctx *ctx, nbi_exec *e, exec_step *s) {
 }
 
 nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
+    if (!e->buffer) return nb_fail(ctx, NB_EINVAL, "this plan cannot be run");
     nbi_threads_apply(ctx);
     for (int i = 0; i < e->graph->n_inputs; i++)
         memcpy(&e->slot[e->graph->input[i]].view.data, &inputs[i], sizeof inputs[i]);

@@ -23,6 +23,7 @@ struct nbi_la {
 struct nbi_la_plan {
     dnnl_primitive_t primitive;
     dnnl_memory_t src, dst, weights, bias;
+    bool ran;
 };
 
 /* oneDNN 2.7 does not survive a failed allocation while it generates code: what one primitive takes
@@ -233,6 +234,8 @@ nb_status nbi_la_pool(nb_ctx *ctx, nbi_la *la, const nbi_la_pool_desc *d, nbi_la
 nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x, float *y) {
     void *handle;
     memcpy(&handle, &x, sizeof x);
+    if (!plan->ran) NB_TRY(nbi_memory_check(ctx, HEADROOM)); /* some code is made at the first run */
+    plan->ran = true;
     NB_TRY(check(ctx, dnnl_memory_set_data_handle(plan->src, handle), "x"));
     NB_TRY(check(ctx, dnnl_memory_set_data_handle(plan->dst, y), "y"));
     dnnl_exec_arg_t args[4] = {{DNNL_ARG_SRC, plan->src}, {DNNL_ARG_DST, plan->dst}};

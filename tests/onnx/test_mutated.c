@@ -245,7 +245,7 @@ int main(void) {
     struct CMUnitTest tests[NBI_COUNT(models)];
     const char *only = getenv("NIBBLE_MODEL");
     size_t n = 0;
-    if (!getenv("NIBBLE_UNBOUNDED")) {
+    if (!getenv("NIBBLE_SANITIZED")) {
         struct rlimit limit = {MOST_MEMORY, MOST_MEMORY};
         setrlimit(RLIMIT_AS, &limit);
     }
