@@ -16,6 +16,14 @@ struct nb_model {
 /* path, or path/model.onnx when it is a folder. NB_EIO names what was looked for. */
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size);
 
+/* First thing in every public function that makes or reads JSON. */
+void nbi_json_begin(void);
+/* Did a part of the JSON of this call get lost for want of memory? Text of it is refused. */
+bool nbi_json_lost(void);
+/* A path or another text that may not be UTF-8: then every other byte becomes '?'. */
+json_t *nbi_json_string(const char *text);
+/* A whole file. NB_EFORMAT names the line. */
+nb_status nbi_json_read(nb_ctx *ctx, const char *path, size_t max_bytes, json_t **out);
 /* Dumps `root` (taken over) as text; NULL `text` drops it. */
 nb_status nbi_json_text(nb_ctx *ctx, json_t *root, char **text);
 /* Writes `root` (not taken over) to a file, atomically, indented. */

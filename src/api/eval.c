@@ -111,6 +111,7 @@ static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *v
 }
 
 nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nbi_dataset *data = NULL;
     nbi_split split;
@@ -159,6 +160,7 @@ static json_t *side_json(const subject *s, const nbi_metrics *m, double rate) {
 
 nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
                      char **json) {
+    nbi_json_begin();
     subject s[2] = {{0}, {0}};
     nbi_dataset *data = NULL;
     nbi_split split;
@@ -320,6 +322,7 @@ done:
 }
 
 nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nb_data_options none = nb_data_options_default();
     bench b = {.batch = o->batch > 0 ? o->batch : 1, .seconds = o->seconds > 0 ? o->seconds : 1};
@@ -346,6 +349,7 @@ nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, cha
 /* ---- export ---------------------------------------------------------------------------------- */
 
 nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nb_data_options none = nb_data_options_default();
     json_t *root = NULL, *files = json_array();

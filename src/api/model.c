@@ -130,9 +130,10 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
 }
 
 nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
+    nbi_json_begin();
     const nbi_graph *g = model->graph;
     json_t *root = json_object();
-    json_object_set_new(root, "path", json_string(model->path));
+    json_object_set_new(root, "path", nbi_json_string(model->path));
     json_object_set_new(root, "opset", json_integer(g->opset));
     json_object_set_new(root, "nodes", json_integer(g->n_nodes));
     json_object_set_new(root, "parameters", json_real(parameters_of(g)));
@@ -318,6 +319,7 @@ done:
 
 nb_status nb_model_run(nb_ctx *ctx, const nb_model *model, const nb_run_options *options,
                        char **json) {
+    nbi_json_begin();
     nbi_graph *store = NULL;
     json_t *root = json_object();
     bool bad = false;

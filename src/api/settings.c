@@ -22,27 +22,6 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     return NB_OK;
 }
 
-nb_status nbi_json_text(nb_ctx *ctx, json_t *root, char **text) {
-    if (!root) return nb_fail(ctx, NB_ENOMEM, "no memory for the results");
-    if (text) {
-        *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(10));
-        if (!*text) {
-            json_decref(root);
-            return nb_fail(ctx, NB_ENOMEM, "no memory for the results");
-        }
-    }
-    json_decref(root);
-    return NB_OK;
-}
-
-nb_status nbi_json_write(nb_ctx *ctx, const json_t *root, const char *path) {
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
-    if (!text) return nb_fail(ctx, NB_ENOMEM, "no memory for '%s'", path);
-    nb_status st = nbi_file_write(ctx, path, text, strlen(text));
-    free(text);
-    return st;
-}
-
 nb_status nbi_parse_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[8],
                          int *n) {
     bool offered[9] = {false};

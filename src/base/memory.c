@@ -13,19 +13,35 @@
 #define BLOCK_BYTES ((size_t)64 * 1024)
 
 static atomic_long fail_after;
+static atomic_bool fail_on; /* after the first failed one */
 
 void nbi_alloc_fail_after(long k) {
+    atomic_store(&fail_on, false);
     atomic_store(&fail_after, k);
+}
+
+void nbi_alloc_fail_from(long k) {
+    atomic_store(&fail_after, k);
+    atomic_store(&fail_on, k > 0);
 }
 
 long nbi_alloc_fail_left(void) {
     return atomic_load(&fail_after);
 }
 
+/* Is this the allocation that a test makes fail? */
+static bool refused(void) {
+    if (atomic_load_explicit(&fail_after, memory_order_relaxed) > 0)
+        return atomic_fetch_sub(&fail_after, 1) == 1;
+    return atomic_load_explicit(&fail_on, memory_order_relaxed);
+}
+
+void *nbi_malloc(size_t size) {
+    return refused() ? NULL : malloc(size);
+}
+
 static void *raw_alloc(size_t bytes) {
-    if (atomic_load_explicit(&fail_after, memory_order_relaxed) > 0 &&
-        atomic_fetch_sub(&fail_after, 1) == 1)
-        return NULL;
+    if (refused()) return NULL;
     if (bytes > SIZE_MAX - 63) return NULL;
     return aligned_alloc(64, (bytes + 63) & ~(size_t)63);
 }
