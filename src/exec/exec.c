@@ -5,7 +5,7 @@
 
 /* ---- what is needed ------------------------------------------------------------------------ */
 
-static nb_status check_node(nb_ctx *ctx, const nbi_graph *g, const nbi_node *node) {
+nb_status nbi_exec_check_node(nb_ctx *ctx, const nbi_graph *g, const nbi_node *node) {
     if (!node->op || !node->op->forward || !node->params)
         return nb_fail(ctx, NB_EUNSUPPORTED,
                        "node '%s': operator %s%s%s of opset %d is not supported", node->name,
@@ -33,7 +33,7 @@ static nb_status mark_needed(nb_ctx *ctx, nbi_exec *e) {
             if (node->in[i] >= 0) e->uses[node->in[i]]++;
     }
     for (int n = 0; n < g->n_nodes; n++)
-        if (e->needed[n]) NB_TRY(check_node(ctx, g, g->node[n]));
+        if (e->needed[n]) NB_TRY(nbi_exec_check_node(ctx, g, g->node[n]));
     /* A graph output counts twice: it must exist whoever else reads it. */
     for (int i = 0; i < g->n_outputs; i++) e->uses[g->output[i]]++;
     return NB_OK;
@@ -41,7 +41,7 @@ static nb_status mark_needed(nb_ctx *ctx, nbi_exec *e) {
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
-static nb_status alloc_arrays(nb_ctx *ctx, nbi_exec *e) {
+nb_status nbi_exec_arrays(nb_ctx *ctx, nbi_exec *e) {
     size_t nodes = (size_t)e->graph->n_nodes + 1, tensors = (size_t)e->graph->n_tensors + 1;
     e->needed = nbi_arena_alloc(&e->arena, nodes, sizeof *e->needed);
     e->skipped = nbi_arena_alloc(&e->arena, nodes, sizeof *e->skipped);
@@ -59,8 +59,7 @@ nb_status nbi_exec_new(nb_ctx *ctx, const nbi_graph *graph, unsigned flags, nbi_
     e->graph = graph;
     e->flags = flags;
     nbi_threads_apply(ctx);
-    NB_TRYG(nbi_threads_check(ctx));
-    NB_TRYG(alloc_arrays(ctx, e));
+    NB_TRYG(nbi_exec_arrays(ctx, e));
     NB_TRYG(mark_needed(ctx, e));
     if (!(flags & NBI_EXEC_REFERENCE)) NB_TRYG(nbi_exec_fuse(ctx, e));
     NB_TRYG(nbi_exec_plan(ctx, e));
@@ -118,7 +117,7 @@ static nb_status run_slice(void *user, size_t begin, size_t end, int worker) {
         nbi_view_copy(&out, &in[0]);
         return NB_OK;
     }
-    nbi_op_call call = {NULL, job->graph, step->node, in, &out};
+    nbi_op_call call = {NULL, job->graph, step->node, in, &out, 0};
     return step->node->op->forward(&call);
 }
 
@@ -150,6 +149,7 @@ static nb_status run_step(nb_ctx *ctx, nbi_exec *e, exec_step *s) {
     }
     if (s->kind == STEP_ALIAS) return NB_OK;
     if (s->kind == STEP_LINALG) return run_linalg(ctx, e, s);
+    if (s->kind == STEP_CALL) return s->call(ctx, e, s);
     if (can_split(s)) {
         slice_job job = {e->graph, s};
         return nbi_parallel(ctx, (size_t)s->out_view[0].dim[0], 1, run_slice, &job);
@@ -158,22 +158,27 @@ static nb_status run_step(nb_ctx *ctx, nbi_exec *e, exec_step *s) {
         nbi_view_copy(&s->out_view[0], &s->in_view[0]);
         return NB_OK;
     }
-    nbi_op_call call = {ctx, e->graph, s->node, s->in_view, s->out_view};
+    nbi_op_call call = {ctx, e->graph, s->node, s->in_view, s->out_view, e->seed};
     return s->node->op->forward(&call);
 }
 
-nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
-    if (!e->buffer) return nb_fail(ctx, NB_EINVAL, "this plan cannot be run");
+nb_status nbi_exec_steps(nb_ctx *ctx, nbi_exec *e, int begin, int end) {
     nbi_threads_apply(ctx);
-    for (int i = 0; i < e->graph->n_inputs; i++)
-        memcpy(&e->slot[e->graph->input[i]].view.data, &inputs[i], sizeof inputs[i]);
-    for (int s = 0; s < e->n_steps; s++) {
+    for (int s = begin; s < end; s++) {
         nb_status st = run_step(ctx, e, &e->step[s]);
         if (st != NB_OK)
             return nb_fail_prefix(ctx, st, "node '%s' (%s)", e->step[s].node->name,
                                   e->step[s].node->op_type);
     }
     return NB_OK;
+}
+
+nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
+    if (e->flags & NBI_EXEC_PLAN_ONLY)
+        return nb_fail(ctx, NB_EINVAL, "a plan without buffers cannot be run");
+    for (int i = 0; i < e->graph->n_inputs; i++)
+        memcpy(&e->slot[e->graph->input[i]].view.data, &inputs[i], sizeof inputs[i]);
+    return nbi_exec_steps(ctx, e, 0, e->n_steps);
 }
 
 nb_status nbi_exec_value(nb_ctx *ctx, const nbi_exec *e, int tensor, nbi_view *out) {

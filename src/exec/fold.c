@@ -66,7 +66,7 @@ static nb_status run_folded(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, nbi_a
         out[i].data = nbi_arena_alloc(&graph->arena, bytes + 1, 1);
         if (!out[i].data) return nb_fail_memory(ctx, bytes);
     }
-    nbi_op_call call = {ctx, graph, node, in, out};
+    nbi_op_call call = {ctx, graph, node, in, out, 0};
     NB_TRY(node->op->forward(&call));
     for (int i = 0; i < node->n_out; i++) {
         if (node->out[i] < 0) continue;

@@ -67,7 +67,7 @@ static void extend(const nbi_exec *e, candidate *c, bool allow_add) {
         if (n < 0 || e->skipped[n] || e->chain[n]) return;
         const nbi_node *node = g->node[n];
         if (is(node, "BatchNormalization") && !c->bn && !c->add && node->in[0] == c->out &&
-            all_const(g, node, 1)) {
+            all_const(g, node, 1) && !((const nbi_batchnorm_params *)node->params)->training) {
             c->bn = node;
             take(c, g, n);
         } else if (is(node, "Add") && allow_add && !c->add) {
@@ -102,12 +102,6 @@ static void fold_norm(const nbi_graph *g, const nbi_node *bn, float *w, float *b
 
 /* ---- convolution --------------------------------------------------------------------------- */
 
-static bool conv_fits(const nbi_graph *g, const nbi_node *node) {
-    const nbi_tensor *x = g->tensor[node->in[0]], *y = g->tensor[node->out[0]];
-    return x->dtype == NB_DTYPE_F32 && g->tensor[node->in[1]]->dtype == NB_DTYPE_F32 &&
-           x->rank >= 3 && x->rank <= 4 && all_const(g, node, 1) && nbi_tensor_count(x) > 0 &&
-           nbi_tensor_count(y) > 0;
-}
 
 /* The spatial axes of a window as H, W; 1-D has H = 1. */
 static void spatial(const nbi_window *w, const nbi_tensor *x, const nbi_tensor *y,
@@ -122,6 +116,18 @@ static void spatial(const nbi_window *w, const nbi_tensor *x, const nbi_tensor *
         *(i ? &d->w : &d->h) = a < 0 ? 1 : x->dim[2 + a];
         *(i ? &d->ow : &d->oh) = a < 0 ? 1 : y->dim[2 + a];
     }
+}
+
+bool nbi_fuse_conv(const nbi_graph *g, const nbi_node *node, nbi_la_conv_desc *out) {
+    const nbi_tensor *x = g->tensor[node->in[0]], *y = g->tensor[node->out[0]];
+    const nbi_conv_params *p = node->params;
+    if (x->dtype != NB_DTYPE_F32 || g->tensor[node->in[1]]->dtype != NB_DTYPE_F32 || x->rank < 3 ||
+        x->rank > 4 || nbi_tensor_count(x) <= 0 || nbi_tensor_count(y) <= 0)
+        return false;
+    *out = (nbi_la_conv_desc){
+        .n = x->dim[0], .c = x->dim[1], .m = y->dim[1], .group = p->group};
+    spatial(&p->w, x, y, out);
+    return true;
 }
 
 /* A copy of the weights as rows × depth, and of the bias (zeros if there is none). */
@@ -141,22 +147,16 @@ static nb_status copy_weights(nb_ctx *ctx, const nbi_tensor *w, bool transposed,
     return NB_OK;
 }
 
-static nb_status plan_conv(nb_ctx *ctx, nbi_exec *e, const candidate *c, nbi_la_plan **plan) {
+static nb_status plan_conv(nb_ctx *ctx, nbi_exec *e, const candidate *c, nbi_la_conv_desc d,
+                           nbi_la_plan **plan) {
     const nbi_graph *g = e->graph;
     const nbi_node *node = c->first;
-    const nbi_conv_params *p = node->params;
-    const nbi_tensor *x = g->tensor[node->in[0]], *w = g->tensor[node->in[1]];
-    const nbi_tensor *y = g->tensor[node->out[0]];
+    const nbi_tensor *w = g->tensor[node->in[1]];
     const nbi_tensor *b = node->n_in > 2 && node->in[2] >= 0 ? g->tensor[node->in[2]] : NULL;
-    nbi_la_conv_desc d = {.n = x->dim[0],
-                          .c = x->dim[1],
-                          .m = y->dim[1],
-                          .group = p->group,
-                          .accumulate = c->add != NULL,
-                          .clamp = c->clamp,
-                          .lo = c->lo,
-                          .hi = c->hi};
-    spatial(&p->w, x, y, &d);
+    d.accumulate = c->add != NULL;
+    d.clamp = c->clamp;
+    d.lo = c->lo;
+    d.hi = c->hi;
     float *wc = NULL, *bc = NULL;
     nb_status st;
     NB_TRYG(copy_weights(ctx, w, false, b, &wc, &bc));
@@ -204,7 +204,7 @@ done:
 }
 
 /* Windows that ceil_mode pushes past the padding, and dilation, stay with the reference. */
-static bool pool_desc(const nbi_graph *g, const nbi_node *node, nbi_la_pool_desc *out) {
+bool nbi_fuse_pool(const nbi_graph *g, const nbi_node *node, nbi_la_pool_desc *out) {
     const nbi_tensor *x = g->tensor[node->in[0]], *y = g->tensor[node->out[0]];
     bool global = !strncmp(node->op_type, "Global", 6);
     if (x->dtype != NB_DTYPE_F32 || x->rank < 3 || x->rank > 4 || nbi_tensor_count(x) <= 0 ||
@@ -252,17 +252,18 @@ static nb_status try_node(nb_ctx *ctx, nbi_exec *e, int n, candidate *c, nbi_la_
     const nbi_node *node = g->node[n];
     bool keep = (e->flags & NBI_EXEC_KEEP_ALL) != 0;
     nbi_la_pool_desc pool;
+    nbi_la_conv_desc conv;
     *c = (candidate){.first = node, .add_tensor = -1};
     take(c, g, n);
-    if (is(node, "Conv") && conv_fits(g, node)) {
+    if (is(node, "Conv") && all_const(g, node, 1) && nbi_fuse_conv(g, node, &conv)) {
         if (!keep) extend(e, c, true);
-        return plan_conv(ctx, e, c, plan);
+        return plan_conv(ctx, e, c, conv, plan);
     }
     if (is(node, "Gemm") && gemm_fits(g, node)) {
         if (!keep) extend(e, c, false);
         return plan_gemm(ctx, e, c, plan);
     }
-    if (is_pool(node) && pool_desc(g, node, &pool)) return nbi_la_pool(ctx, e->la, &pool, plan);
+    if (is_pool(node) && nbi_fuse_pool(g, node, &pool)) return nbi_la_pool(ctx, e->la, &pool, plan);
     return NB_OK;
 }
 

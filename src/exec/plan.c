@@ -5,8 +5,8 @@
 
 /* ---- slots --------------------------------------------------------------------------------- */
 
-static nb_status new_slot(nb_ctx *ctx, nbi_exec *e, const nbi_view *view, bool last_layout,
-                          int *out) {
+nb_status nbi_plan_slot(nb_ctx *ctx, nbi_exec *e, const nbi_view *view, bool last_layout,
+                        int *out) {
     if (e->n_slots == e->cap_slots) {
         size_t cap = (size_t)e->cap_slots * 2 + 16;
         NB_TRY(nbi_grow(ctx, &e->slot, (size_t)e->n_slots, cap, sizeof *e->slot));
@@ -35,7 +35,7 @@ static nb_status constant_data(nb_ctx *ctx, nbi_exec *e, const nbi_tensor *t, ex
     return NB_OK;
 }
 
-static nb_status tensor_slots(nb_ctx *ctx, nbi_exec *e) {
+nb_status nbi_plan_tensor_slots(nb_ctx *ctx, nbi_exec *e) {
     const nbi_graph *g = e->graph;
     for (int t = 0; t < g->n_tensors; t++) {
         const nbi_tensor *tensor = g->tensor[t];
@@ -43,7 +43,7 @@ static nb_status tensor_slots(nb_ctx *ctx, nbi_exec *e) {
         nbi_view view = {0};
         int slot;
         if (known) view = nbi_tensor_view(tensor);
-        NB_TRY(new_slot(ctx, e, &view, false, &slot));
+        NB_TRY(nbi_plan_slot(ctx, e, &view, false, &slot));
         if (known && tensor->data) NB_TRY(constant_data(ctx, e, tensor, &e->slot[slot]));
     }
     for (int i = 0; i < g->n_inputs; i++) e->slot[g->input[i]].fixed = true;
@@ -53,7 +53,7 @@ static nb_status tensor_slots(nb_ctx *ctx, nbi_exec *e) {
 
 /* ---- steps --------------------------------------------------------------------------------- */
 
-static nb_status new_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_node *node, int n_in,
+nb_status nbi_plan_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_node *node, int n_in,
                           int n_out, exec_step **out) {
     if (e->n_steps == e->cap_steps) {
         size_t cap = (size_t)e->cap_steps * 2 + 64;
@@ -62,7 +62,7 @@ static nb_status new_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_no
     }
     exec_step *s = &e->step[e->n_steps];
     size_t n = (size_t)(n_in + n_out) + 1;
-    *s = (exec_step){.kind = kind, .node = node, .n_in = n_in, .n_out = n_out};
+    *s = (exec_step){.kind = kind, .node = node, .n_in = n_in, .n_out = n_out, .over = -1};
     s->in = nbi_arena_alloc(&e->arena, n, sizeof *s->in);
     s->in_view = nbi_arena_alloc(&e->arena, n, sizeof *s->in_view);
     if (!s->in || !s->in_view) return nb_fail_memory(ctx, n * sizeof *s->in_view);
@@ -74,7 +74,7 @@ static nb_status new_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_no
 }
 
 /* *slot is replaced by one with the same value in the wanted layout. */
-static nb_status want_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, bool channels_last,
+nb_status nbi_plan_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, bool channels_last,
                              int *slot) {
     const nbi_view *v = &e->slot[*slot].view;
     bool fits = channels_last ? nbi_view_is_channels_last(v) : nbi_view_is_contiguous(v);
@@ -85,9 +85,9 @@ static nb_status want_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, boo
         plain.data = NULL;
         nbi_view_contiguous(&plain);
         exec_step *step;
-        NB_TRY(new_slot(ctx, e, &plain, channels_last, &copy));
+        NB_TRY(nbi_plan_slot(ctx, e, &plain, channels_last, &copy));
         e->slot[*slot].copy[channels_last] = copy;
-        NB_TRY(new_step(ctx, e, STEP_COPY, node, 1, 1, &step));
+        NB_TRY(nbi_plan_step(ctx, e, STEP_COPY, node, 1, 1, &step));
         step->in[0] = *slot;
         step->out[0] = copy;
     }
@@ -98,11 +98,12 @@ static nb_status want_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, boo
 static nb_status add_chain(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, const exec_chain *c) {
     int x = c->x, add = c->add;
     exec_step *step;
-    NB_TRY(want_layout(ctx, e, node, c->channels_last, &x));
-    if (add >= 0) NB_TRY(want_layout(ctx, e, node, c->channels_last, &add));
-    NB_TRY(new_step(ctx, e, STEP_LINALG, node, add >= 0 ? 2 : 1, 1, &step));
+    NB_TRY(nbi_plan_layout(ctx, e, node, c->channels_last, &x));
+    if (add >= 0) NB_TRY(nbi_plan_layout(ctx, e, node, c->channels_last, &add));
+    NB_TRY(nbi_plan_step(ctx, e, STEP_LINALG, node, add >= 0 ? 2 : 1, 1, &step));
     step->plan = c->plan;
     step->in[0] = x;
+    step->over = 1;
     if (add >= 0) step->in[1] = add;
     step->out[0] = c->out;
     exec_slot *y = &e->slot[c->out];
@@ -123,21 +124,22 @@ static nb_status op_inputs(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, int *
         if (in[i] < 0) continue;
         bool same_rank = e->slot[in[i]].view.rank == y->rank;
         if (!strided)
-            NB_TRY(want_layout(ctx, e, node, false, &in[i]));
+            NB_TRY(nbi_plan_layout(ctx, e, node, false, &in[i]));
         else if (follow && i > 0 && same_rank)
-            NB_TRY(want_layout(ctx, e, node, true, &in[i]));
+            NB_TRY(nbi_plan_layout(ctx, e, node, true, &in[i]));
     }
     return NB_OK;
 }
 
-static nb_status add_node(nb_ctx *ctx, nbi_exec *e, const nbi_node *node) {
+nb_status nbi_plan_node(nb_ctx *ctx, nbi_exec *e, const nbi_node *node) {
     bool last, alias = (node->op->flags & NBI_OP_ALIAS) && !(e->flags & NBI_EXEC_KEEP_ALL);
     int *in = nbi_arena_alloc(&e->arena, (size_t)node->n_in + 1, sizeof *in);
     exec_step *step;
     if (!in) return nb_fail_memory(ctx, sizeof *in);
     NB_TRY(op_inputs(ctx, e, node, in, &last));
-    NB_TRY(new_step(ctx, e, alias ? STEP_ALIAS : STEP_OP, node, node->n_in, node->n_out, &step));
+    NB_TRY(nbi_plan_step(ctx, e, alias ? STEP_ALIAS : STEP_OP, node, node->n_in, node->n_out, &step));
     for (int i = 0; i < node->n_in; i++) step->in[i] = in[i];
+    if (!alias && (node->op->flags & NBI_OP_INPLACE) && node->n_out == 1) step->over = 0;
     for (int i = 0; i < node->n_out; i++) {
         step->out[i] = node->out[i];
         if (node->out[i] < 0 || !last) continue;
@@ -160,7 +162,7 @@ static bool same_place(const nbi_view *a, const nbi_view *b) {
 /* May step s write its output over input i, which nothing reads later? */
 static bool may_overwrite(const nbi_exec *e, int s, int i) {
     const exec_step *step = &e->step[s];
-    if (step->in[i] < 0 || step->n_out != 1) return false;
+    if (step->in[i] < 0 || step->out[0] < 0) return false;
     int root = e->slot[step->in[i]].root;
     const exec_slot *x = &e->slot[step->in[i]], *y = &e->slot[step->out[0]];
     if (e->slot[root].fixed || x->fixed || e->slot[root].last != s) return false;
@@ -185,12 +187,10 @@ static void find_aliases(nbi_exec *e) {
             if (e->step[s].in[i] >= 0) e->slot[e->step[s].in[i]].last = s;
     for (int s = 0; s < e->n_steps; s++) {
         exec_step *step = &e->step[s];
-        int i = step->kind == STEP_LINALG ? 1 : 0;
-        bool can = step->kind == STEP_LINALG ||
-                   (step->kind == STEP_OP && (step->node->op->flags & NBI_OP_INPLACE));
+        int i = step->over;
         if (step->kind == STEP_ALIAS) {
             join(e, step->out[0], step->in[0]);
-        } else if (can && !keep && i < step->n_in && may_overwrite(e, s, i)) {
+        } else if (i >= 0 && !keep && i < step->n_in && may_overwrite(e, s, i)) {
             step->in_place = true;
             join(e, step->out[0], step->in[i]);
         }
@@ -247,16 +247,20 @@ static nb_status place_slots(nb_ctx *ctx, nbi_exec *e) {
     return nbi_alloc(ctx, e->bytes + 64, 1, &e->buffer);
 }
 
+nb_status nbi_plan_memory(nb_ctx *ctx, nbi_exec *e) {
+    find_aliases(e);
+    return place_slots(ctx, e);
+}
+
 nb_status nbi_exec_plan(nb_ctx *ctx, nbi_exec *e) {
     const nbi_graph *g = e->graph;
-    NB_TRY(tensor_slots(ctx, e));
+    NB_TRY(nbi_plan_tensor_slots(ctx, e));
     for (int n = 0; n < g->n_nodes; n++) {
         if (!e->needed[n] || e->skipped[n]) continue;
         if (e->chain[n])
             NB_TRY(add_chain(ctx, e, g->node[n], e->chain[n]));
         else
-            NB_TRY(add_node(ctx, e, g->node[n]));
+            NB_TRY(nbi_plan_node(ctx, e, g->node[n]));
     }
-    find_aliases(e);
-    return place_slots(ctx, e);
+    return nbi_plan_memory(ctx, e);
 }

@@ -22,16 +22,22 @@ typedef struct exec_slot {
 } exec_slot;
 #define NBI_NOWHERE SIZE_MAX
 
-typedef enum exec_kind { STEP_OP, STEP_COPY, STEP_ALIAS, STEP_LINALG } exec_kind;
-typedef struct exec_step {
+typedef enum exec_kind { STEP_OP, STEP_COPY, STEP_ALIAS, STEP_LINALG, STEP_CALL } exec_kind;
+typedef struct exec_step exec_step;
+/* What a STEP_CALL does with its views. */
+typedef nb_status (*exec_call)(nb_ctx *ctx, nbi_exec *e, exec_step *s);
+struct exec_step {
     exec_kind kind;
+    exec_call call;
+    void *user; /* of the call */
     const nbi_node *node; /* for STEP_COPY the node that wants the copy */
     int n_in, n_out;
     int *in, *out;                /* slots or NBI_NO_TENSOR. STEP_LINALG: x[, what y is added to] */
     nbi_view *in_view, *out_view; /* refreshed before every run */
     nbi_la_plan *plan;
-    bool in_place; /* output 0 uses the memory of input 0 (STEP_LINALG: of input 1) */
-} exec_step;
+    int over;      /* output 0 may use the memory of this input, −1 */
+    bool in_place; /* and does */
+};
 
 /* A linalg plan that stands for up to four nodes: Conv or Gemm, BatchNormalization, Add, Relu or
  * Clip; it runs where the last of them stands. */
@@ -56,11 +62,35 @@ struct nbi_exec {
     bool *skipped;      /* per node: part of a chain, not its end */
     exec_chain **chain; /* per node: the chain that ends here, or NULL */
     int *uses;          /* per tensor: reads by needed nodes and graph outputs */
+    uint64_t seed;      /* of this run's random operators */
 };
 
 /* fuse.c: fills skipped and chain with what linalg can run. */
 nb_status nbi_exec_fuse(nb_ctx *ctx, nbi_exec *e);
 /* plan.c: slots, steps and memory. */
 nb_status nbi_exec_plan(nb_ctx *ctx, nbi_exec *e);
+
+/* ---- the parts of a plan, for tapes, too ---- */
+
+nb_status nbi_plan_slot(nb_ctx *ctx, nbi_exec *e, const nbi_view *view, bool channels_last,
+                        int *out);
+/* One slot per tensor; constants, inputs and outputs are fixed. */
+nb_status nbi_plan_tensor_slots(nb_ctx *ctx, nbi_exec *e);
+nb_status nbi_plan_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_node *node, int n_in,
+                        int n_out, exec_step **out);
+/* *slot is replaced by one with the same value in the wanted layout. */
+nb_status nbi_plan_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, bool channels_last,
+                          int *slot);
+/* The forward step of one operator. */
+nb_status nbi_plan_node(nb_ctx *ctx, nbi_exec *e, const nbi_node *node);
+/* Which slots share memory, and where in one buffer each lies. */
+nb_status nbi_plan_memory(nb_ctx *ctx, nbi_exec *e);
+/* exec.c: steps begin … end−1, and what of a node cannot run. */
+nb_status nbi_exec_steps(nb_ctx *ctx, nbi_exec *e, int begin, int end);
+nb_status nbi_exec_check_node(nb_ctx *ctx, const nbi_graph *g, const nbi_node *node);
+nb_status nbi_exec_arrays(nb_ctx *ctx, nbi_exec *e);
+/* fuse.c: the geometry of a node when linalg can run it. */
+bool nbi_fuse_conv(const nbi_graph *g, const nbi_node *node, nbi_la_conv_desc *out);
+bool nbi_fuse_pool(const nbi_graph *g, const nbi_node *node, nbi_la_pool_desc *out);
 
 #endif

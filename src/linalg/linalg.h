@@ -49,6 +49,27 @@ nb_status nbi_la_gemm(nb_ctx *ctx, nbi_la *la, const nbi_la_gemm_desc *desc, con
                       const float *bias, nbi_la_plan **out);
 nb_status nbi_la_pool(nb_ctx *ctx, nbi_la *la, const nbi_la_pool_desc *desc, nbi_la_plan **out);
 nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x, float *y);
+/* ---- training ------------------------------------------------------------------------------ */
+
+/* One of the three products of a layer. `weights` is in ONNX order at every run (it changes from
+ * step to step, or another network computes it). Names are those of forward: in a backward pass x, w
+ * and y stand for their gradients where the pass writes or reads gradients. */
+typedef enum nbi_la_pass {
+    NBI_LA_FORWARD,         /* x, w[, bias] → y */
+    NBI_LA_BACKWARD_DATA,   /* y, w → x */
+    NBI_LA_BACKWARD_WEIGHTS /* x, y → w[, bias] */
+} nbi_la_pass;
+typedef struct nbi_la_args {
+    float *x, *w, *bias, *y; /* bias NULL: none */
+} nbi_la_args;
+/* accumulate and clamp must be off. NB_EUNSUPPORTED: the caller uses the operator's reference. */
+nb_status nbi_la_conv_train(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *desc,
+                            nbi_la_pass pass, bool bias, nbi_la_plan **out);
+/* transposed: w is K,M instead of M,K. */
+nb_status nbi_la_gemm_train(nb_ctx *ctx, nbi_la *la, const nbi_la_gemm_desc *desc,
+                            nbi_la_pass pass, bool bias, bool transposed, nbi_la_plan **out);
+nb_status nbi_la_run_train(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const nbi_la_args *args);
+
 void nbi_la_plan_free(nbi_la_plan *plan); /* NULL is allowed */
 
 #endif

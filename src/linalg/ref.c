@@ -280,6 +280,29 @@ nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x,
     return nbi_parallel(ctx, n, 8, conv ? conv_rows : pool_rows, &job);
 }
 
+/* ---- training: the operators' own reference is the fallback ---- */
+
+static nb_status no_training(nb_ctx *ctx) {
+    return nb_fail(ctx, NB_EUNSUPPORTED, "this build has no fast training kernels");
+}
+
+nb_status nbi_la_conv_train(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *desc, nbi_la_pass pass,
+                            bool bias, nbi_la_plan **out) {
+    (void)la, (void)desc, (void)pass, (void)bias, (void)out;
+    return no_training(ctx);
+}
+
+nb_status nbi_la_gemm_train(nb_ctx *ctx, nbi_la *la, const nbi_la_gemm_desc *desc, nbi_la_pass pass,
+                            bool bias, bool transposed, nbi_la_plan **out) {
+    (void)la, (void)desc, (void)pass, (void)bias, (void)transposed, (void)out;
+    return no_training(ctx);
+}
+
+nb_status nbi_la_run_train(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const nbi_la_args *args) {
+    (void)la, (void)plan, (void)args;
+    return no_training(ctx);
+}
+
 #else
 /* oneDNN is there; ISO C wants a declaration in every file. */
 typedef int nbi_la_ref_unused;

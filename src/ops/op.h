@@ -13,7 +13,23 @@ typedef struct nbi_op_call {
     const nbi_node *node;
     const nbi_view *in;
     nbi_view *out;
+    uint64_t seed; /* of random operators; another one in every training step, else 0 */
 } nbi_op_call;
+
+/* Everything backward() needs. in and out as forward() saw them; data is NULL for inputs outside
+ * keep_in and outputs outside keep_out (shape and dtype are there). gout[i].data NULL: no gradient
+ * flows into that output. gin[i].data NULL: the gradient of that input is not wanted; else backward
+ * writes (never adds to) all of it. Strides of gin[i] and gout[i] are arbitrary for operators with
+ * NBI_OP_STRIDED, else contiguous. Gradients are float32. Sums run over fixed chunks, so that the
+ * result does not depend on the number of threads. */
+typedef struct nbi_grad_call {
+    nb_ctx *ctx;
+    const nbi_graph *graph;
+    const nbi_node *node;
+    const nbi_view *in, *out, *gout;
+    nbi_view *gin;
+    uint64_t seed; /* as forward() had it */
+} nbi_grad_call;
 
 typedef struct nbi_cost {
     double macs;       /* multiply-accumulates of one run */
@@ -35,7 +51,9 @@ enum {
     NBI_OP_ALIAS = 1u << 4,
     /* Index n of output 0's first dimension depends on index n of input 0 only: exec may run
      * forward() on slices of both, one per worker. */
-    NBI_OP_PER_IMAGE = 1u << 5
+    NBI_OP_PER_IMAGE = 1u << 5,
+    /* backward may write gin[0] over gout[0]. */
+    NBI_OP_GRAD_INPLACE = 1u << 6
 };
 
 /* Which element types forward() computes with; a node that uses others is treated as unknown. */
@@ -56,13 +74,19 @@ typedef struct nbi_op {
      * into node->params (in the graph's arena). Normalises old opsets: what infer, forward and
      * lower see is always the newest meaning. Called once after import or on creation. */
     nb_status (*prepare)(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
-    /* Sets dtype and shape of the outputs from the inputs' (and from constant inputs' values).
-     * Unknown dimensions may stay -1. NB_EFORMAT names node, value found and wanted. */
+    /* Sets dtype and shape of the outputs from the inputs' (and from constant inputs' values); may
+     * set node->op to a variant row of the same operator (training forms). Unknown dimensions may stay -1. NB_EFORMAT names node, value found and wanted. */
     nb_status (*infer)(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
     /* Shapes are known. NULL: no arithmetic worth counting. */
     void (*cost)(const nbi_graph *graph, const nbi_node *node, nbi_cost *out);
     /* The plain-C reference. Float32 everywhere; integer and bool where ONNX has it. */
     nb_status (*forward)(const nbi_op_call *call);
+    /* NULL: not differentiable (integer results, shapes); a gradient that would have to flow
+     * through it is an error that names the node. */
+    nb_status (*backward)(const nbi_grad_call *call);
+    unsigned keep_in, keep_out; /* bit i: backward reads the values of input / output i */
+    /* Bit i: input i has a gradient (0: every float32 input). */
+    unsigned grad_in;
 } nbi_op;
 
 /* The table of this build, sorted as in ops.def; n rows. */

@@ -1,6 +1,6 @@
 /* Operators whose output is the input's bytes in the same order: Reshape, Flatten, Squeeze,
  * Unsqueeze, Identity, Dropout (inference). */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <string.h>
 
@@ -14,6 +14,14 @@ static nb_status forward(const nbi_op_call *call) {
         nbi_view_copy(&same, &call->in[0]);
     else
         nbi_view_copy(&to, &call->in[0]);
+    return NB_OK;
+}
+
+/* The gradient goes back as it came: the same bytes. */
+static nb_status backward(const nbi_grad_call *call) {
+    const nbi_view *gx = &call->gin[0], *gy = &call->gout[0];
+    size_t size = (size_t)nbi_view_count(gx) * sizeof(float);
+    if (gx->data && gx->data != gy->data && size) memcpy(gx->data, gy->data, size);
     return NB_OK;
 }
 
@@ -194,10 +202,12 @@ const nbi_op nbi_op_flatten = {.name = "Flatten",
                                .max_in = 1,
                                .min_out = 1,
                                .max_out = 1,
-                               .flags = NBI_OP_ALIAS,
+                               .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = flatten_prepare,
                                .infer = flatten_infer,
-                               .forward = forward};
+                               .forward = forward,
+                               .backward = backward,
+                               .grad_in = 1};
 const nbi_op nbi_op_reshape = {.name = "Reshape",
                                .types = NBI_TYPES_ANY,
                                .domain = "",
@@ -206,10 +216,12 @@ const nbi_op nbi_op_reshape = {.name = "Reshape",
                                .max_in = 2,
                                .min_out = 1,
                                .max_out = 1,
-                               .flags = NBI_OP_ALIAS,
+                               .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = reshape_prepare,
                                .infer = reshape_infer,
-                               .forward = forward};
+                               .forward = forward,
+                               .backward = backward,
+                               .grad_in = 1};
 const nbi_op nbi_op_squeeze = {.name = "Squeeze",
                                .types = NBI_TYPES_ANY,
                                .domain = "",
@@ -218,10 +230,12 @@ const nbi_op nbi_op_squeeze = {.name = "Squeeze",
                                .max_in = 2,
                                .min_out = 1,
                                .max_out = 1,
-                               .flags = NBI_OP_ALIAS,
+                               .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = nbi_op_prepare_none,
                                .infer = squeeze_infer,
-                               .forward = forward};
+                               .forward = forward,
+                               .backward = backward,
+                               .grad_in = 1};
 const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
                                  .types = NBI_TYPES_ANY,
                                  .domain = "",
@@ -230,10 +244,12 @@ const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
                                  .max_in = 2,
                                  .min_out = 1,
                                  .max_out = 1,
-                                 .flags = NBI_OP_ALIAS,
+                                 .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                  .prepare = nbi_op_prepare_none,
                                  .infer = unsqueeze_infer,
-                                 .forward = forward};
+                                 .forward = forward,
+                                 .backward = backward,
+                                 .grad_in = 1};
 const nbi_op nbi_op_identity = {.name = "Identity",
                                 .types = NBI_TYPES_ANY,
                                 .domain = "",
@@ -242,10 +258,12 @@ const nbi_op nbi_op_identity = {.name = "Identity",
                                 .max_in = 1,
                                 .min_out = 1,
                                 .max_out = 1,
-                                .flags = NBI_OP_ALIAS,
+                                .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                 .prepare = nbi_op_prepare_none,
                                 .infer = nbi_op_infer_same,
-                                .forward = forward};
+                                .forward = forward,
+                                .backward = backward,
+                                .grad_in = 1};
 const nbi_op nbi_op_dropout = {.name = "Dropout",
                                .types = NBI_TYPES_ANY,
                                .domain = "",
@@ -254,7 +272,9 @@ const nbi_op nbi_op_dropout = {.name = "Dropout",
                                .max_in = 3,
                                .min_out = 1,
                                .max_out = 2,
-                               .flags = NBI_OP_ALIAS,
+                               .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = dropout_prepare,
                                .infer = dropout_infer,
-                               .forward = forward};
+                               .forward = forward,
+                               .backward = backward,
+                               .grad_in = 1};

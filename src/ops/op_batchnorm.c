@@ -1,23 +1,22 @@
 /* BatchNormalization in inference form: per channel c, y = x·a + b with
- * a = scale/sqrt(var + epsilon), b = bias − mean·a. */
-#include "ops/op_util.h"
+ * a = scale/sqrt(var + epsilon), b = bias − mean·a. The training form: op_batchnorm_train.c. */
+#include "ops/op_grad.h"
 
 #include <math.h>
 
-static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+nb_status nbi_batchnorm_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_batchnorm_params)));
     nbi_batchnorm_params *p = node->params;
     p->epsilon = nbi_attr_float(node, "epsilon", 1e-5f);
-    bool training = nbi_attr_int(node, "training_mode", 0) != 0;
-    if (graph->opset < 7) training |= nbi_attr_int(node, "is_test", 0) == 0;
-    if (training)
+    p->momentum = nbi_attr_float(node, "momentum", 0.9f);
+    p->training = nbi_attr_int(node, "training_mode", 0) != 0;
+    if (graph->opset < 7 && nbi_attr_int(node, "is_test", 0) == 0)
         return nb_fail(ctx, NB_EUNSUPPORTED,
-                       "node '%s' (BatchNormalization): training mode is not supported",
-                       node->name);
+                       "node '%s' (BatchNormalization): is_test=0 is not supported", node->name);
     if (graph->opset < 9 && nbi_attr_int(node, "spatial", 1) == 0)
         return nb_fail(ctx, NB_EUNSUPPORTED,
                        "node '%s' (BatchNormalization): spatial=0 is not supported", node->name);
-    for (int i = 1; i < node->n_out; i++)
+    for (int i = 1; i < node->n_out && !p->training; i++)
         if (node->out[i] >= 0 && nbi_graph_uses(graph, node->out[i]))
             return nb_fail(ctx, NB_EUNSUPPORTED,
                            "node '%s' (BatchNormalization): output %d belongs to training mode",
@@ -25,7 +24,8 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return NB_OK;
 }
 
-static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+nb_status nbi_batchnorm_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    const nbi_batchnorm_params *p = node->params;
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
     int64_t channels = x->rank < 0 ? -1 : x->rank > 1 ? x->dim[1] : 1;
     for (int i = 1; i < 5; i++) {
@@ -37,10 +37,15 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
                            "%lld channels",
                            node->name, t->name, (long long)t->dim[0], (long long)channels);
     }
+    for (int i = 1; p->training && i < node->n_out; i++)
+        NB_TRY(nbi_op_set_out(ctx, graph, node, i, NB_DTYPE_F32, 1, &channels));
+    if (p->training && x->rank >= 0 && x->rank < 2)
+        return nbi_op_fail(ctx, node, "the number of dimensions", x->rank, "2 or more");
+    node->op = p->training ? &nbi_op_batchnorm_training : &nbi_op_batchnorm;
     return nbi_op_infer_same(ctx, graph, node);
 }
 
-static void cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out) {
+void nbi_batchnorm_cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out) {
     out->macs = 0;
     out->parameters = 4.0 * (double)nbi_tensor_count(nbi_op_in(graph, node, 1));
 }
@@ -84,8 +89,10 @@ const nbi_op nbi_op_batchnorm = {.name = "BatchNormalization",
                                  .min_out = 1,
                                  .max_out = 5,
                                  .flags = NBI_OP_STRIDED | NBI_OP_CHANNELS_LAST | NBI_OP_INPLACE |
-                                          NBI_OP_PER_IMAGE,
-                                 .prepare = prepare,
-                                 .infer = infer,
-                                 .cost = cost,
-                                 .forward = forward};
+                                          NBI_OP_PER_IMAGE | NBI_OP_GRAD_INPLACE,
+                                 .prepare = nbi_batchnorm_prepare,
+                                 .infer = nbi_batchnorm_infer,
+                                 .cost = nbi_batchnorm_cost,
+                                 .forward = forward,
+                                 .backward = nbi_grad_batchnorm,
+                                 .keep_in = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4};

@@ -1,6 +1,6 @@
 /* Conv: y[n,m,o] = bias[m] + Σ_c Σ_k w[m,c,k]·x[n, group(m)·C/g + c, o·stride + k·dilation − pad],
  * with 1 to 3 spatial axes. The reference sums in double, in one fixed order. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_conv_params)));
@@ -150,4 +150,6 @@ const nbi_op nbi_op_conv = {.name = "Conv",
                             .prepare = prepare,
                             .infer = infer,
                             .cost = cost,
-                            .forward = forward};
+                            .forward = forward,
+                            .backward = nbi_grad_conv,
+                            .keep_in = 3};

@@ -1,5 +1,5 @@
 /* Gemm: Y[M,N] = alpha·op(A)[M,K]·op(B)[K,N] + beta·C, C broadcast to M,N. Sums in double. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_gemm_params)));
@@ -76,6 +76,42 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
+/* Â = op(A), B̂ = op(B): gÂ = alpha·gY·B̂ᵀ, gB̂ = alpha·Âᵀ·gY, gC = beta·gY summed where C broadcasts. */
+static nb_status backward(const nbi_grad_call *call) {
+    const nbi_gemm_params *p = call->node->params;
+    const nbi_view *a = &call->in[0], *b = &call->in[1], *gy = &call->gout[0];
+    const nbi_view *ga = &call->gin[0], *gb = &call->gin[1];
+    int am = p->trans_a, ak = !p->trans_a, bk = p->trans_b, bn = !p->trans_b;
+    int64_t m = gy->dim[0], n = gy->dim[1], k = a->dim[ak];
+    if (call->node->n_in > 2 && call->gin[2].data)
+        NB_TRY(nbi_grad_scaled(call->ctx, &call->gin[2], gy, (double)p->beta));
+    if (ga->data) {
+        nbi_product to_a = {.n_out = 2,
+                            .n_sum = 1,
+                            .out = {{m, ga->stride[am], gy->stride[0], 0},
+                                    {k, ga->stride[ak], 0, b->stride[bk]}},
+                            .sum = {{n, 0, gy->stride[1], b->stride[bn]}},
+                            .a = gy->data,
+                            .b = b->data,
+                            .to = ga->data,
+                            .factor = (double)p->alpha};
+        NB_TRY(nbi_product_run(call->ctx, &to_a));
+    }
+    if (gb->data) {
+        nbi_product to_b = {.n_out = 2,
+                            .n_sum = 1,
+                            .out = {{k, gb->stride[bk], a->stride[ak], 0},
+                                    {n, gb->stride[bn], 0, gy->stride[1]}},
+                            .sum = {{m, 0, a->stride[am], gy->stride[0]}},
+                            .a = a->data,
+                            .b = gy->data,
+                            .to = gb->data,
+                            .factor = (double)p->alpha};
+        NB_TRY(nbi_product_run(call->ctx, &to_b));
+    }
+    return NB_OK;
+}
+
 const nbi_op nbi_op_gemm = {.name = "Gemm",
                             .domain = "",
                             .min_opset = 1,
@@ -87,4 +123,6 @@ const nbi_op nbi_op_gemm = {.name = "Gemm",
                             .prepare = prepare,
                             .infer = infer,
                             .cost = cost,
-                            .forward = forward};
+                            .forward = forward,
+                            .backward = backward,
+                            .keep_in = 3};

@@ -1,5 +1,5 @@
 /* GlobalAveragePool, GlobalMaxPool: one value per image and channel. Sums in double. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 
@@ -66,7 +66,8 @@ const nbi_op nbi_op_globalaveragepool = {.name = "GlobalAveragePool",
                                          .flags = POOL_FLAGS,
                                          .prepare = nbi_op_prepare_none,
                                          .infer = infer,
-                                         .forward = forward_average};
+                                         .forward = forward_average,
+                                         .backward = nbi_grad_globalaveragepool};
 const nbi_op nbi_op_globalmaxpool = {.name = "GlobalMaxPool",
                                      .domain = "",
                                      .min_opset = 1,
@@ -77,4 +78,6 @@ const nbi_op nbi_op_globalmaxpool = {.name = "GlobalMaxPool",
                                      .flags = POOL_FLAGS,
                                      .prepare = nbi_op_prepare_none,
                                      .infer = infer,
-                                     .forward = forward_max};
+                                     .forward = forward_max,
+                                     .backward = nbi_grad_globalmaxpool,
+                                     .keep_in = 1};

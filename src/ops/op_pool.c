@@ -1,5 +1,5 @@
 /* MaxPool and AveragePool over 1 to 3 spatial axes. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 
@@ -118,7 +118,9 @@ const nbi_op nbi_op_maxpool = {.name = "MaxPool",
                                .flags = POOL_FLAGS,
                                .prepare = prepare,
                                .infer = infer,
-                               .forward = forward_max};
+                               .forward = forward_max,
+                               .backward = nbi_grad_maxpool,
+                               .keep_in = 1};
 const nbi_op nbi_op_averagepool = {.name = "AveragePool",
                                    .types = NBI_TYPES_NUMBER,
                                    .domain = "",
@@ -130,4 +132,5 @@ const nbi_op nbi_op_averagepool = {.name = "AveragePool",
                                    .flags = POOL_FLAGS,
                                    .prepare = prepare,
                                    .infer = infer,
-                                   .forward = forward_average};
+                                   .forward = forward_average,
+                                   .backward = nbi_grad_averagepool};

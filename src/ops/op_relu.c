@@ -1,5 +1,5 @@
 /* Relu: y = max(x, 0), NaN stays NaN. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 static void row(void *user, char *const *p, const int64_t *s, int64_t count) {
     (void)user;
@@ -26,6 +26,19 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
+/* The derivative at 0 is 0. */
+static void term(const void *user, const float *const *x, int64_t n, float *out) {
+    const float *g = x[0], *y = x[1];
+    (void)user;
+    for (int64_t i = 0; i < n; i++) out[i] = y[i] > 0 ? g[i] : 0;
+}
+
+static nb_status backward(const nbi_grad_call *call) {
+    if (!call->gin[0].data) return NB_OK;
+    return nbi_grad_map(call->ctx, &call->gin[0], 2,
+                        (const nbi_view *const[]){&call->gout[0], &call->out[0]}, term, NULL);
+}
+
 const nbi_op nbi_op_relu = {.name = "Relu",
                             .types = NBI_TYPES_NUMBER,
                             .domain = "",
@@ -34,7 +47,10 @@ const nbi_op nbi_op_relu = {.name = "Relu",
                             .max_in = 1,
                             .min_out = 1,
                             .max_out = 1,
-                            .flags = NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE,
+                            .flags = NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE |
+                                     NBI_OP_GRAD_INPLACE,
                             .prepare = nbi_op_prepare_none,
                             .infer = nbi_op_infer_same,
-                            .forward = forward};
+                            .forward = forward,
+                            .backward = backward,
+                            .keep_out = 1};

@@ -63,7 +63,7 @@ nb_dtype nbi_dtype_of_onnx(int64_t number);
 /* Walks all elements of v[0] (the output), the others broadcast to its shape, in the output's
  * memory order with dimensions merged: fn gets n pointers to the first elements of a row, their
  * steps in elements, and the row's length. n_views ≤ NBI_WALK_VIEWS. */
-#define NBI_WALK_VIEWS 5
+#define NBI_WALK_VIEWS 8
 typedef void (*nbi_row_fn)(void *user, char *const *p, const int64_t *step, int64_t count);
 void nbi_walk(int n_views, const nbi_view *const *v, nbi_row_fn fn, void *user);
 

@@ -45,9 +45,12 @@ typedef struct nbi_gemm_params {
     bool trans_a, trans_b;
 } nbi_gemm_params;
 
-/* y = scale·(x − mean)/sqrt(var + epsilon) + bias; in: x, scale, bias, mean, var. */
+/* y = scale·(x − mean)/sqrt(var + epsilon) + bias; in: x, scale, bias, mean, var. training: with the
+ * mean and variance of the batch; out: y, then (each optional) running mean and variance
+ * = old·momentum + batch's·(1 − momentum), the batch's mean, 1/sqrt(its variance + epsilon). */
 typedef struct nbi_batchnorm_params {
-    float epsilon;
+    float epsilon, momentum;
+    bool training;
 } nbi_batchnorm_params;
 
 /* y = min(max(x, lo), hi). known: the bounds are constants (±infinity when there is none). */

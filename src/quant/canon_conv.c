@@ -57,6 +57,7 @@ static bool affine_of(nbi_canon *c, const nbi_node *node, int tensor, int channe
     if (nbi_op_is(node, "BatchNormalization")) {
         const nbi_batchnorm_params *p = node->params;
         const float *v[4];
+        if (p->training) return false;
         for (int i = 0; i < 4; i++)
             if (!(v[i] = nbi_canon_const(c, node->in[i + 1]))) return false;
         *a = (float)((double)v[0][channel] / sqrt((double)v[3][channel] + (double)p->epsilon));

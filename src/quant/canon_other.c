@@ -63,7 +63,9 @@ static void range_of(const nbi_node *node, float in_lo, float in_hi, float *lo, 
 /* Can the function be evaluated column by column along a batch of 256 (see lower_unary.c)? Its
  * constants must broadcast over every axis but the channel. */
 static bool is_per_channel(const nbi_canon *c, const nbi_node *node, const nbi_tensor *x) {
-    if (nbi_op_is(node, "BatchNormalization")) return x->rank >= 2 && x->rank <= 4;
+    if (nbi_op_is(node, "BatchNormalization"))
+        return x->rank >= 2 && x->rank <= 4 &&
+               !((const nbi_batchnorm_params *)node->params)->training;
     for (int i = 0; i < node->n_in; i++) {
         const nbi_tensor *k = node->in[i] < 0 ? NULL : c->graph->tensor[node->in[i]];
         if (!k || !k->data || nbi_tensor_count(k) == 1) continue;

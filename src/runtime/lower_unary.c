@@ -40,7 +40,7 @@ static nb_status apply_nodes(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *
             }
         }
         view_of_columns(&out, rank, channels, other);
-        nbi_op_call call = {ctx, net->graph, node, in, &out};
+        nbi_op_call call = {ctx, net->graph, node, in, &out, 0};
         NB_TRY(node->op->forward(&call));
         memcpy(values, other, (size_t)256 * (size_t)channels * sizeof *values);
     }

@@ -80,7 +80,7 @@ static nb_status run_island(nb_ctx *ctx, const nbi_step *step, const nbi_ptensor
     NB_TRYG(nbi_alloc(ctx, y->count, sizeof *values, &values));
     float_view(y->rank, y->dim, values, &order);
     NB_TRYG(to_contiguous(ctx, &order, &result));
-    nbi_op_call call = {ctx, island->graph, node, views, &result};
+    nbi_op_call call = {ctx, island->graph, node, views, &result, 0};
     NB_TRYG(node->op->forward(&call));
     nbi_view_copy(&order, &result);
     nbi_qparam q = {y->dtype, 8, y->scale, y->zero, y->lo, y->hi};

@@ -170,8 +170,8 @@ static void strided_equals_plain(one *o, const float *w) {
     if (w) memcpy(&in[1].data, &w, sizeof w), memcpy(&inl[1].data, &w, sizeof w);
     out.data = y;
     outl.data = yl;
-    nbi_op_call plain = {o->ctx, o->g, o->node, in, &out};
-    nbi_op_call last = {o->ctx, o->g, o->node, inl, &outl};
+    nbi_op_call plain = {o->ctx, o->g, o->node, in, &out, 0};
+    nbi_op_call last = {o->ctx, o->g, o->node, inl, &outl, 0};
     assert_int_equal(o->node->op->forward(&plain), NB_OK);
     assert_int_equal(o->node->op->forward(&last), NB_OK);
     static float back[MAX];
