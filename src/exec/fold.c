@@ -101,6 +101,7 @@ static bool is_output(const nbi_graph *graph, int t) {
 static bool remove_identity(nbi_graph *graph, const nbi_node *node) {
     if (!node->op || *node->domain) return false;
     if (strcmp(node->op_type, "Identity") && strcmp(node->op_type, "Dropout")) return false;
+    if (!(node->op->flags & NBI_OP_ALIAS)) return false; /* Dropout in training */
     if (is_output(graph, node->out[0])) return false;
     nbi_graph_replace_uses(graph, node->out[0], node->in[0]);
     return true;

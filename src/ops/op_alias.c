@@ -1,10 +1,10 @@
 /* Operators whose output is the input's bytes in the same order: Reshape, Flatten, Squeeze,
- * Unsqueeze, Identity, Dropout (inference). */
+ * Unsqueeze, Identity. */
 #include "ops/op_grad.h"
 
 #include <string.h>
 
-static nb_status forward(const nbi_op_call *call) {
+nb_status nbi_alias_forward(const nbi_op_call *call) {
     nbi_view to = call->out[0];
     /* Through contiguous strides of the input's shape: only the order of elements matters. */
     nbi_view same = call->in[0];
@@ -18,7 +18,7 @@ static nb_status forward(const nbi_op_call *call) {
 }
 
 /* The gradient goes back as it came: the same bytes. */
-static nb_status backward(const nbi_grad_call *call) {
+nb_status nbi_grad_alias(const nbi_grad_call *call) {
     const nbi_view *gx = &call->gin[0], *gy = &call->gout[0];
     size_t size = (size_t)nbi_view_count(gx) * sizeof(float);
     if (gx->data && gx->data != gy->data && size) memcpy(gx->data, gy->data, size);
@@ -176,24 +176,6 @@ static nb_status unsqueeze_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) 
     return nbi_op_set_out(ctx, graph, node, 0, x->dtype, rank, dim);
 }
 
-/* ---- Dropout ------------------------------------------------------------------------------- */
-
-static nb_status dropout_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    if (node->n_out > 1 && node->out[1] >= 0 && nbi_graph_uses(graph, node->out[1]))
-        return nb_fail(ctx, NB_EUNSUPPORTED,
-                       "node '%s' (Dropout): the mask output is not supported", node->name);
-    return nbi_op_prepare_none(ctx, graph, node);
-}
-
-static nb_status dropout_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    const nbi_tensor *training = nbi_op_in(graph, node, 2);
-    if (training && training->data && nbi_tensor_count(training) > 0 &&
-        nbi_get_int(training->dtype, training->data, 0))
-        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' (Dropout): training mode is not supported",
-                       node->name);
-    return nbi_op_infer_same(ctx, graph, node);
-}
-
 const nbi_op nbi_op_flatten = {.name = "Flatten",
                                .types = NBI_TYPES_ANY,
                                .domain = "",
@@ -205,8 +187,8 @@ const nbi_op nbi_op_flatten = {.name = "Flatten",
                                .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = flatten_prepare,
                                .infer = flatten_infer,
-                               .forward = forward,
-                               .backward = backward,
+                               .forward = nbi_alias_forward,
+                               .backward = nbi_grad_alias,
                                .grad_in = 1};
 const nbi_op nbi_op_reshape = {.name = "Reshape",
                                .types = NBI_TYPES_ANY,
@@ -219,8 +201,8 @@ const nbi_op nbi_op_reshape = {.name = "Reshape",
                                .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = reshape_prepare,
                                .infer = reshape_infer,
-                               .forward = forward,
-                               .backward = backward,
+                               .forward = nbi_alias_forward,
+                               .backward = nbi_grad_alias,
                                .grad_in = 1};
 const nbi_op nbi_op_squeeze = {.name = "Squeeze",
                                .types = NBI_TYPES_ANY,
@@ -233,8 +215,8 @@ const nbi_op nbi_op_squeeze = {.name = "Squeeze",
                                .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                .prepare = nbi_op_prepare_none,
                                .infer = squeeze_infer,
-                               .forward = forward,
-                               .backward = backward,
+                               .forward = nbi_alias_forward,
+                               .backward = nbi_grad_alias,
                                .grad_in = 1};
 const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
                                  .types = NBI_TYPES_ANY,
@@ -247,8 +229,8 @@ const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
                                  .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                  .prepare = nbi_op_prepare_none,
                                  .infer = unsqueeze_infer,
-                                 .forward = forward,
-                                 .backward = backward,
+                                 .forward = nbi_alias_forward,
+                                 .backward = nbi_grad_alias,
                                  .grad_in = 1};
 const nbi_op nbi_op_identity = {.name = "Identity",
                                 .types = NBI_TYPES_ANY,
@@ -261,20 +243,6 @@ const nbi_op nbi_op_identity = {.name = "Identity",
                                 .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
                                 .prepare = nbi_op_prepare_none,
                                 .infer = nbi_op_infer_same,
-                                .forward = forward,
-                                .backward = backward,
+                                .forward = nbi_alias_forward,
+                                .backward = nbi_grad_alias,
                                 .grad_in = 1};
-const nbi_op nbi_op_dropout = {.name = "Dropout",
-                               .types = NBI_TYPES_ANY,
-                               .domain = "",
-                               .min_opset = 1,
-                               .min_in = 1,
-                               .max_in = 3,
-                               .min_out = 1,
-                               .max_out = 2,
-                               .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
-                               .prepare = dropout_prepare,
-                               .infer = dropout_infer,
-                               .forward = forward,
-                               .backward = backward,
-                               .grad_in = 1};

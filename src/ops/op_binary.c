@@ -2,19 +2,14 @@
  * broadcasting was asked for by attributes: B's dimensions start at `axis` of A; that is normalised
  * to a view of B with dimensions of size 1 behind. Integers wrap; division truncates towards zero.
  */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 #include <string.h>
 
-typedef struct binary_params {
-    int trailing; /* dimensions of size 1 to append to B (opset < 7), or 0 */
-    int axis;     /* of the old form; −1: aligned at the end */
-} binary_params;
-
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(binary_params)));
-    binary_params *p = node->params;
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_binary_params)));
+    nbi_binary_params *p = node->params;
     p->axis = -1;
     if (!strcmp(node->op_type, "PRelu")) {
         p->axis = graph->opset < 7 ? 1 : -1; /* the old slope has one value per channel */
@@ -28,7 +23,7 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
 }
 
 static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    binary_params *p = node->params;
+    nbi_binary_params *p = node->params;
     const nbi_tensor *a = nbi_op_in(graph, node, 0);
     nbi_tensor b = *nbi_op_in(graph, node, 1);
     if (a->dtype != b.dtype && strcmp(node->op_type, "Pow"))
@@ -146,7 +141,7 @@ static void row(void *user, char *const *p, const int64_t *s, int64_t count) {
 }
 
 static nb_status run(const nbi_op_call *call, binary_kind kind) {
-    const binary_params *p = call->node->params;
+    const nbi_binary_params *p = call->node->params;
     nbi_view b = call->in[1];
     for (int i = 0; i < p->trailing; i++) {
         b.dim[b.rank] = 1;
@@ -211,10 +206,11 @@ const nbi_op nbi_op_add = {.name = "Add",
                            .max_in = 2,
                            .min_out = 1,
                            .max_out = 1,
-                           .flags = BINARY_FLAGS,
+                           .flags = BINARY_FLAGS | NBI_OP_GRAD_INPLACE,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward_add};
+                           .forward = forward_add,
+                           .backward = nbi_grad_add};
 const nbi_op nbi_op_sub = {.name = "Sub",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -223,10 +219,11 @@ const nbi_op nbi_op_sub = {.name = "Sub",
                            .max_in = 2,
                            .min_out = 1,
                            .max_out = 1,
-                           .flags = BINARY_FLAGS,
+                           .flags = BINARY_FLAGS | NBI_OP_GRAD_INPLACE,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward_sub};
+                           .forward = forward_sub,
+                           .backward = nbi_grad_sub};
 const nbi_op nbi_op_mul = {.name = "Mul",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -238,7 +235,9 @@ const nbi_op nbi_op_mul = {.name = "Mul",
                            .flags = BINARY_FLAGS,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward_mul};
+                           .forward = forward_mul,
+                           .backward = nbi_grad_mul,
+                           .keep_in = 3};
 const nbi_op nbi_op_div = {.name = "Div",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -247,10 +246,12 @@ const nbi_op nbi_op_div = {.name = "Div",
                            .max_in = 2,
                            .min_out = 1,
                            .max_out = 1,
-                           .flags = BINARY_FLAGS,
+                           .flags = BINARY_FLAGS | NBI_OP_GRAD_INPLACE,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward_div};
+                           .forward = forward_div,
+                           .backward = nbi_grad_div,
+                           .keep_in = 3};
 const nbi_op nbi_op_pow = {.name = "Pow",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -262,7 +263,10 @@ const nbi_op nbi_op_pow = {.name = "Pow",
                            .flags = BINARY_FLAGS,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward_pow};
+                           .forward = forward_pow,
+                           .backward = nbi_grad_pow,
+                           .keep_in = 3,
+                           .keep_out = 1};
 const nbi_op nbi_op_prelu = {.name = "PRelu",
                              .types = NBI_TYPES_NUMBER,
                              .domain = "",
@@ -271,10 +275,12 @@ const nbi_op nbi_op_prelu = {.name = "PRelu",
                              .max_in = 2,
                              .min_out = 1,
                              .max_out = 1,
-                             .flags = BINARY_FLAGS,
+                             .flags = BINARY_FLAGS | NBI_OP_GRAD_INPLACE,
                              .prepare = prepare,
                              .infer = infer,
-                             .forward = forward_prelu};
+                             .forward = forward_prelu,
+                             .backward = nbi_grad_prelu,
+                             .keep_in = 3};
 const nbi_op nbi_op_min = {.name = "Min",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -286,7 +292,10 @@ const nbi_op nbi_op_min = {.name = "Min",
                            .flags = NBI_OP_STRIDED,
                            .prepare = nbi_op_prepare_none,
                            .infer = infer_many,
-                           .forward = forward_min};
+                           .forward = forward_min,
+                           .backward = nbi_grad_min_max,
+                           .keep_in = ~0u,
+                           .keep_out = 1};
 const nbi_op nbi_op_max = {.name = "Max",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -298,4 +307,7 @@ const nbi_op nbi_op_max = {.name = "Max",
                            .flags = NBI_OP_STRIDED,
                            .prepare = nbi_op_prepare_none,
                            .infer = infer_many,
-                           .forward = forward_max};
+                           .forward = forward_max,
+                           .backward = nbi_grad_min_max,
+                           .keep_in = ~0u,
+                           .keep_out = 1};

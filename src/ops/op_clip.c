@@ -1,5 +1,5 @@
 /* Clip: y = min(max(x, lo), hi). Bounds are attributes before opset 11, scalar inputs after. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 
@@ -55,18 +55,55 @@ static void row(void *user, char *const *p, const int64_t *step, int64_t count) 
     }
 }
 
-static nb_status forward(const nbi_op_call *call) {
-    const nbi_clip_params *p = call->node->params;
-    bounds b = {call->out[0].dtype, (double)p->lo, (double)p->hi};
-    for (int i = 1; i < call->node->n_in; i++) {
-        if (!call->in[i].data) continue;
-        double v = nbi_get_real(call->in[i].dtype, call->in[i].data, 0);
+static bounds read_bounds(const nbi_node *node, const nbi_view *in, nb_dtype dtype) {
+    const nbi_clip_params *p = node->params;
+    bounds b = {dtype, (double)p->lo, (double)p->hi};
+    for (int i = 1; i < node->n_in; i++) {
+        if (!in[i].data) continue;
+        double v = nbi_get_real(in[i].dtype, in[i].data, 0);
         if (i == 1)
             b.lo = v;
         else
             b.hi = v;
     }
+    return b;
+}
+
+static nb_status forward(const nbi_op_call *call) {
+    bounds b = read_bounds(call->node, call->in, call->out[0].dtype);
     nbi_walk(2, (const nbi_view *const[]){&call->out[0], &call->in[0]}, row, &b);
+    return NB_OK;
+}
+
+/* From y, so that forward() may run in place: between the bounds gy goes to x, at or beyond one it
+ * goes to that bound. */
+static void term_x(const void *user, const float *const *x, int64_t n, float *out) {
+    const bounds *b = user;
+    const float *g = x[0], *y = x[1];
+    float lo = (float)b->lo, hi = (float)b->hi;
+    for (int64_t i = 0; i < n; i++) out[i] = y[i] > lo && y[i] < hi ? g[i] : 0;
+}
+static void term_lo(const void *user, const float *const *x, int64_t n, float *out) {
+    const bounds *b = user;
+    const float *g = x[0], *y = x[1];
+    float lo = (float)b->lo, hi = (float)b->hi;
+    for (int64_t i = 0; i < n; i++) out[i] = y[i] <= lo && y[i] < hi ? g[i] : 0;
+}
+static void term_hi(const void *user, const float *const *x, int64_t n, float *out) {
+    const bounds *b = user;
+    const float *g = x[0], *y = x[1];
+    float hi = (float)b->hi;
+    for (int64_t i = 0; i < n; i++) out[i] = y[i] >= hi ? g[i] : 0;
+}
+
+static nb_status backward(const nbi_grad_call *call) {
+    static const nbi_term_fn term[3] = {term_x, term_lo, term_hi};
+    bounds b = read_bounds(call->node, call->in, call->out[0].dtype);
+    for (int i = call->node->n_in - 1; i >= 0; i--)
+        if (call->gin[i].data)
+            NB_TRY(nbi_grad_reduce(call->ctx, &call->gin[i], 2,
+                                   (const nbi_view *const[]){&call->gout[0], &call->out[0]},
+                                   term[i], &b));
     return NB_OK;
 }
 
@@ -78,7 +115,11 @@ const nbi_op nbi_op_clip = {.name = "Clip",
                             .max_in = 3,
                             .min_out = 1,
                             .max_out = 1,
-                            .flags = NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE,
+                            .flags = NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE |
+                                     NBI_OP_GRAD_INPLACE,
                             .prepare = prepare,
                             .infer = infer,
-                            .forward = forward};
+                            .forward = forward,
+                            .backward = backward,
+                            .keep_in = 1 << 1 | 1 << 2,
+                            .keep_out = 1};

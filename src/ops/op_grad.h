@@ -52,7 +52,50 @@ nb_status nbi_grad_maxpool(const nbi_grad_call *call);
 nb_status nbi_grad_averagepool(const nbi_grad_call *call);
 nb_status nbi_grad_globalmaxpool(const nbi_grad_call *call);
 nb_status nbi_grad_globalaveragepool(const nbi_grad_call *call);
+nb_status nbi_grad_leakyrelu(const nbi_grad_call *call);
+nb_status nbi_grad_sigmoid(const nbi_grad_call *call);
+nb_status nbi_grad_hardsigmoid(const nbi_grad_call *call);
+nb_status nbi_grad_hardswish(const nbi_grad_call *call);
+nb_status nbi_grad_tanh(const nbi_grad_call *call);
+nb_status nbi_grad_exp(const nbi_grad_call *call);
+nb_status nbi_grad_log(const nbi_grad_call *call);
+nb_status nbi_grad_sqrt(const nbi_grad_call *call);
+nb_status nbi_grad_neg(const nbi_grad_call *call);
+nb_status nbi_grad_abs(const nbi_grad_call *call);
+nb_status nbi_grad_erf(const nbi_grad_call *call);
+nb_status nbi_grad_step(const nbi_grad_call *call);
+nb_status nbi_grad_reciprocal(const nbi_grad_call *call);
+nb_status nbi_grad_add(const nbi_grad_call *call);
+nb_status nbi_grad_sub(const nbi_grad_call *call);
+nb_status nbi_grad_mul(const nbi_grad_call *call);
+nb_status nbi_grad_div(const nbi_grad_call *call);
+nb_status nbi_grad_pow(const nbi_grad_call *call);
+nb_status nbi_grad_prelu(const nbi_grad_call *call);
+nb_status nbi_grad_min_max(const nbi_grad_call *call);
+nb_status nbi_grad_transpose(const nbi_grad_call *call);
+nb_status nbi_grad_concat(const nbi_grad_call *call);
+nb_status nbi_grad_split(const nbi_grad_call *call);
+nb_status nbi_grad_slice(const nbi_grad_call *call);
+nb_status nbi_grad_pad(const nbi_grad_call *call);
+nb_status nbi_grad_gather(const nbi_grad_call *call);
+nb_status nbi_grad_expand(const nbi_grad_call *call);
+nb_status nbi_grad_cast(const nbi_grad_call *call);
+nb_status nbi_grad_where(const nbi_grad_call *call);
 nb_status nbi_grad_batchnorm(const nbi_grad_call *call);
+
+/* Pad: input index of output index o along axis i, −1: the constant. */
+int64_t nbi_pad_source(const nbi_pad_params *p, int i, int64_t dim, int64_t o);
+
+/* node->params of the binary operators. */
+typedef struct nbi_binary_params {
+    int trailing; /* dimensions of size 1 to append to B (opset < 7), or 0 */
+    int axis;     /* of the old form; −1: aligned at the end */
+} nbi_binary_params;
+
+/* Operators that re-read the bytes of input 0. */
+nb_status nbi_alias_forward(const nbi_op_call *call);
+nb_status nbi_grad_alias(const nbi_grad_call *call);
+extern const nbi_op nbi_op_dropout, nbi_op_dropout_training;
 
 /* Both forms of BatchNormalization. */
 extern const nbi_op nbi_op_batchnorm, nbi_op_batchnorm_training;

@@ -1,5 +1,5 @@
 /* Comparisons and choice, as shape arithmetic uses them: Equal, Less, Greater, Not, Where. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <string.h>
 
@@ -169,4 +169,6 @@ const nbi_op nbi_op_where = {.name = "Where",
                              .flags = NBI_OP_STRIDED,
                              .prepare = nbi_op_prepare_none,
                              .infer = where_infer,
-                             .forward = forward_where};
+                             .forward = forward_where,
+                             .backward = nbi_grad_where,
+                             .keep_in = 1};

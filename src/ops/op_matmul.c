@@ -1,6 +1,6 @@
 /* MatMul as in NumPy: the last two dimensions multiply, those before broadcast, a vector gets a
  * dimension of 1 that is dropped again. Sums in double. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 /* Shapes with a vector's missing dimension put in: a is M,K, b is K,N. */
 static void promote(const nbi_tensor *t, bool is_b, nbi_tensor *out) {
@@ -82,6 +82,74 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
+/* Strides of one operand as batch…,M,N: 0 where it broadcasts or is a vector. */
+typedef struct matrix {
+    int64_t batch[NBI_MAX_RANK], row, column;
+} matrix;
+
+static matrix strides_of(const nbi_view *v, int batch, bool no_rows, bool no_columns) {
+    matrix m = {{0}, 0, 0};
+    int axis = v->rank - 1;
+    if (!no_columns) m.column = v->stride[axis--];
+    if (!no_rows) m.row = v->stride[axis--];
+    for (int i = batch - 1; axis >= 0; i--, axis--)
+        if (v->dim[axis] > 1) m.batch[i] = v->stride[axis];
+    return m;
+}
+
+typedef struct matmul_shape {
+    int batch;
+    int64_t dim[NBI_MAX_RANK], m, k, n;
+    matrix a, b, y;
+} matmul_shape;
+
+/* The gradient of one operand: `to` is A or B, the sum runs over the batches along which it is
+ * broadcast and over the dimension that it does not have. */
+static nb_status operand(const nbi_grad_call *call, const matmul_shape *s, int which) {
+    const nbi_view *gin = &call->gin[which];
+    bool row_vector = call->in[0].rank == 1, column_vector = call->in[1].rank == 1;
+    matrix to = strides_of(gin, s->batch, !which && row_vector, which && column_vector);
+    nbi_product p = {
+        .a = call->gout[0].data, .b = call->in[!which].data, .to = gin->data, .factor = 1};
+    const matrix *other = which ? &s->a : &s->b;
+    int own = which ? gin->rank - !column_vector - 1 : gin->rank - !row_vector - 1;
+    for (int i = 0; i < s->batch; i++) {
+        int axis = i - (s->batch - own);
+        nbi_product_dim d = {s->dim[i], to.batch[i], s->y.batch[i], other->batch[i]};
+        if (axis >= 0 && gin->dim[axis] == s->dim[i])
+            p.out[p.n_out++] = d;
+        else
+            p.sum[p.n_sum++] = d;
+    }
+    if (which) {
+        p.out[p.n_out++] = (nbi_product_dim){s->k, to.row, 0, s->a.column};
+        p.out[p.n_out++] = (nbi_product_dim){s->n, to.column, s->y.column, 0};
+        p.sum[p.n_sum++] = (nbi_product_dim){s->m, 0, s->y.row, s->a.row};
+    } else {
+        p.out[p.n_out++] = (nbi_product_dim){s->m, to.row, s->y.row, 0};
+        p.out[p.n_out++] = (nbi_product_dim){s->k, to.column, 0, s->b.row};
+        p.sum[p.n_sum++] = (nbi_product_dim){s->n, 0, s->y.column, s->b.column};
+    }
+    return nbi_product_run(call->ctx, &p);
+}
+
+/* gA = gY·Bᵀ, gB = Aᵀ·gY. */
+static nb_status backward(const nbi_grad_call *call) {
+    const nbi_view *a = &call->in[0], *b = &call->in[1], *y = &call->gout[0];
+    bool va = a->rank == 1, vb = b->rank == 1;
+    matmul_shape s = {.batch = y->rank - !va - !vb};
+    for (int i = 0; i < s.batch; i++) s.dim[i] = y->dim[i];
+    s.m = va ? 1 : a->dim[a->rank - 2];
+    s.k = a->dim[a->rank - 1];
+    s.n = vb ? 1 : b->dim[b->rank - 1];
+    s.a = strides_of(a, s.batch, va, false);
+    s.b = strides_of(b, s.batch, false, vb);
+    s.y = strides_of(y, s.batch, va, vb);
+    for (int i = 0; i < 2; i++)
+        if (call->gin[i].data) NB_TRY(operand(call, &s, i));
+    return NB_OK;
+}
+
 const nbi_op nbi_op_matmul = {.name = "MatMul",
                               .domain = "",
                               .min_opset = 1,
@@ -93,4 +161,6 @@ const nbi_op nbi_op_matmul = {.name = "MatMul",
                               .prepare = nbi_op_prepare_none,
                               .infer = infer,
                               .cost = cost,
-                              .forward = forward};
+                              .forward = forward,
+                              .backward = backward,
+                              .keep_in = 3};

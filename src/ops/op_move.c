@@ -1,5 +1,5 @@
 /* Moving elements: Transpose, Concat, Split, Gather. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <string.h>
 
@@ -233,7 +233,8 @@ const nbi_op nbi_op_transpose = {.name = "Transpose",
                                  .flags = NBI_OP_STRIDED,
                                  .prepare = transpose_prepare,
                                  .infer = transpose_infer,
-                                 .forward = transpose_forward};
+                                 .forward = transpose_forward,
+                                 .backward = nbi_grad_transpose};
 const nbi_op nbi_op_concat = {.name = "Concat",
                               .types = NBI_TYPES_ANY,
                               .domain = "",
@@ -245,7 +246,8 @@ const nbi_op nbi_op_concat = {.name = "Concat",
                               .flags = NBI_OP_STRIDED,
                               .prepare = concat_prepare,
                               .infer = concat_infer,
-                              .forward = concat_forward};
+                              .forward = concat_forward,
+                              .backward = nbi_grad_concat};
 const nbi_op nbi_op_split = {.name = "Split",
                              .types = NBI_TYPES_ANY,
                              .domain = "",
@@ -257,7 +259,9 @@ const nbi_op nbi_op_split = {.name = "Split",
                              .flags = NBI_OP_STRIDED,
                              .prepare = split_prepare,
                              .infer = split_infer,
-                             .forward = split_forward};
+                             .forward = split_forward,
+                             .backward = nbi_grad_split,
+                             .grad_in = 1};
 const nbi_op nbi_op_gather = {.name = "Gather",
                               .types = NBI_TYPES_ANY,
                               .domain = "",
@@ -269,4 +273,7 @@ const nbi_op nbi_op_gather = {.name = "Gather",
                               .flags = NBI_OP_STRIDED,
                               .prepare = split_prepare,
                               .infer = gather_infer,
-                              .forward = gather_forward};
+                              .forward = gather_forward,
+                              .backward = nbi_grad_gather,
+                              .keep_in = 1 << 1,
+                              .grad_in = 1};

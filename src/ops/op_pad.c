@@ -1,6 +1,6 @@
 /* Pad: attributes before opset 11, inputs after. Negative pads cut. Each axis has a map from output
  * to input index, −1 where the constant goes. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <string.h>
 
@@ -99,8 +99,7 @@ static void fill_row(void *user, char *const *p, const int64_t *step, int64_t co
     for (int64_t i = 0; i < count; i++) memcpy(p[0] + i * step[0] * (int64_t)size, f->value, size);
 }
 
-/* Input index of output index o along axis i, −1: the constant. */
-static int64_t source(const nbi_pad_params *p, int i, int64_t dim, int64_t o) {
+int64_t nbi_pad_source(const nbi_pad_params *p, int i, int64_t dim, int64_t o) {
     int64_t at = o - p->begin[i];
     if (at >= 0 && at < dim) return at;
     switch (p->mode) {
@@ -126,7 +125,7 @@ static void mapped(const nbi_pad_params *p, const nbi_view *x, const nbi_view *y
     for (int64_t done = 0; done < count; done++) {
         int64_t from = 0, to = 0;
         for (int i = 0; i < y->rank; i++) {
-            from += source(p, i, x->dim[i], index[i]) * x->stride[i];
+            from += nbi_pad_source(p, i, x->dim[i], index[i]) * x->stride[i];
             to += index[i] * y->stride[i];
         }
         memcpy((char *)y->data + to * (int64_t)size, (const char *)x->data + from * (int64_t)size,
@@ -175,4 +174,6 @@ const nbi_op nbi_op_pad = {.name = "Pad",
                            .flags = NBI_OP_STRIDED,
                            .prepare = prepare,
                            .infer = infer,
-                           .forward = forward};
+                           .forward = forward,
+                           .backward = nbi_grad_pad,
+                           .grad_in = 1};

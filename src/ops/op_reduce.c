@@ -1,5 +1,5 @@
 /* ReduceMean, ReduceSum, ReduceMax, ReduceMin. axes: attribute in old opsets, input in new ones. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 #include <string.h>
@@ -108,6 +108,77 @@ static nb_status run(const nbi_op_call *call, reduce_kind kind) {
     return NB_OK;
 }
 
+/* gout with the reduced axes put in, as size 1. */
+static nbi_view kept_axes(const nbi_grad_call *call) {
+    const nbi_reduce_params *p = call->node->params;
+    const nbi_view *gx = &call->gin[0], *gy = &call->gout[0];
+    nbi_view v = *gx;
+    int from = 0;
+    for (int i = 0; i < gx->rank; i++) {
+        bool there = !p->over[i] || p->keepdims;
+        v.dim[i] = p->over[i] ? 1 : gx->dim[i];
+        v.stride[i] = there ? gy->stride[from++] : 0;
+    }
+    v.data = gy->data;
+    return v;
+}
+
+static nb_status spread(const nbi_grad_call *call, bool mean) {
+    const nbi_reduce_params *p = call->node->params;
+    const nbi_view *gx = &call->gin[0];
+    int64_t count = 1;
+    if (!gx->data) return NB_OK;
+    nbi_view from = kept_axes(call);
+    for (int i = 0; i < gx->rank; i++) count *= p->over[i] ? gx->dim[i] : 1;
+    return nbi_grad_spread(call->ctx, gx, &from, mean && count ? 1 / (double)count : 1);
+}
+
+static nb_status backward_mean(const nbi_grad_call *call) {
+    return spread(call, true);
+}
+static nb_status backward_sum(const nbi_grad_call *call) {
+    return spread(call, false);
+}
+
+/* Where x is the output's value for the first time (in ONNX order), the gradient goes. */
+static nb_status backward_extreme(const nbi_grad_call *call) {
+    const nbi_view *x = &call->in[0], *gx = &call->gin[0];
+    if (!gx->data) return NB_OK;
+    nbi_view from = kept_axes(call), y = from;
+    const nbi_view *best = &call->out[0];
+    const nbi_reduce_params *p = call->node->params;
+    int64_t index[NBI_MAX_RANK] = {0}, total = nbi_view_count(x), cells = nbi_view_count(&from);
+    bool *taken;
+    for (int i = 0, k = 0; i < x->rank; i++)
+        y.stride[i] = !p->over[i] || p->keepdims ? best->stride[k++] : 0;
+    nbi_view plain = from;
+    nbi_view_contiguous(&plain);
+    nbi_grad_zero(gx);
+    if (total == 0) return NB_OK;
+    NB_TRY(nbi_alloc(call->ctx, (size_t)cells, sizeof *taken, &taken));
+    for (int64_t done = 0; done < total; done++) {
+        int64_t at = 0, to = 0, g = 0, v = 0, cell = 0;
+        for (int i = 0; i < x->rank; i++) {
+            at += index[i] * x->stride[i];
+            to += index[i] * gx->stride[i];
+            if (p->over[i]) continue;
+            g += index[i] * from.stride[i];
+            v += index[i] * y.stride[i];
+            cell += index[i] * plain.stride[i];
+        }
+        if (!taken[cell] && ((const float *)x->data)[at] == ((const float *)best->data)[v]) {
+            taken[cell] = true;
+            ((float *)gx->data)[to] = ((const float *)from.data)[g];
+        }
+        for (int i = x->rank - 1; i >= 0; i--) {
+            if (++index[i] < x->dim[i]) break;
+            index[i] = 0;
+        }
+    }
+    nbi_free(taken);
+    return NB_OK;
+}
+
 static nb_status forward_mean(const nbi_op_call *call) {
     return run(call, KIND_MEAN);
 }
@@ -132,7 +203,9 @@ const nbi_op nbi_op_reducemean = {.name = "ReduceMean",
                                   .flags = NBI_OP_STRIDED,
                                   .prepare = prepare,
                                   .infer = infer,
-                                  .forward = forward_mean};
+                                  .forward = forward_mean,
+                                  .backward = backward_mean,
+                                  .grad_in = 1};
 const nbi_op nbi_op_reducesum = {.name = "ReduceSum",
                                  .types = NBI_TYPES_NUMBER,
                                  .domain = "",
@@ -144,7 +217,9 @@ const nbi_op nbi_op_reducesum = {.name = "ReduceSum",
                                  .flags = NBI_OP_STRIDED,
                                  .prepare = prepare,
                                  .infer = infer,
-                                 .forward = forward_sum};
+                                 .forward = forward_sum,
+                                 .backward = backward_sum,
+                                 .grad_in = 1};
 const nbi_op nbi_op_reducemax = {.name = "ReduceMax",
                                  .types = NBI_TYPES_NUMBER,
                                  .domain = "",
@@ -156,7 +231,11 @@ const nbi_op nbi_op_reducemax = {.name = "ReduceMax",
                                  .flags = NBI_OP_STRIDED,
                                  .prepare = prepare,
                                  .infer = infer,
-                                 .forward = forward_max};
+                                 .forward = forward_max,
+                                 .backward = backward_extreme,
+                                 .keep_in = 1,
+                                 .keep_out = 1,
+                                 .grad_in = 1};
 const nbi_op nbi_op_reducemin = {.name = "ReduceMin",
                                  .types = NBI_TYPES_NUMBER,
                                  .domain = "",
@@ -168,4 +247,8 @@ const nbi_op nbi_op_reducemin = {.name = "ReduceMin",
                                  .flags = NBI_OP_STRIDED,
                                  .prepare = prepare,
                                  .infer = infer,
-                                 .forward = forward_min};
+                                 .forward = forward_min,
+                                 .backward = backward_extreme,
+                                 .keep_in = 1,
+                                 .keep_out = 1,
+                                 .grad_in = 1};

@@ -1,5 +1,5 @@
 /* What shape arithmetic is made of: Shape, Size, Constant, ConstantOfShape, Cast, Range, Expand. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 #include <string.h>
@@ -298,7 +298,8 @@ const nbi_op nbi_op_cast = {.name = "Cast",
                             .flags = NBI_OP_STRIDED | NBI_OP_ELEMENTWISE,
                             .prepare = cast_prepare,
                             .infer = cast_infer,
-                            .forward = cast_forward};
+                            .forward = cast_forward,
+                            .backward = nbi_grad_cast};
 const nbi_op nbi_op_range = {.name = "Range",
                              .types = NBI_TYPES_NUMBER,
                              .domain = "",
@@ -322,4 +323,6 @@ const nbi_op nbi_op_expand = {.name = "Expand",
                               .flags = NBI_OP_STRIDED,
                               .prepare = nbi_op_prepare_none,
                               .infer = expand_infer,
-                              .forward = expand_forward};
+                              .forward = expand_forward,
+                              .backward = nbi_grad_expand,
+                              .grad_in = 1};

@@ -1,6 +1,6 @@
 /* Slice: attributes before opset 10, inputs after. Everything becomes start, step, size per axis.
  */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (graph->opset >= 10 && node->n_in < 3)
@@ -123,4 +123,6 @@ const nbi_op nbi_op_slice = {.name = "Slice",
                              .flags = NBI_OP_STRIDED,
                              .prepare = prepare,
                              .infer = infer,
-                             .forward = forward};
+                             .forward = forward,
+                             .backward = nbi_grad_slice,
+                             .grad_in = 1};

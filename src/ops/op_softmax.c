@@ -1,6 +1,6 @@
 /* Softmax over one axis (opset 13), or over all axes from `axis` on (before). The largest value is
  * subtracted first; sums in double. */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 
@@ -83,6 +83,34 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
+static void term_dot(const void *user, const float *const *x, int64_t n, float *out) {
+    (void)user;
+    for (int64_t i = 0; i < n; i++) out[i] = x[0][i] * x[1][i];
+}
+/* y·(gy − Σ gy·y) */
+static void term(const void *user, const float *const *x, int64_t n, float *out) {
+    const float *g = x[0], *y = x[1], *dot = x[2];
+    (void)user;
+    for (int64_t i = 0; i < n; i++) out[i] = y[i] * (g[i] - dot[i]);
+}
+
+static nb_status backward(const nbi_grad_call *call) {
+    const nbi_softmax_params *p = call->node->params;
+    const nbi_view *gy = &call->gout[0], *y = &call->out[0];
+    nbi_view dot = *y; /* one value per row */
+    if (!call->gin[0].data || nbi_view_count(y) == 0) return NB_OK;
+    for (int i = p->first; i <= p->last; i++) dot.dim[i] = 1;
+    nbi_view_contiguous(&dot);
+    NB_TRY(nbi_alloc(call->ctx, (size_t)nbi_view_count(&dot), sizeof(float), &dot.data));
+    nb_status st =
+        nbi_grad_reduce(call->ctx, &dot, 2, (const nbi_view *const[]){gy, y}, term_dot, NULL);
+    if (st == NB_OK)
+        st = nbi_grad_map(call->ctx, &call->gin[0], 3, (const nbi_view *const[]){gy, y, &dot}, term,
+                          NULL);
+    nbi_free(dot.data);
+    return st;
+}
+
 const nbi_op nbi_op_softmax = {.name = "Softmax",
                                .types = NBI_TYPES_NUMBER,
                                .domain = "",
@@ -91,7 +119,9 @@ const nbi_op nbi_op_softmax = {.name = "Softmax",
                                .max_in = 1,
                                .min_out = 1,
                                .max_out = 1,
-                               .flags = NBI_OP_STRIDED,
+                               .flags = NBI_OP_STRIDED | NBI_OP_GRAD_INPLACE,
                                .prepare = prepare,
                                .infer = infer,
-                               .forward = forward};
+                               .forward = forward,
+                               .backward = backward,
+                               .keep_out = 1};

@@ -1,6 +1,6 @@
 /* Element-wise functions of one value. Computed in double and rounded once: the oracle of whatever
  * runs faster. Integers pass through the same functions (Abs, Neg). */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 
@@ -152,7 +152,7 @@ static nb_status forward_reciprocal(const nbi_op_call *call) {
     return run(call, f_reciprocal);
 }
 
-#define UNARY_FLAGS (NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE)
+#define UNARY_FLAGS (NBI_OP_STRIDED | NBI_OP_ELEMENTWISE | NBI_OP_INPLACE | NBI_OP_GRAD_INPLACE)
 const nbi_op nbi_op_leakyrelu = {.name = "LeakyRelu",
                                  .types = NBI_TYPES_NUMBER,
                                  .domain = "",
@@ -164,7 +164,9 @@ const nbi_op nbi_op_leakyrelu = {.name = "LeakyRelu",
                                  .flags = UNARY_FLAGS,
                                  .prepare = leakyrelu_prepare,
                                  .infer = nbi_op_infer_same,
-                                 .forward = forward_leakyrelu};
+                                 .forward = forward_leakyrelu,
+                                 .backward = nbi_grad_leakyrelu,
+                                 .keep_in = 1};
 const nbi_op nbi_op_sigmoid = {.name = "Sigmoid",
                                .types = NBI_TYPES_NUMBER,
                                .domain = "",
@@ -176,7 +178,9 @@ const nbi_op nbi_op_sigmoid = {.name = "Sigmoid",
                                .flags = UNARY_FLAGS,
                                .prepare = prepare,
                                .infer = nbi_op_infer_same,
-                               .forward = forward_sigmoid};
+                               .forward = forward_sigmoid,
+                               .backward = nbi_grad_sigmoid,
+                               .keep_out = 1};
 const nbi_op nbi_op_hardsigmoid = {.name = "HardSigmoid",
                                    .types = NBI_TYPES_NUMBER,
                                    .domain = "",
@@ -188,7 +192,9 @@ const nbi_op nbi_op_hardsigmoid = {.name = "HardSigmoid",
                                    .flags = UNARY_FLAGS,
                                    .prepare = hardsigmoid_prepare,
                                    .infer = nbi_op_infer_same,
-                                   .forward = forward_hardsigmoid};
+                                   .forward = forward_hardsigmoid,
+                                   .backward = nbi_grad_hardsigmoid,
+                                   .keep_out = 1};
 const nbi_op nbi_op_hardswish = {.name = "HardSwish",
                                  .types = NBI_TYPES_NUMBER,
                                  .domain = "",
@@ -200,7 +206,9 @@ const nbi_op nbi_op_hardswish = {.name = "HardSwish",
                                  .flags = UNARY_FLAGS,
                                  .prepare = prepare,
                                  .infer = nbi_op_infer_same,
-                                 .forward = forward_hardswish};
+                                 .forward = forward_hardswish,
+                                 .backward = nbi_grad_hardswish,
+                                 .keep_in = 1};
 const nbi_op nbi_op_tanh = {.name = "Tanh",
                             .types = NBI_TYPES_NUMBER,
                             .domain = "",
@@ -212,7 +220,9 @@ const nbi_op nbi_op_tanh = {.name = "Tanh",
                             .flags = UNARY_FLAGS,
                             .prepare = prepare,
                             .infer = nbi_op_infer_same,
-                            .forward = forward_tanh};
+                            .forward = forward_tanh,
+                            .backward = nbi_grad_tanh,
+                            .keep_out = 1};
 const nbi_op nbi_op_exp = {.name = "Exp",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -224,7 +234,9 @@ const nbi_op nbi_op_exp = {.name = "Exp",
                            .flags = UNARY_FLAGS,
                            .prepare = prepare,
                            .infer = nbi_op_infer_same,
-                           .forward = forward_exp};
+                           .forward = forward_exp,
+                           .backward = nbi_grad_exp,
+                           .keep_out = 1};
 const nbi_op nbi_op_log = {.name = "Log",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -236,7 +248,9 @@ const nbi_op nbi_op_log = {.name = "Log",
                            .flags = UNARY_FLAGS,
                            .prepare = prepare,
                            .infer = nbi_op_infer_same,
-                           .forward = forward_log};
+                           .forward = forward_log,
+                           .backward = nbi_grad_log,
+                           .keep_in = 1};
 const nbi_op nbi_op_sqrt = {.name = "Sqrt",
                             .types = NBI_TYPES_NUMBER,
                             .domain = "",
@@ -248,7 +262,9 @@ const nbi_op nbi_op_sqrt = {.name = "Sqrt",
                             .flags = UNARY_FLAGS,
                             .prepare = prepare,
                             .infer = nbi_op_infer_same,
-                            .forward = forward_sqrt};
+                            .forward = forward_sqrt,
+                            .backward = nbi_grad_sqrt,
+                            .keep_out = 1};
 const nbi_op nbi_op_neg = {.name = "Neg",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -260,7 +276,8 @@ const nbi_op nbi_op_neg = {.name = "Neg",
                            .flags = UNARY_FLAGS,
                            .prepare = prepare,
                            .infer = nbi_op_infer_same,
-                           .forward = forward_neg};
+                           .forward = forward_neg,
+                           .backward = nbi_grad_neg};
 const nbi_op nbi_op_abs = {.name = "Abs",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -272,7 +289,9 @@ const nbi_op nbi_op_abs = {.name = "Abs",
                            .flags = UNARY_FLAGS,
                            .prepare = prepare,
                            .infer = nbi_op_infer_same,
-                           .forward = forward_abs};
+                           .forward = forward_abs,
+                           .backward = nbi_grad_abs,
+                           .keep_in = 1};
 const nbi_op nbi_op_erf = {.name = "Erf",
                            .types = NBI_TYPES_NUMBER,
                            .domain = "",
@@ -284,7 +303,9 @@ const nbi_op nbi_op_erf = {.name = "Erf",
                            .flags = UNARY_FLAGS,
                            .prepare = prepare,
                            .infer = nbi_op_infer_same,
-                           .forward = forward_erf};
+                           .forward = forward_erf,
+                           .backward = nbi_grad_erf,
+                           .keep_in = 1};
 const nbi_op nbi_op_floor = {.name = "Floor",
                              .types = NBI_TYPES_NUMBER,
                              .domain = "",
@@ -296,7 +317,8 @@ const nbi_op nbi_op_floor = {.name = "Floor",
                              .flags = UNARY_FLAGS,
                              .prepare = prepare,
                              .infer = nbi_op_infer_same,
-                             .forward = forward_floor};
+                             .forward = forward_floor,
+                             .backward = nbi_grad_step};
 const nbi_op nbi_op_ceil = {.name = "Ceil",
                             .types = NBI_TYPES_NUMBER,
                             .domain = "",
@@ -308,7 +330,8 @@ const nbi_op nbi_op_ceil = {.name = "Ceil",
                             .flags = UNARY_FLAGS,
                             .prepare = prepare,
                             .infer = nbi_op_infer_same,
-                            .forward = forward_ceil};
+                            .forward = forward_ceil,
+                            .backward = nbi_grad_step};
 const nbi_op nbi_op_reciprocal = {.name = "Reciprocal",
                                   .types = NBI_TYPES_NUMBER,
                                   .domain = "",
@@ -320,4 +343,6 @@ const nbi_op nbi_op_reciprocal = {.name = "Reciprocal",
                                   .flags = UNARY_FLAGS,
                                   .prepare = prepare,
                                   .infer = nbi_op_infer_same,
-                                  .forward = forward_reciprocal};
+                                  .forward = forward_reciprocal,
+                                  .backward = nbi_grad_reciprocal,
+                                  .keep_out = 1};

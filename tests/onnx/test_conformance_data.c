@@ -19,7 +19,7 @@
 #define MAX_IO 16
 
 /* Cases that pass in both modes when this list was last revised; fewer is a regression. */
-#define LEAST_PASSED 623
+#define LEAST_PASSED 627
 
 typedef enum verdict { PASSED, UNKNOWN_OP, UNSUPPORTED_TYPE, FAILED } verdict;
 
@@ -198,6 +198,11 @@ static verdict run_case(nb_ctx *ctx, const char *dir, char *why, size_t size) {
     return v;
 }
 
+/* The expected masks of these are drawn by NumPy's generator; the cases with ratio 0 are run. */
+static bool depends_on_generator(const char *name) {
+    return !strncmp(name, "test_training_dropout", 21) && !strstr(name, "zero_ratio");
+}
+
 static void test_conformance(void **state) {
     static const char *const groups[] = {"node", "simple", "pytorch-operator", "pytorch-converted"};
     int count[4] = {0};
@@ -211,7 +216,7 @@ static void test_conformance(void **state) {
         assert_non_null(folder);
         for (struct dirent *entry; (entry = readdir(folder));) {
             char dir[1024], why[512] = "";
-            if (*entry->d_name == '.') continue;
+            if (*entry->d_name == '.' || depends_on_generator(entry->d_name)) continue;
             snprintf(dir, sizeof dir, "%s/%s", root, entry->d_name);
             char model[1100];
             snprintf(model, sizeof model, "%s/model.onnx", dir);

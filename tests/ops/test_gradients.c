@@ -202,6 +202,273 @@ static void test_losses(void **state) {
     gc_check();
 }
 
+/* a: 2,3,4 against many shapes of b; the old form of broadcasting, too. */
+static void binary(const char *op, double lo, double hi, double lo_b, double hi_b) {
+    static const struct {
+        int rank;
+        int64_t dim[4];
+    } shape[] = {{3, {2, 3, 4}}, {1, {4}},          {3, {1, 3, 1}}, {0, {0}},
+                 {3, {2, 1, 1}}, {4, {2, 2, 3, 4}}, {2, {3, 1}}};
+    for (size_t i = 0; i < NBI_COUNT(shape); i++) {
+        gc_begin("", op, 16);
+        gc_float(3, DIMS(2, 3, 4), lo, hi);
+        gc_float(shape[i].rank, shape[i].dim, lo_b, hi_b);
+        gc_node();
+        gc_check();
+    }
+    gc_begin("", op, 16);
+    gc_float(4, DIMS(1, 3, 1, 2), lo, hi);
+    gc_float(4, DIMS(2, 1, 2, 2), lo_b, hi_b);
+    gc_node();
+    gc_check();
+}
+
+static void test_binary(void **state) {
+    (void)state;
+    binary("Add", -1, 1, -1, 1);
+    binary("Sub", -1, 1, -1, 1);
+    binary("Mul", -1, 1, -1, 1);
+    binary("Div", -1, 1, 0.8, 2);
+    binary("Pow", 0.5, 2, -1, 2);
+    binary("PRelu", -1, 1, -0.5, 0.5);
+    binary("Min", -1, 1, -0.9, 1);
+    binary("Max", -1, 1, -0.9, 1);
+    gc_begin("", "Add", 6);
+    gc_float(3, DIMS(2, 3, 4), -1, 1);
+    gc_float(1, DIMS(3), -1, 1);
+    gc_node();
+    gc_attr_int("broadcast", 1);
+    gc_attr_int("axis", 1);
+    gc_check();
+    for (int i = 0; i < 2; i++) {
+        gc_begin("", i ? "Max" : "Min", 13);
+        gc_float(2, DIMS(3, 4), -1, 1);
+        gc_float(1, DIMS(4), -0.97, 1);
+        gc_float(2, DIMS(3, 1), -0.95, 1);
+        gc_float(0, NULL, -0.1, 0.2);
+        gc_node();
+        gc_check();
+    }
+    gc_begin("", "Pow", 13); /* an integer exponent, negative bases */
+    gc_float(2, DIMS(2, 4), -1, 1);
+    gc_ints(1, DIMS(3));
+    gc_node();
+    gc_check();
+}
+
+static void unary(const char *op, double lo, double hi) {
+    gc_begin("", op, 16);
+    gc_float(4, DIMS(2, 3, 3, 2), lo, hi);
+    gc_node();
+    gc_check();
+    gc_begin("", op, 16);
+    gc_float(0, NULL, lo, hi);
+    gc_node();
+    gc_check();
+}
+
+static void test_unary(void **state) {
+    (void)state;
+    unary("LeakyRelu", -1, 1);
+    unary("Sigmoid", -3, 3);
+    unary("HardSigmoid", -4, 4);
+    unary("HardSwish", -5, 5);
+    unary("Tanh", -2, 2);
+    unary("Exp", -1, 1);
+    unary("Log", 0.7, 3);
+    unary("Sqrt", 0.5, 2);
+    unary("Neg", -1, 1);
+    unary("Abs", -1, 1);
+    unary("Erf", -2, 2);
+    unary("Floor", -2, 2);
+    unary("Ceil", -2, 2);
+    unary("Reciprocal", 0.7, 2);
+    gc_begin("", "LeakyRelu", 16);
+    gc_float(2, DIMS(3, 4), -1, 1);
+    gc_node();
+    gc_attr_float("alpha", -0.3); /* from the input, whatever the slope */
+    gc_check();
+    gc_begin("", "HardSigmoid", 16);
+    gc_float(2, DIMS(3, 4), -2, 2);
+    gc_node();
+    gc_attr_float("alpha", 0.5);
+    gc_attr_float("beta", 0.6);
+    gc_check();
+}
+
+static void test_clip(void **state) {
+    (void)state;
+    gc_begin("", "Clip", 13);
+    gc_float(4, DIMS(2, 3, 3, 2), -1, 1);
+    gc_float(0, NULL, -0.5, -0.4);
+    gc_float(0, NULL, 0.4, 0.5);
+    gc_node();
+    gc_check();
+    gc_begin("", "Clip", 13); /* one bound */
+    gc_float(2, DIMS(3, 4), -1, 1);
+    gc_omit();
+    gc_float(0, NULL, 0.1, 0.2);
+    gc_node();
+    gc_check();
+    gc_begin("", "Clip", 6);
+    gc_float(2, DIMS(3, 4), -1, 1);
+    gc_node();
+    gc_attr_float("min", -0.41);
+    gc_check();
+}
+
+static void test_softmax(void **state) {
+    (void)state;
+    for (int axis = -1; axis < 3; axis++) {
+        gc_begin("", "Softmax", axis == 2 ? 11 : 13);
+        gc_float(3, DIMS(2, 3, 4), -2, 2);
+        gc_node();
+        gc_attr_int("axis", axis == 2 ? 1 : axis);
+        gc_check();
+    }
+}
+
+static void test_matmul(void **state) {
+    static const struct {
+        int rank_a, rank_b;
+        int64_t a[4], b[4];
+    } shape[] = {{2, 2, {3, 4}, {4, 2}},    {3, 2, {2, 3, 4}, {4, 2}},
+                 {2, 3, {3, 4}, {2, 4, 2}}, {4, 3, {2, 1, 3, 4}, {3, 4, 2}},
+                 {1, 2, {4}, {4, 3}},       {3, 1, {2, 3, 4}, {4}},
+                 {1, 1, {4}, {4}},          {1, 3, {4}, {2, 4, 3}}};
+    (void)state;
+    for (size_t i = 0; i < NBI_COUNT(shape); i++) {
+        gc_begin("", "MatMul", 13);
+        gc_float(shape[i].rank_a, shape[i].a, -1, 1);
+        gc_float(shape[i].rank_b, shape[i].b, -1, 1);
+        gc_node();
+        gc_check();
+    }
+}
+
+static void test_reduce(void **state) {
+    static const char *const name[] = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"};
+    (void)state;
+    for (size_t i = 0; i < NBI_COUNT(name); i++) {
+        gc_begin("", name[i], 11);
+        gc_float(4, DIMS(2, 3, 4, 2), -1, 1);
+        gc_node();
+        gc_attr_ints("axes", 2, DIMS(2, -1));
+        gc_check();
+        gc_begin("", name[i], 11);
+        gc_float(4, DIMS(2, 3, 4, 2), -1, 1);
+        gc_node();
+        gc_attr_ints("axes", 2, DIMS(0, 2));
+        gc_attr_int("keepdims", 0);
+        gc_check();
+        gc_begin("", name[i], 18);
+        gc_float(2, DIMS(3, 5), -1, 1);
+        gc_node();
+        gc_attr_int("keepdims", 0);
+        gc_check();
+        gc_begin("", name[i], 18);
+        gc_float(3, DIMS(3, 1, 5), -1, 1);
+        gc_ints(1, DIMS(0));
+        gc_node();
+        gc_check();
+    }
+}
+
+static void test_moves(void **state) {
+    (void)state;
+    gc_begin("", "Transpose", 13);
+    gc_float(4, DIMS(2, 3, 4, 2), -1, 1);
+    gc_node();
+    gc_attr_ints("perm", 4, DIMS(2, 0, 3, 1));
+    gc_check();
+    gc_begin("", "Concat", 13);
+    gc_float(3, DIMS(2, 3, 2), -1, 1);
+    gc_float(3, DIMS(2, 1, 2), -1, 1);
+    gc_float(3, DIMS(2, 0, 2), -1, 1);
+    gc_float(3, DIMS(2, 2, 2), -1, 1);
+    gc_node();
+    gc_attr_int("axis", -2);
+    gc_check();
+    gc_begin("", "Split", 13);
+    gc.n_out = 3;
+    gc.gout = 5; /* nothing flows into the middle */
+    gc_float(3, DIMS(2, 6, 3), -1, 1);
+    gc_ints(3, DIMS(1, 2, 3));
+    gc_node();
+    gc_attr_int("axis", 1);
+    gc_check();
+    gc_begin("", "Gather", 13);
+    gc_float(3, DIMS(2, 4, 3), -1, 1);
+    memcpy(gc_const(NB_DTYPE_S64, 2, DIMS(2, 3)), DIMS(0, 3, 3, -1, 1, 3), 6 * sizeof(int64_t));
+    gc_node();
+    gc_attr_int("axis", 1);
+    gc_check();
+    gc_begin("", "Gather", 13); /* a codebook */
+    gc_float(1, DIMS(4), -1, 1);
+    memcpy(gc_const(NB_DTYPE_S64, 3, DIMS(2, 3, 1)), DIMS(0, 3, 3, 0, 1, 3), 6 * sizeof(int64_t));
+    gc_node();
+    gc_check();
+    gc_begin("", "Gather", 13); /* one index, no axis left of it */
+    gc_float(2, DIMS(4, 3), -1, 1);
+    *(int64_t *)gc_const(NB_DTYPE_S64, 0, NULL) = 2;
+    gc_node();
+    gc_check();
+    gc_begin("", "Expand", 13);
+    gc_float(3, DIMS(2, 1, 3), -1, 1);
+    gc_ints(4, DIMS(2, 1, 4, 1));
+    gc_node();
+    gc_check();
+    gc_begin("", "Cast", 13);
+    gc_float(2, DIMS(2, 3), -1, 1);
+    gc_node();
+    gc_attr_int("to", 1);
+    gc_check();
+    gc_begin("", "Where", 13);
+    memcpy(gc_const(NB_DTYPE_BOOL, 2, DIMS(3, 1)), "\1\0\1", 3);
+    gc_float(2, DIMS(3, 4), -1, 1);
+    gc_float(3, DIMS(2, 1, 4), -1, 1);
+    gc_node();
+    gc_check();
+}
+
+static void test_slice_pad(void **state) {
+    static const char *const mode[] = {"constant", "edge", "reflect", "wrap"};
+    (void)state;
+    gc_begin("", "Slice", 13);
+    gc_float(3, DIMS(4, 5, 3), -1, 1);
+    gc_ints(2, DIMS(-1, 1));
+    gc_ints(2, DIMS(-100, 5));
+    gc_ints(2, DIMS(1, 0));
+    gc_ints(2, DIMS(-2, 2));
+    gc_node();
+    gc_check();
+    for (size_t i = 0; i < NBI_COUNT(mode); i++) {
+        gc_begin("", "Pad", 19);
+        gc_float(3, DIMS(2, 4, 5), -1, 1);
+        gc_ints(6, DIMS(0, 2, -1, 0, 1, 3));
+        gc_node();
+        assert_int_equal(nbi_node_set_text(gc.ctx, gc.g, gc.node, "mode", mode[i]), NB_OK);
+        gc_check();
+    }
+}
+
+static void dropout(const int64_t *dim, double ratio, uint64_t seed) {
+    gc_begin("", "Dropout", 13);
+    gc.seed = seed;
+    gc_float(3, dim, -1, 1);
+    *(float *)gc_const(NB_DTYPE_F32, 0, NULL) = (float)ratio;
+    *(uint8_t *)gc_const(NB_DTYPE_BOOL, 0, NULL) = 1;
+    gc_node();
+}
+
+static void test_dropout(void **state) {
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        dropout(DIMS(2, 5, 4), 0.5 * i, (uint64_t)i);
+        gc_check();
+    }
+}
+
 static void test_every_operator(void **state) {
     size_t n;
     const nbi_op *const *op = nbi_ops(&n);
@@ -217,10 +484,15 @@ static void test_every_operator(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv),      cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_batchnorm), cmocka_unit_test(test_relu),
-        cmocka_unit_test(test_pools),     cmocka_unit_test(test_views),
-        cmocka_unit_test(test_losses),    cmocka_unit_test(test_every_operator),
+        cmocka_unit_test(test_conv),           cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_batchnorm),      cmocka_unit_test(test_relu),
+        cmocka_unit_test(test_pools),          cmocka_unit_test(test_views),
+        cmocka_unit_test(test_losses),         cmocka_unit_test(test_binary),
+        cmocka_unit_test(test_unary),          cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_softmax),        cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_every_operator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
