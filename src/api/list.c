@@ -20,8 +20,13 @@ static void list_ops(json_t *list) {
     const nbi_op *const *op = nbi_ops(&n);
     char help[64];
     for (size_t i = 0; i < n; i++) {
-        snprintf(help, sizeof help, "%d to %d inputs, from opset %d", op[i]->min_in,
-                 op[i]->max_in, op[i]->min_opset);
+        int n_in = op[i]->max_in;
+        if (op[i]->min_in == n_in)
+            snprintf(help, sizeof help, "%d input%s, from opset %d", n_in, n_in == 1 ? "" : "s",
+                     op[i]->min_opset);
+        else
+            snprintf(help, sizeof help, "%d to %d inputs, from opset %d", op[i]->min_in, n_in,
+                     op[i]->min_opset);
         add(list, op[i]->name, op[i]->max_in < 0 ? "any number of inputs" : help);
     }
 }
@@ -136,6 +141,7 @@ static void list_formats(json_t *list) {
 }
 
 nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
+    nbi_json_begin();
     static const struct {
         const char *name;
         void (*fill)(json_t *);

@@ -51,8 +51,8 @@ refuses 1 "'b'" info twice.onnx
 model "$(node Relu lone nowhere b)$ends" > lone.onnx
 refuses 1 "'nowhere'" info lone.onnx
 model "$(node Gemm product 'x w' b)$(tensor 5 w '5 2' "$(printf '0000803f%.0s' {1..10})")$ends" > shape.onnx
-works info shape.onnx
-says out "'product'"
+refuses 1 "'product'" info shape.onnx
+says out "parameters"
 refuses 1 "'product'" quantize shape.onnx "${quick[@]}" -o made
 model "$(node Gemm product 'x w' b)$(tensor 5 w '4 4' 0000803f)$ends" > short.onnx
 refuses 1 "'w'" info short.onnx
@@ -68,7 +68,7 @@ at=$(grep -obUaP '\x05image\x12' "$good" | cut -d: -f1)
 at=$((at + $(tail -c +$((at + 1)) "$good" | grep -obUaP '\x08\x03' | head -1 | cut -d: -f1)))
 cp "$good" channels.onnx
 printf '\x08\x04' | dd of=channels.onnx bs=1 seek="$at" conv=notrunc status=none
-works info channels.onnx
+refuses 1 /conv/Conv info channels.onnx
 says out /conv/Conv
 refuses 1 /conv/Conv quantize channels.onnx "${quick[@]}" -o made
 
@@ -93,6 +93,42 @@ says err /block3/Relu_1
 [[ $(grep -c 'nibble: warning: ' err) -ge 1 ]] || fail "an unknown operator without a warning"
 grep -qUaP '\x22\x04Qelu' unknown/model.onnx || fail "the unknown operator is not in model.onnx"
 refuses 1 Qelu eval unknown.onnx "${glyphs[@]}"
+
+# ---- a quantized model that the integer engine cannot rebuild -------------------------------------
+scale=$(tensor 5 scale '' cdcc4c3d)
+perm=$(message 5 "$(text 1 perm)$(number 8 1)$(number 8 0)$(number 20 7)")
+model "$(node QuantizeLinear quantize 'x scale' q)$(node DequantizeLinear dequantize 'q scale' d)$(node Flatten flat d f)$(node Transpose turn f t "$perm")$(node Transpose back t b "$perm")$scale$(value 11 x '1 3 32 32')$(value 12 b '1 3072')" > foreign.onnx
+works eval foreign.onnx "${glyphs[@]}" --json
+says err "warning: the float engine is used: "
+says err "'t'"
+says out '"engine":"float"'
+refuses 1 "'t'" eval foreign.onnx "${glyphs[@]}" --engine integer
+refuses 1 "'t'" export foreign.onnx --to c -o made
+
+# ---- inputs that data sets do not feed -----------------------------------------------------------
+ends="$(message 11 "$(text 1 x)$(message 2 "$(message 1 "$(number 1 7)$(message 2 "$(message 1 "$(number 1 1)")$(message 1 "$(number 1 3)")$(message 1 "$(number 1 32)")$(message 1 "$(number 1 32)")")")")")$(value 12 b '1 3 32 32')"
+model "$(node Cast cast x b "$(message 5 "$(text 1 to)$(number 3 1)$(number 20 2)")")$ends" > integers.onnx
+works bench integers.onnx --seconds 0.01
+refuses 1 "int64" eval integers.onnx "${glyphs[@]}"
+model "$(node Relu same x b)$(value 11 x '1 3 64 64')$(value 12 b '1 3 64 64')" > other.onnx
+refuses 1 "64" compare "$good" other.onnx "${glyphs[@]}"
+many=""
+for i in {1..12}; do many+=$(value 11 "x$i" '1 9'); done
+model "$(node Concat join 'x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12' b "$(message 5 "$(text 1 axis)$(number 3 1)$(number 20 2)")")$many$(value 12 b '1 108')" > many.onnx
+works bench many.onnx --seconds 0.01
+refuses 1 "12 inputs" eval many.onnx "${glyphs[@]}"
+model "$(node Conv empty 'x w' b)$(tensor 5 w '0 3 3 3' '')$(value 11 x '1 3 32 32')$(value 12 b '')" > empty_layer.onnx
+works info empty_layer.onnx
+refuses 1 "[1,0,30,30]" quantize empty_layer.onnx "${quick[@]}" -o made
+model "$(node Conv wide 'x w' b)$(tensor 5 w '65552 1 1 1' "$(printf '0%.0s' {1..524416})")$(value 11 x '1 1 2 2')$(value 12 b '1 65552 2 2')" > wide_layer.onnx
+works info wide_layer.onnx
+refuses 1 32767 quantize --dry-run wide_layer.onnx
+model "$(node Qelu odd x q)$(node MatMul product 'q w' b)$(tensor 5 w '2 2' "$(printf '0000803f%.0s' {1..4})")$(value 11 x '1 2')$(value 12 b '1 2')" > behind.onnx
+works info behind.onnx # the shape of what stands behind an unknown operator is not known
+says out Qelu
+cp "$good" $'\xff.onnx'
+works info $'\xff.onnx' --json
+says out '"path":"?.onnx"'
 
 # ---- data ----------------------------------------------------------------------------------------
 refuses 1 no-such-data eval "$good" --data no-such-data
@@ -154,6 +190,29 @@ cmp -s before.onnx full/model.onnx || fail "a full disk: the old model is gone"
 if ls full | grep -q tmp; then fail "a full disk: $(ls full)"; fi
 echo garbage > full/study.db
 refuses 1 full/study.db quantize "$good" "${quick[@]}" -o full --avg-bits 8 --resume
+
+# ---- how bytes become inputs ---------------------------------------------------------------------
+mkdir hollow
+refuses 1 "folder 'hollow' is not one that quantize wrote" eval hollow --data builtin:glyphs
+LC_ALL=C sed 's/nibble\.\(scale\|mean\|std\)/nobble.\1/' "$good" > silent.onnx
+refuses 2 "2 values, the images 3 channels" eval silent.onnx --data builtin:glyphs --mean 0.4,0.5
+# the quantized file remembers the transform, the float one never knew it
+transform=(--mean 0.4,0.5,0.6 --std 0.2,0.3,0.4)
+works quantize silent.onnx "${quick[@]}" "${transform[@]}" -o moved --avg-bits 8 --search uniform
+# quantized weights are parameters, their scales are not: as many as the float network has, but for
+# the two of four BatchNormalization values that a bias takes in
+parameters() { grep -oE '"parameters": ?[0-9]+' out | head -1 | grep -oE '[0-9]+'; }
+works info silent.onnx --json
+float=$(parameters)
+works info moved --json
+[[ $(parameters) -le $float && $(parameters) -gt $((float * 98 / 100)) ]] ||
+    fail "info: $(parameters) parameters quantized, $float in float"
+works compare silent.onnx moved --data builtin:glyphs --limit 200
+cp out shared
+works compare silent.onnx moved --data builtin:glyphs --limit 200 "${transform[@]}"
+cmp -s <(grep -v second shared) <(grep -v second out) || fail "compare: the transform is not shared"
+works compare moved silent.onnx --data builtin:glyphs --limit 200
+cmp -s <(grep 'same class' shared) <(grep 'same class' out) || fail "compare B A differs"
 
 # ---- wrong values --------------------------------------------------------------------------------
 refuses 2 0 quantize "$good" "${quick[@]}" -o made --weight-bits 0,4
