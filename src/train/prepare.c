@@ -23,13 +23,13 @@ void nbi_training_free(nbi_training *t) {
 
 /* ---- the model ----------------------------------------------------------------------------------- */
 
-nb_status nbi_add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
+/* Weights that a file leaves out: inputs beyond the first become constants (0, to be filled). */
+static nb_status add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
     for (int i = 1; i < g->n_inputs; i++) {
         nbi_tensor *t = g->tensor[g->input[i]];
         int64_t count = nbi_tensor_count(t);
         if (t->dtype != NB_DTYPE_F32 || count < 0)
-            return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "input '%s' is not a weight: %s of %s shape", t->name,
+            return nb_fail(ctx, NB_EUNSUPPORTED, "input '%s' is no weight: %s of %s shape", t->name,
                            nbi_dtype_name(t->dtype), count < 0 ? "unknown" : "known");
         t->data = nbi_arena_alloc(&g->arena, (size_t)count + 1, sizeof(float));
         if (!t->data) return nb_fail_memory(ctx, (size_t)count * sizeof(float));
@@ -85,17 +85,22 @@ static nb_status separate_norms(nb_ctx *ctx, nbi_graph *g) {
     return NB_OK;
 }
 
-static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, nbi_graph **out) {
+static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *o,
+                            nbi_graph **out) {
     nbi_graph *g = NULL;
     nb_status st;
-    if (model->n_inputs != 1)
-        return nb_fail(ctx, NB_EUNSUPPORTED,
-                       "the model has %d inputs, training wants one (and weights inside)",
-                       model->n_inputs);
-    if (model->n_outputs < 1) return nb_fail(ctx, NB_EFORMAT, "the model has no output");
     NB_TRYG(nbi_graph_copy(ctx, model, &g));
+    if (o->init) NB_TRYG(add_missing_weights(ctx, g));
+    if (g->n_inputs != 1 || g->n_outputs < 1) {
+        st = nb_fail(ctx, NB_EUNSUPPORTED,
+                     "the model has %d inputs and %d outputs, training wants one and at least one%s",
+                     g->n_inputs, g->n_outputs,
+                     g->n_inputs > 1 ? " (--init makes weights that the file leaves out)" : "");
+        goto done;
+    }
     NB_TRYG(fold_weights(ctx, g));
     NB_TRYG(separate_norms(ctx, g));
+    if (o->init) nbi_init_weights(g, o->seed);
     *out = g;
     return NB_OK;
 done:
@@ -250,7 +255,7 @@ nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_traini
     nbi_graph *g = NULL;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *t, &t));
-    NB_TRYG(make_model(ctx, model, &t->model));
+    NB_TRYG(make_model(ctx, model, o, &t->model));
     NB_TRYG(nbi_graph_copy(ctx, t->model, &g));
     NB_TRYG(nbi_graph_infer(ctx, g));
     NB_TRYG(switch_on(ctx, g));
