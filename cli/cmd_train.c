@@ -17,7 +17,7 @@ static const opt descent[] = {
     {"optimizer", 0, "sgd|adam|adamw", "default: sgd, with Nesterov momentum", OPT_CHOICE,
      O(optimizer), 0, 0},
     {"lr", 0, "RATE", "largest learning rate (default 0.1; adam, adamw: 0.001)", OPT_REAL, O(lr),
-     1e-12, 1e6},
+     1e-12, 1e30},
     {"momentum", 0, "M", "of sgd (default 0.9)", OPT_REAL, O(momentum), 0, 0.99999},
     {"weight-decay", 0, "D", "of kernels (default 5e-4; adam: 0, adamw: 0.01)", OPT_REAL,
      O(weight_decay), 0, 1},

@@ -27,13 +27,13 @@ static nb_status parse_input(nb_ctx *ctx, const char *text, nbi_arch_options *o)
 }
 
 /* Trained values. */
-static double parameters_of(const nbi_graph *g) {
-    double sum = 0;
+static json_int_t parameters_of(const nbi_graph *g) {
+    json_int_t sum = 0;
     for (int n = 0; n < g->n_nodes; n++)
         for (int i = 0; i < g->node[n]->n_in; i++) {
             nbi_role role = nbi_role_of(g, g->node[n], i);
             if (role != NBI_ROLE_NONE && role != NBI_ROLE_MEAN && role != NBI_ROLE_VARIANCE)
-                sum += (double)nbi_tensor_count(g->tensor[g->node[n]->in[i]]);
+                sum += nbi_tensor_count(g->tensor[g->node[n]->in[i]]);
         }
     return sum;
 }
@@ -49,7 +49,7 @@ nb_status nb_new(nb_ctx *ctx, const char *architecture, const nb_new_options *o,
     const nbi_tensor *x = g->tensor[g->input[0]], *y = g->tensor[g->output[0]];
     json_t *dims = json_array();
     for (int i = 1; i < x->rank; i++) json_array_append_new(dims, json_integer(x->dim[i]));
-    json_t *root = json_pack("{s:s,s:s,s:f,s:o}", "architecture", architecture, "output", o->output,
+    json_t *root = json_pack("{s:s,s:s,s:I,s:o}", "architecture", architecture, "output", o->output,
                              "parameters", parameters_of(g), "input", dims);
     if (nbi_arch_find(architecture)->classes)
         json_object_set_new(root, "classes", json_integer(y->dim[1]));
