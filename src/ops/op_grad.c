@@ -13,7 +13,7 @@ typedef struct grad_job {
     nbi_view to; /* map: the result; sum: v[0] */
     int n;
     nbi_view v[NBI_TERM_VIEWS];
-    nb_dtype dtype[NBI_TERM_VIEWS];
+    int64_t size[NBI_WALK_VIEWS]; /* bytes per element of to, v…, acc */
     nbi_term_fn term;
     const void *user;
     nbi_view acc; /* sum: the accumulators, float64; data NULL for a map */
@@ -66,20 +66,19 @@ static void put_row(float *to, int64_t step, const float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i * step] = x[i];
 }
 
-/* p: the result (or v[0] once more), the operands, the accumulators. */
-static void row(void *user, char *const *p, const int64_t *step, int64_t count) {
-    const grad_job *j = user;
+/* One row. p: the result (or v[0] once more), the operands, the accumulators. */
+static void run_row(const grad_job *j, char *const *p, const int64_t *step, int64_t count) {
     float block[NBI_TERM_VIEWS][NBI_TERM_ROW], result[NBI_TERM_ROW];
     const float *x[NBI_TERM_VIEWS];
     bool sum = j->acc.data != NULL;
     for (int64_t at = 0; at < count; at += NBI_TERM_ROW) {
         int64_t n = count - at < NBI_TERM_ROW ? count - at : NBI_TERM_ROW;
         for (int k = 0; k < j->n; k++) {
-            int64_t s = step[k + 1], size = nbi_dtype_bits(j->dtype[k]) / 8;
-            const char *from = p[k + 1] + at * s * size;
-            bool plain = j->dtype[k] == NB_DTYPE_F32 && (s == 1 || count == 1);
+            int64_t s = step[k + 1];
+            const char *from = p[k + 1] + at * s * j->size[k + 1];
+            bool plain = j->v[k].dtype == NB_DTYPE_F32 && (s == 1 || count == 1);
             x[k] = plain ? (const float *)(const void *)from : block[k];
-            if (!plain && (s != 0 || at == 0)) load(j->dtype[k], from, s, n, block[k]);
+            if (!plain && (s != 0 || at == 0)) load(j->v[k].dtype, from, s, n, block[k]);
         }
         float *to = (float *)(void *)p[0] + at * step[0];
         bool direct = !sum && step[0] == 1;
@@ -88,6 +87,55 @@ static void row(void *user, char *const *p, const int64_t *step, int64_t count) 
             add_row((double *)(void *)p[j->n + 1] + at * step[j->n + 1], step[j->n + 1], result, n);
         else if (!direct)
             put_row(to, step[0], result, n);
+    }
+}
+
+/* `rows` short rows (count·rows ≤ NBI_TERM_ROW) at once; tile: operands that repeat in every row,
+ * written out by the caller. */
+static void run_block(const grad_job *j, char *const *p, const int64_t *step, int64_t count,
+                      const int64_t *outer, int64_t rows, float (*tile)[NBI_TERM_ROW]) {
+    float result[NBI_TERM_ROW];
+    const float *x[NBI_TERM_VIEWS];
+    bool sum = j->acc.data != NULL, direct = !sum && step[0] == 1 && outer[0] == count;
+    for (int k = 0; k < j->n; k++) {
+        int64_t s = step[k + 1], o = outer[k + 1];
+        bool plain = j->v[k].dtype == NB_DTYPE_F32 && s == 1 && o == count;
+        x[k] = plain ? (const float *)(const void *)p[k + 1] : tile[k];
+        for (int64_t r = 0; !plain && o != 0 && r < rows; r++)
+            load(j->v[k].dtype, p[k + 1] + r * o * j->size[k + 1], s, count, tile[k] + r * count);
+    }
+    j->term(j->user, x, count * rows, direct ? (float *)(void *)p[0] : result);
+    int last = j->n + 1;
+    for (int64_t r = 0; r < rows && !direct; r++) {
+        if (sum)
+            add_row((double *)(void *)p[last] + r * outer[last], step[last], result + r * count,
+                    count);
+        else
+            put_row((float *)(void *)p[0] + r * outer[0], step[0], result + r * count, count);
+    }
+}
+
+/* Short rows (few channels, channels last) go in blocks: a call per row would cost more than the
+ * arithmetic. */
+static void plane(void *user, char *const *p, const int64_t *step, int64_t count,
+                  const int64_t *outer, int64_t rows) {
+    const grad_job *j = user;
+    char *q[NBI_WALK_VIEWS];
+    int n_views = j->n + 1 + (j->acc.data != NULL);
+    int64_t per_block = NBI_TERM_ROW / count;
+    for (int k = 0; k < n_views; k++) q[k] = p[k];
+    if (per_block < 2) per_block = 1;
+    float tile[NBI_TERM_VIEWS][NBI_TERM_ROW];
+    for (int k = 0; k < j->n && per_block > 1; k++)
+        for (int64_t r = 0; outer[k + 1] == 0 && r < per_block; r++)
+            load(j->v[k].dtype, p[k + 1], step[k + 1], count, tile[k] + r * count);
+    for (int64_t r = 0; r < rows; r += per_block) {
+        int64_t n = rows - r < per_block ? rows - r : per_block;
+        if (per_block > 1)
+            run_block(j, q, step, count, outer, n, tile);
+        else
+            run_row(j, q, step, count);
+        for (int k = 0; k < n_views; k++) q[k] += n * outer[k] * j->size[k];
     }
 }
 
@@ -117,7 +165,7 @@ static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
         slice(&j.acc, rank, images, begin, end);
         v[n++] = &j.acc;
     }
-    nbi_walk(n, v, row, &j);
+    nbi_walk_planes(n, v, plane, &j);
     return NB_OK;
 }
 
@@ -126,8 +174,10 @@ static void make_job(grad_job *j, const nbi_view *to, int n, const nbi_view *con
     *j = (grad_job){.to = *to, .n = n, .term = term, .user = user};
     for (int k = 0; k < n; k++) {
         j->v[k] = *v[k];
-        j->dtype[k] = v[k]->dtype;
+        j->size[k + 1] = nbi_dtype_bits(v[k]->dtype) / 8;
     }
+    j->size[0] = sizeof(float);
+    j->size[n + 1] = sizeof(double);
     j->chunk = chunk_size(to->rank ? to->dim[0] : 1, nbi_view_count(to));
 }
 

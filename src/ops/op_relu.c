@@ -30,7 +30,10 @@ static nb_status forward(const nbi_op_call *call) {
 static void term(const void *user, const float *const *x, int64_t n, float *out) {
     const float *g = x[0], *y = x[1];
     (void)user;
-    for (int64_t i = 0; i < n; i++) out[i] = y[i] > 0 ? g[i] : 0;
+    for (int64_t i = 0; i < n; i++) {
+        float v = g[i]; /* always read: the loop is vectorised */
+        out[i] = y[i] > 0 ? v : 0;
+    }
 }
 
 static nb_status backward(const nbi_grad_call *call) {

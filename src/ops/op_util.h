@@ -66,6 +66,10 @@ nb_dtype nbi_dtype_of_onnx(int64_t number);
 #define NBI_WALK_VIEWS 8
 typedef void (*nbi_row_fn)(void *user, char *const *p, const int64_t *step, int64_t count);
 void nbi_walk(int n_views, const nbi_view *const *v, nbi_row_fn fn, void *user);
+/* The same in planes of `rows` such rows, `outer` elements apart. */
+typedef void (*nbi_plane_fn)(void *user, char *const *p, const int64_t *step, int64_t count,
+                             const int64_t *outer, int64_t rows);
+void nbi_walk_planes(int n_views, const nbi_view *const *v, nbi_plane_fn fn, void *user);
 
 /* Reads kernel_shape, strides, dilations, pads, auto_pad, ceil_mode; n = −1: not known yet. */
 nb_status nbi_window_read(nb_ctx *ctx, const nbi_node *node, int n, nbi_window *w);

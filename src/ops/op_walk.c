@@ -179,31 +179,56 @@ static void make_walk(walk *w, int n_views, const nbi_view *const *v) {
     }
 }
 
-void nbi_walk(int n_views, const nbi_view *const *v, nbi_row_fn fn, void *user) {
+void nbi_walk_planes(int n_views, const nbi_view *const *v, nbi_plane_fn fn, void *user) {
     if (nbi_view_count(v[0]) == 0) return;
     walk w;
     make_walk(&w, n_views, v);
     int last = w.rank - 1;
-    int64_t index[NBI_MAX_RANK] = {0}, step[NBI_WALK_VIEWS] = {0};
-    int64_t count = last < 0 ? 1 : w.dim[last];
+    int64_t index[NBI_MAX_RANK] = {0}, step[NBI_WALK_VIEWS] = {0}, outer[NBI_WALK_VIEWS] = {0};
+    int64_t count = last < 0 ? 1 : w.dim[last], rows = last < 1 ? 1 : w.dim[last - 1];
     char *p[NBI_WALK_VIEWS] = {0};
     int64_t size[NBI_WALK_VIEWS];
     for (int k = 0; k < n_views; k++) {
         size[k] = nbi_dtype_bits(v[k]->dtype) / 8;
         step[k] = last < 0 ? 0 : w.stride[k][last];
+        outer[k] = last < 1 ? 0 : w.stride[k][last - 1];
     }
     for (;;) {
         for (int k = 0; k < n_views; k++) {
             int64_t at = 0;
-            for (int a = 0; a < last; a++) at += index[a] * w.stride[k][a];
+            for (int a = 0; a < last - 1; a++) at += index[a] * w.stride[k][a];
             p[k] = (char *)v[k]->data + at * size[k];
         }
-        fn(user, p, step, count);
-        int a = last - 1;
+        fn(user, p, step, count, outer, rows);
+        int a = last - 2;
         for (; a >= 0; a--) {
             if (++index[a] < w.dim[a]) break;
             index[a] = 0;
         }
         if (a < 0) return;
     }
+}
+
+typedef struct row_walk {
+    nbi_row_fn fn;
+    void *user;
+    int n_views;
+    int64_t size[NBI_WALK_VIEWS];
+} row_walk;
+
+static void rows_of_plane(void *user, char *const *p, const int64_t *step, int64_t count,
+                          const int64_t *outer, int64_t rows) {
+    const row_walk *w = user;
+    char *q[NBI_WALK_VIEWS] = {0};
+    for (int k = 0; k < w->n_views; k++) q[k] = p[k];
+    for (int64_t r = 0; r < rows; r++) {
+        w->fn(w->user, q, step, count);
+        for (int k = 0; k < w->n_views; k++) q[k] += outer[k] * w->size[k];
+    }
+}
+
+void nbi_walk(int n_views, const nbi_view *const *v, nbi_row_fn fn, void *user) {
+    row_walk w = {.fn = fn, .user = user, .n_views = n_views};
+    for (int k = 0; k < n_views; k++) w.size[k] = nbi_dtype_bits(v[k]->dtype) / 8;
+    nbi_walk_planes(n_views, v, rows_of_plane, &w);
 }

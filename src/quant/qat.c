@@ -29,6 +29,27 @@ void nbi_qat_free(nbi_qat *q) {
     nbi_free(q);
 }
 
+static void copy_values(const nbi_qat *to, int a, const nbi_qat *from, int b) {
+    if (a < 0 || b < 0) return;
+    const nbi_tensor *t = to->graph->tensor[a];
+    memcpy(t->data, from->graph->tensor[b]->data, (size_t)nbi_tensor_count(t) * sizeof(float));
+}
+
+void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from) {
+    for (int i = 0; i < to->net->n_layers; i++) {
+        const nbi_qat_layer *a = &to->layer[i], *b = &from->layer[i];
+        copy_values(to, a->weight, from, b->weight);
+        copy_values(to, a->weight_scale, from, b->weight_scale);
+        copy_values(to, a->gamma, from, b->gamma);
+        copy_values(to, a->beta, from, b->beta);
+        copy_values(to, a->mean, from, b->mean);
+        copy_values(to, a->variance, from, b->variance);
+        copy_values(to, a->bias, from, b->bias);
+    }
+    for (int i = 0; i < to->net->n_sites; i++)
+        copy_values(to, to->site_scale[i], from, from->site_scale[i]);
+}
+
 /* ---- nodes --------------------------------------------------------------------------------- */
 
 static nb_status add(builder *b, const char *name, const char *domain, const char *type, int n_in,
@@ -247,12 +268,15 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
         values(b, q->variance)[c] = (float)var;
     }
     int in[5] = {x, q->gamma, q->beta, q->mean, q->variance};
-    NB_TRY(add(b, l->name, "", "BatchNormalization", 5, in, 5, y, &node));
-    NB_TRY(nbi_node_set_int(b->ctx, b->g, node, "training_mode", 1));
+    bool train = !b->o->evaluate;
+    NB_TRY(add(b, l->name, "", "BatchNormalization", 5, in, train ? 5 : 1, y, &node));
+    NB_TRY(nbi_node_set_int(b->ctx, b->g, node, "training_mode", train));
     NB_TRY(nbi_node_set_float(b->ctx, b->g, node, "epsilon", EPSILON));
     NB_TRY(nbi_node_set_float(b->ctx, b->g, node, "momentum", 0.9f));
-    b->q->state[b->q->n_states++] = (nbi_tape_state){y[1], q->mean};
-    b->q->state[b->q->n_states++] = (nbi_tape_state){y[2], q->variance};
+    if (train) {
+        b->q->state[b->q->n_states++] = (nbi_tape_state){y[1], q->mean};
+        b->q->state[b->q->n_states++] = (nbi_tape_state){y[2], q->variance};
+    }
     *out = y[0];
     return finish(b, node);
 }
@@ -340,7 +364,7 @@ static nb_status add_losses(builder *b, int edge) {
     int input[3] = {q->x}, n = 1;
     q->logits = b->value[edge];
     const nbi_tensor *y = b->g->tensor[q->logits];
-    if (b->o->classes) {
+    if (b->o->classes && !b->o->evaluate) {
         if (y->rank != 2 || y->dim[1] != b->o->classes)
             return nb_fail(b->ctx, NB_EUNSUPPORTED,
                            "output '%s' has %lld values, the data has %d classes", b->net->edge[edge].name,
@@ -349,7 +373,7 @@ static nb_status add_losses(builder *b, int edge) {
         input[n++] = q->target;
         NB_TRY(add_loss(b, "CrossEntropy", q->target, &q->label_loss));
     }
-    if (b->o->distill) {
+    if (b->o->distill && !b->o->evaluate) {
         y = b->g->tensor[q->logits];
         NB_TRY(nbi_graph_add_tensor(b->ctx, b->g, "teacher", NB_DTYPE_F32, y->rank, y->dim,
                                     &q->teacher));

@@ -21,6 +21,7 @@ typedef struct nbi_qat_layer {
 typedef struct nbi_qat_options {
     int64_t batch;
     bool per_channel;   /* granularity of weights */
+    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated */
     int classes;        /* of the targets; 0 = no labels: distillation only */
     bool distill;       /* an input for the float network's outputs */
     float temperature;  /* of distillation */
@@ -48,6 +49,8 @@ nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
                       const uint8_t *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
 void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
+/* `to` gets the values of `from`: the same network and policy, built with other options. */
+void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);
 /* The frozen graph of the values that the training graph holds now (running statistics of
  * BatchNormalization). The gains are not folded yet: nbi_frozen_fold. */
 nb_status nbi_qat_freeze(nb_ctx *ctx, const nbi_qat *qat, nbi_frozen **out);
