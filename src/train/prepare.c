@@ -134,11 +134,31 @@ static bool has_own_statistics(const nbi_graph *g, const nbi_node *node) {
            nbi_role_of(g, node, 4) == NBI_ROLE_VARIANCE;
 }
 
+/* Inputs: x, ratio (an attribute before opset 12), training_mode. */
+static nb_status dropout_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
+    int *in = nbi_arena_alloc(&g->arena, 3, sizeof *in), on;
+    if (!in) return nb_fail_memory(ctx, 3 * sizeof *in);
+    NB_TRY(nbi_graph_add_const(ctx, g, "training_mode", NB_DTYPE_BOOL, 0, NULL, &on));
+    *(uint8_t *)g->tensor[on]->data = 1;
+    in[0] = node->in[0];
+    in[1] = node->n_in > 1 ? node->in[1] : NBI_NO_TENSOR;
+    in[2] = on;
+    if (node->n_in < 2) {
+        NB_TRY(nbi_graph_add_const(ctx, g, "ratio", NB_DTYPE_F32, 0, NULL, &in[1]));
+        *(float *)g->tensor[in[1]]->data = nbi_attr_float(node, "ratio", 0.5f);
+    }
+    node->in = in;
+    node->n_in = 3;
+    node->params = NULL;
+    return nbi_node_infer(ctx, g, node);
+}
+
 static nb_status switch_on(nb_ctx *ctx, nbi_graph *g) {
     for (int n = 0; n < g->n_nodes; n++) {
         nbi_node *node = g->node[n];
         if (has_own_statistics(g, node) && !nbi_attr_int(node, "training_mode", 0))
             NB_TRY(norm_to_training(ctx, g, node));
+        if (is_op(node, "Dropout")) NB_TRY(dropout_to_training(ctx, g, node));
     }
     return NB_OK;
 }

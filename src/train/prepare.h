@@ -33,8 +33,8 @@ typedef struct nbi_training {
 } nbi_training;
 
 /* Copies `model`. BatchNormalization becomes its training form (with constants of its own where a
- * file shares them), a final Softmax is left out of the loss. With `init`, graph inputs beyond the
- * first become constants: weights without values.
+ * file shares them), a final Softmax is left out of the loss, Dropout is switched on. With `init`,
+ * graph inputs beyond the first become constants: weights without values.
  * NB_EUNSUPPORTED names what cannot be trained: a quantized model, no weights, several inputs. */
 nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *options,
                            nbi_training **out);

@@ -130,8 +130,6 @@ run 2 quantize m.onnx -o out --trials 1.5
 run 2 quantize m.onnx -o out --max-drop half
 run 2 quantize m.onnx -o out --for onxx
 says err "did you mean 'onnx'?" "a wrong choice"
-run 2 quantize m.onnx -o out --finetune 3
-says err "not part of this build" "--finetune 3"
 run 2 quantize m.onnx -o out --policy p.json --search uniform
 run 2 quantize m.onnx
 says err --output "quantize without a folder"
