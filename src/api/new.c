@@ -19,7 +19,8 @@ static nb_status parse_input(nb_ctx *ctx, const char *text, nbi_arch_options *o)
         char *end;
         long n = strtol(at, &end, 10);
         if (end == at || n < 1 || n > 1 << 20 || o->rank == 3 || (*end && *end != 'x'))
-            return nb_fail(ctx, NB_EINVAL, "input: '%s' is not a size such as 3x32x32 or 640", text);
+            return nb_fail(ctx, NB_EINVAL, "input: '%s' is not a size such as 3x32x32 or 640",
+                           text);
         o->input[o->rank++] = n;
         if (!*end) return NB_OK;
         at = end + 1;

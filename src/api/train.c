@@ -47,7 +47,8 @@ static void close_trainer(trainer *t) {
     nbi_buf_free(&t->checkpoint);
 }
 
-/* ---- judging -------------------------------------------------------------------------------------- */
+/* ---- judging
+ * -------------------------------------------------------------------------------------- */
 
 /* The samples of a split as the network sees them: what a reconstruction is compared with. */
 static nb_status make_reference(trainer *t, nbi_split split, size_t count, float **out) {
@@ -107,7 +108,8 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *l) {
            l->left);
 }
 
-/* ---- setting up ----------------------------------------------------------------------------------- */
+/* ---- setting up
+ * ----------------------------------------------------------------------------------- */
 
 static nb_status check_options(nb_ctx *ctx, const char *path, const nb_train_options *o) {
     const char *slash = o->output ? strrchr(o->output, '/') : NULL;
@@ -213,8 +215,8 @@ static nb_status set_params(trainer *t, double decay) {
     const nbi_training *g = t->training;
     NB_TRY(nbi_alloc(t->ctx, (size_t)g->n_trained, sizeof *t->param, &t->param));
     for (int i = 0; i < g->n_trained; i++)
-        t->param[i] = (nbi_loop_param){
-            g->trained[i].tensor, 1, g->trained[i].role == NBI_ROLE_KERNEL ? (float)decay : 0};
+        t->param[i] = (nbi_loop_param){g->trained[i].tensor, 1,
+                                       g->trained[i].role == NBI_ROLE_KERNEL ? (float)decay : 0};
     return NB_OK;
 }
 
@@ -266,7 +268,8 @@ static nb_status set_up(trainer *t, const char *path) {
     return NB_OK;
 }
 
-/* ---- the result ----------------------------------------------------------------------------------- */
+/* ---- the result
+ * ----------------------------------------------------------------------------------- */
 
 static void put_real(json_t *root, const char *key, double value) {
     if (isfinite(value)) json_object_set_new(root, key, json_real(value));

@@ -1,4 +1,5 @@
-/* The loop's checkpoints: values, optimizer, average, best values; progress and identity as JSON. */
+/* The loop's checkpoints: values, optimizer, average, best values; progress and identity as JSON.
+ */
 #include "train/loop_parts.h"
 
 #include <math.h>
@@ -7,7 +8,8 @@
 
 enum { FORMAT = 1 };
 
-/* ---- arrays -------------------------------------------------------------------------------------- */
+/* ---- arrays
+ * -------------------------------------------------------------------------------------- */
 
 typedef struct arrays {
     size_t n, room;
@@ -39,12 +41,16 @@ static nb_status list_arrays(nbi_loop *l, arrays *a) {
     return NB_OK;
 }
 
-/* ---- identity ------------------------------------------------------------------------------------ */
+/* ---- identity
+ * ------------------------------------------------------------------------------------ */
 
 static void set_number(json_t *o, const char *key, double value) {
-    char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
-    json_object_set_new(o, key, json_string(text));
+    json_object_set_new(o, key, json_sprintf("%.9g", value));
+}
+
+/* What was a float has seven digits that mean something. */
+static void set_float(json_t *o, const char *key, float value) {
+    json_object_set_new(o, key, json_sprintf("%.7g", (double)value));
 }
 
 /* Texts by name, in the order in which a difference is reported. */
@@ -59,9 +65,9 @@ static json_t *identity_of(const nbi_loop *l) {
     json_object_set_new(o, "schedule", json_string(schedules[s->schedule.kind]));
     json_object_set_new(o, "nesterov", json_string(s->optimizer.nesterov ? "yes" : "no"));
     set_number(o, "lr", s->schedule.lr);
-    set_number(o, "momentum", (double)s->optimizer.momentum);
-    set_number(o, "clip", (double)s->optimizer.clip);
-    set_number(o, "ema", (double)s->ema);
+    set_float(o, "momentum", s->optimizer.momentum);
+    set_float(o, "clip", s->optimizer.clip);
+    set_float(o, "ema", s->ema);
     set_number(o, "warmup", s->warmup);
     set_number(o, "epochs", s->epochs);
     set_number(o, "batch", (double)nbi_batches_size(s->batches));
@@ -83,11 +89,12 @@ static nb_status check_identity(nbi_loop *l, const json_t *have) {
     const char *path = l->s->checkpoint, *key;
     nb_status st = NB_OK;
     json_object_foreach(want, key, value) {
-        const char *a = json_string_value(json_object_get(have, key)), *b = json_string_value(value);
+        const char *a = json_string_value(json_object_get(have, key)),
+                   *b = json_string_value(value);
         if (st != NB_OK || (a && b && !strcmp(a, b))) continue;
         st = nb_fail(l->ctx, NB_EINVAL,
-                     "checkpoint '%s' belongs to another run: its %s is %s, here it is %s", path, key,
-                     a ? a : "missing", b ? b : "?");
+                     "checkpoint '%s' belongs to another run: its %s is %s, here it is %s", path,
+                     key, a ? a : "missing", b ? b : "?");
     }
     json_decref(want);
     return st;
@@ -98,22 +105,25 @@ static nb_status check_names(nbi_loop *l, const json_t *names) {
         const char *have = json_string_value(json_array_get(names, i));
         const char *want = i < l->n_values ? l->value[i].name : NULL;
         if (have && want && !strcmp(have, want)) continue;
-        return nb_fail(l->ctx, NB_EINVAL,
-                       "checkpoint '%s' belongs to another model: it holds '%s' where this one has '%s'",
-                       l->s->checkpoint, have ? have : "nothing", want ? want : "nothing");
+        return nb_fail(
+            l->ctx, NB_EINVAL,
+            "checkpoint '%s' belongs to another model: it holds '%s' where this one has '%s'",
+            l->s->checkpoint, have ? have : "nothing", want ? want : "nothing");
     }
     return NB_OK;
 }
 
-/* ---- saving, loading ----------------------------------------------------------------------------- */
+/* ---- saving, loading
+ * ----------------------------------------------------------------------------- */
 
 static nb_status check_finite(nbi_loop *l) {
     for (size_t i = 0; i < l->n_values; i++)
         for (size_t k = 0; k < l->value[i].count; k++)
             if (!isfinite(l->value[i].value[k]))
-                return nb_fail(l->ctx, NB_ENUMERIC,
-                               "'%s' is not finite after step %llu; a smaller learning rate may help",
-                               l->value[i].name, (unsigned long long)l->step);
+                return nb_fail(
+                    l->ctx, NB_ENUMERIC,
+                    "'%s' is not finite after step %llu; a smaller learning rate may help",
+                    l->value[i].name, (unsigned long long)l->step);
     return NB_OK;
 }
 
@@ -130,8 +140,8 @@ nb_status nbi_loop_save(nbi_loop *l) {
     json_t *json =
         json_pack("{s:i,s:o,s:o,s:I,s:I,s:I,s:i,s:i}", "format", FORMAT, "identity", identity_of(l),
                   "names", names_of(l), "step", (json_int_t)l->step, "optimizer_steps",
-                  (json_int_t)*steps, "ema_updates", (json_int_t)(updates ? *updates : 0),
-                  "judged", l->judged, "best_epoch", l->best_epoch);
+                  (json_int_t)*steps, "ema_updates", (json_int_t)(updates ? *updates : 0), "judged",
+                  l->judged, "best_epoch", l->best_epoch);
     if (!json) return nb_fail(l->ctx, NB_ENOMEM, "no memory for the checkpoint");
     /* 17 digits bring a double back exactly; there is no number for "no metric yet" */
     json_object_set_new(json, "loss_sum", json_real(l->loss_sum));

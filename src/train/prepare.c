@@ -21,7 +21,8 @@ void nbi_training_free(nbi_training *t) {
     nbi_free(t);
 }
 
-/* ---- the model ----------------------------------------------------------------------------------- */
+/* ---- the model
+ * ----------------------------------------------------------------------------------- */
 
 /* Weights that a file leaves out: inputs beyond the first become constants (0, to be filled). */
 static nb_status add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
@@ -77,8 +78,10 @@ static nb_status separate_norms(nb_ctx *ctx, nbi_graph *g) {
                 continue;
             const nbi_tensor *from = g->tensor[node->in[i]];
             int copy;
-            NB_TRY(nbi_graph_add_const(ctx, g, from->name, from->dtype, from->rank, from->dim, &copy));
-            memcpy(g->tensor[copy]->data, from->data, (size_t)nbi_tensor_count(from) * sizeof(float));
+            NB_TRY(
+                nbi_graph_add_const(ctx, g, from->name, from->dtype, from->rank, from->dim, &copy));
+            memcpy(g->tensor[copy]->data, from->data,
+                   (size_t)nbi_tensor_count(from) * sizeof(float));
             node->in[i] = copy;
         }
     }
@@ -92,10 +95,11 @@ static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, const nbi_train
     NB_TRYG(nbi_graph_copy(ctx, model, &g));
     if (o->init) NB_TRYG(add_missing_weights(ctx, g));
     if (g->n_inputs != 1 || g->n_outputs < 1) {
-        st = nb_fail(ctx, NB_EUNSUPPORTED,
-                     "the model has %d inputs and %d outputs, training wants one and at least one%s",
-                     g->n_inputs, g->n_outputs,
-                     g->n_inputs > 1 ? " (--init makes weights that the file leaves out)" : "");
+        st =
+            nb_fail(ctx, NB_EUNSUPPORTED,
+                    "the model has %d inputs and %d outputs, training wants one and at least one%s",
+                    g->n_inputs, g->n_outputs,
+                    g->n_inputs > 1 ? " (--init makes weights that the file leaves out)" : "");
         goto done;
     }
     NB_TRYG(fold_weights(ctx, g));
@@ -108,7 +112,8 @@ done:
     return st;
 }
 
-/* ---- the training form ----------------------------------------------------------------------------- */
+/* ---- the training form
+ * ----------------------------------------------------------------------------- */
 
 /* Outputs: y, new running mean and variance, and for backward the batch's mean and 1/deviation. */
 static nb_status norm_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
@@ -182,8 +187,8 @@ static nb_status find_logits(nb_ctx *ctx, nbi_graph *g, int *out) {
     return NB_OK;
 }
 
-static nb_status add_loss(nb_ctx *ctx, nbi_graph *g, const char *name, const char *type, int a, int b,
-                          float temperature, int *out) {
+static nb_status add_loss(nb_ctx *ctx, nbi_graph *g, const char *name, const char *type, int a,
+                          int b, float temperature, int *out) {
     const int in[2] = {a, b};
     nbi_node *node;
     NB_TRY(nbi_graph_add_tensor(ctx, g, name, NB_DTYPE_NONE, -1, NULL, out));
@@ -206,13 +211,14 @@ static nb_status add_losses(nb_ctx *ctx, nbi_graph *g, const nbi_training_option
     int target, teacher, outputs[3];
     if (o->reconstruct) {
         t->logits = g->output[0];
-        NB_TRY(add_loss(ctx, g, "loss", "MeanSquaredError", t->logits, g->input[0], 0, &t->loss[0]));
+        NB_TRY(
+            add_loss(ctx, g, "loss", "MeanSquaredError", t->logits, g->input[0], 0, &t->loss[0]));
     } else {
         NB_TRY(find_logits(ctx, g, &t->logits));
         const nbi_tensor *z = g->tensor[t->logits];
         if (z->dtype != NB_DTYPE_F32 || z->dim[1] < 1)
-            return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "output '%s' is not one float32 value per class", z->name);
+            return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is not one float32 value per class",
+                           z->name);
         t->classes = z->dim[1];
         NB_TRY(add_input(ctx, g, "target", t->classes, &target));
         NB_TRY(add_loss(ctx, g, "loss", "CrossEntropy", t->logits, target, 0, &t->loss[0]));
@@ -243,7 +249,8 @@ static nb_status find_trained(nb_ctx *ctx, nbi_training *t) {
         for (int i = 0; i < node->n_in; i++) {
             nbi_role role = nbi_role_of(g, node, i);
             int x = node->in[i];
-            if (role == NBI_ROLE_NONE || role == NBI_ROLE_MEAN || role == NBI_ROLE_VARIANCE) continue;
+            if (role == NBI_ROLE_NONE || role == NBI_ROLE_MEAN || role == NBI_ROLE_VARIANCE)
+                continue;
             if (seen[x] || x >= t->model->n_tensors || !t->model->tensor[x]->data) continue;
             seen[x] = true;
             t->trained[t->n_trained++] = (nbi_trained){x, role};
@@ -253,7 +260,8 @@ static nb_status find_trained(nb_ctx *ctx, nbi_training *t) {
         t->state[t->n_states++] = (nbi_tape_state){node->out[2], node->in[4]};
     }
     if (t->n_trained == 0)
-        st = nb_fail(ctx, NB_EUNSUPPORTED, "nothing to train: the model has no float32 weights of "
+        st = nb_fail(ctx, NB_EUNSUPPORTED,
+                     "nothing to train: the model has no float32 weights of "
                      "Conv, Gemm, MatMul, BatchNormalization or PRelu");
 done:
     nbi_free(seen);
@@ -264,7 +272,8 @@ done:
 static nb_status specialise(nb_ctx *ctx, const nbi_graph *g, int64_t batch, nbi_graph **out) {
     const nbi_tensor *x = g->tensor[g->input[0]];
     if (x->rank >= 1 && x->dim[0] >= 0 && x->dim[0] != batch)
-        return nb_fail(ctx, NB_EINVAL, "the model's batch is fixed at %lld: train with --batch %lld",
+        return nb_fail(ctx, NB_EINVAL,
+                       "the model's batch is fixed at %lld: train with --batch %lld",
                        (long long)x->dim[0], (long long)x->dim[0]);
     return nbi_specialize_batch(ctx, g, batch, out);
 }

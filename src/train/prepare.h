@@ -7,11 +7,11 @@
 
 typedef struct nbi_training_options {
     int64_t batch;
-    bool reconstruct;   /* the output is to equal the input (mean squared error); no targets */
-    bool distill;       /* a teacher's logits are a further input, and KL a further loss */
-    float temperature;  /* of the distillation; 0: 4 */
-    bool init;          /* fresh weights; those that the file leaves out are made */
-    uint64_t seed;      /* of fresh weights */
+    bool reconstruct;  /* the output is to equal the input (mean squared error); no targets */
+    bool distill;      /* a teacher's logits are a further input, and KL a further loss */
+    float temperature; /* of the distillation; 0: 4 */
+    bool init;         /* fresh weights; those that the file leaves out are made */
+    uint64_t seed;     /* of fresh weights */
 } nbi_training_options;
 
 typedef struct nbi_trained {

@@ -1,5 +1,6 @@
-/* Training forms: every architecture goes one step forward and back, with finite gradients for every
- * weight; what is shared, folded or missing in a file is handled; what cannot be trained is named. */
+/* Training forms: every architecture goes one step forward and back, with finite gradients for
+ * every weight; what is shared, folded or missing in a file is handled; what cannot be trained is
+ * named. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -72,7 +73,8 @@ static void each_architecture_trains(void **state) {
     const nbi_arch *const *row = nbi_archs(&n);
     for (size_t i = 0; i < n; i++) {
         nbi_arch_options o = {.width = 0.25};
-        if (row[i]->input[1] == 224) o = (nbi_arch_options){.width = 0.125, .rank = 3, .input = {3, 64, 64}};
+        if (row[i]->input[1] == 224)
+            o = (nbi_arch_options){.width = 0.125, .rank = 3, .input = {3, 64, 64}};
         nbi_training_options options = {.batch = BATCH};
         nbi_graph *g;
         nbi_training *t;
@@ -154,8 +156,7 @@ static void awkward_files_are_untangled(void **state) {
     assert_int_equal(t->n_losses, 2);
     assert_int_equal(t->graph->n_inputs, 3);
     for (int i = 0; i < t->n_trained; i++) /* no constant serves two purposes */
-        for (int k = 0; k < t->n_states; k++)
-            assert_true(t->trained[i].tensor != t->state[k].to);
+        for (int k = 0; k < t->n_states; k++) assert_true(t->trained[i].tensor != t->state[k].to);
     nbi_tape *tape = open_tape(ctx, t);
     double loss = forward(ctx, t, tape, 0);
     /* the loss reads what Softmax reads: rows are normalised, so it can be far from ln 4 */
