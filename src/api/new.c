@@ -40,6 +40,7 @@ static json_int_t parameters_of(const nbi_graph *g) {
 }
 
 nb_status nb_new(nb_ctx *ctx, const char *architecture, const nb_new_options *o, char **json) {
+    nbi_json_begin();
     nbi_arch_options a = {.classes = o->classes, .width = o->width, .seed = nb_ctx_seed(ctx)};
     nbi_graph *g = NULL;
     nb_status st;
@@ -50,8 +51,9 @@ nb_status nb_new(nb_ctx *ctx, const char *architecture, const nb_new_options *o,
     const nbi_tensor *x = g->tensor[g->input[0]], *y = g->tensor[g->output[0]];
     json_t *dims = json_array();
     for (int i = 1; i < x->rank; i++) json_array_append_new(dims, json_integer(x->dim[i]));
-    json_t *root = json_pack("{s:s,s:s,s:I,s:o}", "architecture", architecture, "output", o->output,
-                             "parameters", parameters_of(g), "input", dims);
+    json_t *root =
+        json_pack("{s:s,s:o,s:I,s:o}", "architecture", architecture, "output",
+                  nbi_json_string(o->output), "parameters", parameters_of(g), "input", dims);
     if (nbi_arch_find(architecture)->classes)
         json_object_set_new(root, "classes", json_integer(y->dim[1]));
     st = nbi_json_text(ctx, root, json);

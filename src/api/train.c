@@ -47,8 +47,7 @@ static void close_trainer(trainer *t) {
     nbi_buf_free(&t->checkpoint);
 }
 
-/* ---- judging
- * -------------------------------------------------------------------------------------- */
+/* ---- judging --------------------------------------------------------------------------------- */
 
 /* The samples of a split as the network sees them: what a reconstruction is compared with. */
 static nb_status make_reference(trainer *t, nbi_split split, size_t count, float **out) {
@@ -108,8 +107,7 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *l) {
            l->left);
 }
 
-/* ---- setting up
- * ----------------------------------------------------------------------------------- */
+/* ---- setting up ------------------------------------------------------------------------------ */
 
 static nb_status check_options(nb_ctx *ctx, const char *path, const nb_train_options *o) {
     const char *slash = o->output ? strrchr(o->output, '/') : NULL;
@@ -268,8 +266,7 @@ static nb_status set_up(trainer *t, const char *path) {
     return NB_OK;
 }
 
-/* ---- the result
- * ----------------------------------------------------------------------------------- */
+/* ---- the result ------------------------------------------------------------------------------ */
 
 static void put_real(json_t *root, const char *key, double value) {
     if (isfinite(value)) json_object_set_new(root, key, json_real(value));
@@ -283,9 +280,10 @@ static nb_status finish(trainer *t, const nbi_loop_result *r, char **json) {
     NB_TRY(improved(t->ctx, t));
     if (t->info.count[split]) NB_TRY(measure(t, split, &m));
     if (!r->stopped) remove(t->checkpoint.data); /* its work is done */
-    json_t *root = json_pack("{s:s,s:i,s:i,s:b,s:I,s:s}", "output", t->o->output, "epochs",
-                             r->epochs, "best_epoch", r->best_epoch, "stopped", r->stopped,
-                             "images", (json_int_t)m.images, "split", test ? "test" : "val");
+    json_t *root =
+        json_pack("{s:o,s:i,s:i,s:b,s:I,s:s}", "output", nbi_json_string(t->o->output), "epochs",
+                  r->epochs, "best_epoch", r->best_epoch, "stopped", r->stopped, "images",
+                  (json_int_t)m.images, "split", test ? "test" : "val");
     if (t->reconstruct) {
         put_real(root, "mse", m.mse);
         put_real(root, "val_mse", -r->best);
@@ -304,6 +302,7 @@ static nb_status finish(trainer *t, const nbi_loop_result *r, char **json) {
 }
 
 nb_status nb_train(nb_ctx *ctx, const char *path, const nb_train_options *options, char **json) {
+    nbi_json_begin();
     trainer t = {.ctx = ctx, .o = options};
     nbi_loop_result r;
     nb_status st;

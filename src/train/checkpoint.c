@@ -109,9 +109,11 @@ nb_status nbi_checkpoint_json(nb_ctx *ctx, const char *path, json_t **json) {
                        ? json_loadb((const char *)a.data, a.items, 0, &error)
                        : NULL;
     if (!json_is_object(root)) {
+        bool memory = !root && json_error_code(&error) == json_error_out_of_memory;
         json_decref(root);
-        st = nb_fail(ctx, NB_EFORMAT, "'%s' is not a checkpoint: its 'json' is no JSON object",
-                     path);
+        st = memory ? nb_fail(ctx, NB_ENOMEM, "no memory for the checkpoint '%s'", path)
+                    : nb_fail(ctx, NB_EFORMAT,
+                              "'%s' is not a checkpoint: its 'json' is no JSON object", path);
         goto done;
     }
     *json = root;

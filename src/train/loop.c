@@ -78,8 +78,7 @@ static nb_status make_loop(nb_ctx *ctx, const nbi_loop_spec *s, nbi_loop *l) {
     return s->ema > 0 ? nbi_ema_new(ctx, s->ema, l->value, l->n_values, &l->ema) : NB_OK;
 }
 
-/* ---- one step
- * ------------------------------------------------------------------------------------ */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 static nb_status not_finite(nbi_loop *l, const char *what) {
     uint64_t per_epoch = nbi_batches_per_epoch(l->s->batches);
@@ -132,8 +131,7 @@ static nb_status one_step(nbi_loop *l) {
     return NB_OK;
 }
 
-/* ---- one epoch
- * ----------------------------------------------------------------------------------- */
+/* ---- one epoch ------------------------------------------------------------------------------- */
 
 static void keep_best(nbi_loop *l) {
     for (size_t i = 0; i < l->n_values; i++)

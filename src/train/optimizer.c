@@ -91,8 +91,7 @@ void nbi_optimizer_state(nbi_optimizer *p, nbi_state **out, size_t *n, uint64_t 
     *steps = &p->steps;
 }
 
-/* ---- norm --------------------------------------------------------------------------------------
- */
+/* ---- norm ------------------------------------------------------------------------------------ */
 
 /* Eight partial sums, so that the loop is a vector loop without reordering anything. */
 static double sum_of_squares(const float *x, size_t n) {
@@ -128,8 +127,7 @@ static nb_status gradient_norm(nb_ctx *ctx, nbi_optimizer *p, double *norm) {
     return nb_fail(ctx, NB_ENUMERIC, "the norm of the gradients is not finite");
 }
 
-/* ---- steps -------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 typedef struct step_job {
     nbi_optimizer *p;

@@ -21,8 +21,7 @@ void nbi_training_free(nbi_training *t) {
     nbi_free(t);
 }
 
-/* ---- the model
- * ----------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 /* Weights that a file leaves out: inputs beyond the first become constants (0, to be filled). */
 static nb_status add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
@@ -112,8 +111,7 @@ done:
     return st;
 }
 
-/* ---- the training form
- * ----------------------------------------------------------------------------- */
+/* ---- the training form ----------------------------------------------------------------------- */
 
 /* Outputs: y, new running mean and variance, and for backward the batch's mean and 1/deviation. */
 static nb_status norm_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
