@@ -1,7 +1,7 @@
 /* Convolutions and dense layers: levels in an integer initializer, per channel a scale (weight scale
- * times gain) and an int32 bias at the scale of the sums. Weights of 4 and 2 bits go through Cast to
- * int8 before DequantizeLinear: runtimes fold the Cast at load time and then find an int8
- * convolution, where DequantizeLinear of int4 would leave a float one. */
+ * times gain) and an int32 bias at the scale of the sums. Codes of 4 and 2 bits become int8 levels by
+ * Cast and Gather from a table before DequantizeLinear: runtimes fold both at load time and then find
+ * an int8 convolution, where DequantizeLinear of int4 would leave a float one. */
 #include "onnx/export_qdq_parts.h"
 
 #include "ops/op_util.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define MAX_BIAS ((double)(1 << 30)) /* as in runtime/lower_conv.c */
-#define ONNX_INT8 3
+#define ONNX_INT32 6
 
 /* scale[c], bias[c], bias_scale[c] of a layer; levels of a channel that is 0 stay as they are, its
  * scale is. */
@@ -52,16 +52,30 @@ static int8_t level_at(const nbi_layer *l, const int8_t *levels, size_t i) {
     return l->depthwise ? levels[t * (size_t)g->out_c + o] : levels[(o * taps + t) * in + c];
 }
 
+/* Codes of `bits`, two's complement, to int8 levels: negative codes index from the table's end. */
+static nb_status look_up(nbi_qdq *q, int bits, int step, int *value) {
+    int8_t table[16];
+    int64_t size = 1 << bits;
+    nbi_node *cast, *gather;
+    int in[2] = {*value};
+    for (int i = 0; i < size; i++) table[i] = (int8_t)((i < size / 2 ? i : i - (int)size) * step);
+    NB_TRY(nbi_qdq_node(q, NULL, "Cast", 1, in, -1, &cast, &in[1]));
+    NB_TRY(nbi_node_set_int(q->ctx, q->g, cast, "to", ONNX_INT32));
+    NB_TRY(nbi_qdq_const(q, NB_DTYPE_S8, 1, &size, table, &in[0]));
+    return nbi_qdq_node(q, NULL, "Gather", 2, in, -1, &gather, value);
+}
+
 static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_conv *conv, int rank,
                              const int64_t *dim, int *out) {
     const char *name = q->net->site[l->weight_site].name;
     nb_dtype dtype = conv->bits <= 2 && q->containers == 2 ? NB_DTYPE_S2
                      : conv->bits <= 4                     ? NB_DTYPE_S4
                                                            : NB_DTYPE_S8;
+    int step = nbk_level_step(conv->bits);
     nbi_buf levels = {0};
     nb_status st = NB_OK;
     for (size_t i = 0; i < l->n_weights && st == NB_OK; i++) {
-        int8_t v = level_at(l, conv->levels, i);
+        int8_t v = (int8_t)(level_at(l, conv->levels, i) / step);
         st = nbi_buf_append(q->ctx, &levels, &v, 1);
     }
     name = nbi_arena_format(&q->g->arena, "%s_q", name);
@@ -74,10 +88,7 @@ static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_co
     nbi_buf_free(&levels);
     NB_TRY(st);
     if (dtype == NB_DTYPE_S8) return NB_OK;
-    nbi_node *cast;
-    int in[1] = {*out};
-    NB_TRY(nbi_qdq_node(q, NULL, "Cast", 1, in, -1, &cast, out));
-    return nbi_node_set_int(q->ctx, q->g, cast, "to", ONNX_INT8);
+    return look_up(q, dtype == NB_DTYPE_S2 ? 2 : 4, step, out);
 }
 
 /* DequantizeLinear along axis 0. Zero points, all 0, are written where ONNX Runtime needs them: it

@@ -8,7 +8,8 @@
 
 /* Symmetric, full range −2^(bits−1) … 2^(bits−1)−1 (1 bit: ±1 with scale E|w|), least squared
  * error: 100 steps up to 1.2·max|w|, then alternating least squares. Per output channel or per
- * tensor. levels[n_weights] in the layer's order, scale[out_c]. *sqnr in dB. */
+ * tensor. levels[n_weights] in the layer's order, multiples of nbk_level_step(bits); scale[out_c] of
+ * a level of 1. *sqnr in dB. */
 nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool per_channel,
                           int8_t *levels, float *scale, double *sqnr);
 /* Output channel of weight number i. */

@@ -20,7 +20,8 @@ static const char *root_name(const nbi_graph *file, int tensor) {
     for (int depth = 0; depth < 8; depth++) {
         int p = file->tensor[tensor]->producer;
         if (p < 0 || file->node[p]->n_in < 1 || file->node[p]->in[0] < 0) break;
-        tensor = file->node[p]->in[0];
+        int data = nbi_op_is(file->node[p], "Gather") ? 1 : 0; /* codes index a table of levels */
+        tensor = file->node[p]->in[data];
     }
     return file->tensor[tensor]->name;
 }
@@ -94,14 +95,37 @@ static float scale_of(const nbi_qdq_const_entry *w, int channel) {
     return ((const float *)w->scale->data)[w->axis < 0 ? 0 : channel];
 }
 
-/* Fills conv->levels, scale and gain. */
+/* Brings levels onto the grid of the narrowest width that holds them, or of `width` where that is
+ * known and fits: multiples of its level step, with the scale that keeps the real values. */
+static void settle_width(const nbi_layer *l, int width, int8_t *levels, float *scale, int *bits) {
+    int all = 0, lo = 0, hi = 0, unit = 128;
+    for (size_t i = 0; i < l->n_weights; i++) {
+        all |= levels[i];
+        lo = levels[i] < lo ? levels[i] : lo;
+        hi = levels[i] > hi ? levels[i] : hi;
+    }
+    while (unit > 1 && all % unit) unit /= 2;
+    int known = width ? nbk_level_step(width) : 1;
+    if (width > 1 && all % known == 0 && lo >= -known * (1 << (width - 1)) &&
+        hi < known * (1 << (width - 1)))
+        unit = known;
+    bool zeros = false;
+    for (size_t i = 0; i < l->n_weights; i++) zeros |= levels[i] == 0;
+    *bits = 1;
+    if (zeros || lo < -unit || hi > unit)
+        for (*bits = 2; lo / unit < -(1 << (*bits - 1)) || hi / unit >= 1 << (*bits - 1);) ++*bits;
+    if (width > *bits) *bits = width;
+    int step = nbk_level_step(*bits);
+    for (size_t i = 0; i < l->n_weights; i++) levels[i] = (int8_t)(levels[i] / unit * step);
+    for (int c = 0; c < l->geometry.out_c; c++) scale[c] *= (float)unit / (float)step;
+}
+
+/* Fills conv->levels, scale and gain. `width`: bits as the file's policy gives them, 0: unknown. */
 static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qdq_const_entry *w,
-                            int8_t *levels, float *scale, double *gain, int *bits) {
+                            int width, int8_t *levels, float *scale, double *gain, int *bits) {
     const nbi_node *node = first_node(im, l);
     const nbi_gemm_params *p = nbi_op_is(node, "Gemm") ? node->params : NULL;
     double alpha = p ? fabs((double)p->alpha) : 1;
-    int lo = 0, hi = 0;
-    bool zeros = false;
     for (int c = 0; c < l->geometry.out_c; c++) {
         scale[c] = scale_of(w, c);
         gain[c] = alpha * (double)l->gain[c];
@@ -114,32 +138,30 @@ static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qd
             return nb_fail(im->ctx, NB_EUNSUPPORTED, "node '%s' (%s): weight level %g of output "
                            "channel %d does not fit int8", node->name, node->op_type, k, c);
         levels[i] = (int8_t)k;
-        lo = levels[i] < lo ? levels[i] : lo;
-        hi = levels[i] > hi ? levels[i] : hi;
-        zeros |= levels[i] == 0;
     }
-    *bits = 1;
-    if (zeros || lo < -1 || hi > 1)
-        for (*bits = 2; lo < -(1 << (*bits - 1)) || hi >= 1 << (*bits - 1);) ++*bits;
+    settle_width(l, width, levels, scale, bits);
     return NB_OK;
 }
 
 /* Weight sites are named as in the network that the file was made from. */
-static nb_status add_site(nbi_qdq_import *im, int layer, const nbi_qdq_const_entry *w, int *bits) {
+static nb_status site_name(nbi_qdq_import *im, const nbi_qdq_const_entry *w, const char **name,
+                           int *width) {
+    size_t n = strlen(w->name);
+    *name = nbi_arena_text(&im->net->arena, w->name, n);
+    if (!*name) return nb_fail_memory(im->ctx, n);
+    *width = nbi_qdq_policy_bits(im, *name);
+    if (!*width && im->policy && n > 2 && !strcmp(*name + n - 2, "_q")) {
+        char *stem = nbi_arena_text(&im->net->arena, w->name, n - 2);
+        if (!stem) return nb_fail_memory(im->ctx, n);
+        if ((*width = nbi_qdq_policy_bits(im, stem)) != 0) *name = stem;
+    }
+    return NB_OK;
+}
+
+static nb_status add_site(nbi_qdq_import *im, int layer, const char *name, int bits) {
     nbi_qnet *net = im->net;
     nbi_layer *l = &net->layer[layer];
-    const char *name = w->name;
-    size_t n = strlen(name);
-    int width = nbi_qdq_policy_bits(im, name);
-    if (!width && im->policy && n > 2 && !strcmp(name + n - 2, "_q")) {
-        char *stem = nbi_arena_text(&net->arena, name, n - 2);
-        if (!stem) return nb_fail_memory(im->ctx, n);
-        if ((width = nbi_qdq_policy_bits(im, stem)) != 0) name = stem;
-    }
-    if (width > *bits) *bits = width;
-    name = nbi_arena_text(&net->arena, name, strlen(name));
-    if (!name) return nb_fail_memory(im->ctx, n);
-    nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name, .layer = layer, .fixed_bits = *bits,
+    nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name, .layer = layer, .fixed_bits = bits,
                   .count = (int64_t)l->n_weights};
     return nbi_qnet_add_site(im->ctx, net, &s, &l->weight_site);
 }
@@ -176,8 +198,9 @@ static void set_shift(const nbi_qdq_import *im, const nbi_layer *l, nbi_frozen_c
         if (!b || conv->gain[c] != 1) continue;
         double k = (double)nbi_get_int(NB_DTYPE_S32, b->codes->data, c);
         double unit = x->scale * (double)conv->scale[c], s = (double)scale_of(b, c);
-        /* the file's float32 scale stands for the exact product */
-        if (fabs(s / unit - 1) < 1e-5) conv->shift[c] = k * unit;
+        /* the file's float32 scale stands for the exact product, but for a level step */
+        double times = exp2(rint(log2(s / unit)));
+        if (fabs(s / unit / times - 1) < 1e-5) conv->shift[c] = k * times * unit;
     }
 }
 
@@ -213,8 +236,11 @@ static nb_status freeze_layer(nbi_qdq_import *im, int layer) {
     if (!levels || !scale || !conv->gain || !conv->shift) return nb_fail_memory(im->ctx, channels);
     conv->levels = levels;
     conv->scale = scale;
-    NB_TRY(set_levels(im, l, w, levels, scale, conv->gain, &conv->bits));
-    NB_TRY(add_site(im, layer, w, &conv->bits));
+    const char *name;
+    int width;
+    NB_TRY(site_name(im, w, &name, &width));
+    NB_TRY(set_levels(im, l, w, width, levels, scale, conv->gain, &conv->bits));
+    NB_TRY(add_site(im, layer, name, conv->bits));
     set_shift(im, l, conv);
     settle(x, (int)channels, conv, scale);
     return NB_OK;

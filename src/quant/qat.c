@@ -236,7 +236,8 @@ static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool co
     if (st == NB_OK)
         st = nbi_fit_weights(b->ctx, l, bits, b->o->per_channel, levels, scale, &ignored);
     if (st == NB_OK)
-        memcpy(values(b, ql->weight_scale), scale, (size_t)groups * sizeof *scale);
+        for (int64_t c = 0; c < groups; c++)
+            values(b, ql->weight_scale)[c] = scale[c] * (float)nbk_level_step(bits);
     nbi_free(levels);
     nbi_free(scale);
     NB_TRY(st);

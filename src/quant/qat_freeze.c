@@ -49,8 +49,9 @@ static void freeze_channel(const nbi_qat *q, int index, size_t o, int8_t *levels
     for (size_t k = 0; k < depth; k++) {
         int level = level_of(w[k], scale[o], bits);
         if (flip) level = level < -hi ? hi : -level;
-        levels[place_of(l, o, k)] = (int8_t)level;
+        levels[place_of(l, o, k)] = (int8_t)(level * nbk_level_step(bits));
     }
+    scale[o] /= (float)nbk_level_step(bits);
 }
 
 static nb_status freeze_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_frozen *f) {

@@ -33,16 +33,18 @@ nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool pe
         for (int c = 0; c < channels; c++) scale[c] = s;
     }
     int lo = bits == 1 ? -1 : -(1 << (bits - 1)), hi = bits == 1 ? 1 : -lo - 1;
+    int step = nbk_level_step(bits);
     double signal = 0, noise = 0;
     for (size_t i = 0; i < layer->n_weights; i++) {
         float channel = scale[nbi_weight_channel(layer, i)];
         int k = bits == 1 ? (layer->weight[i] < 0 ? -1 : 1)
                           : nbi_level_of(layer->weight[i], channel, lo, hi);
         double w = (double)layer->weight[i], s = (double)channel;
-        levels[i] = (int8_t)k;
+        levels[i] = (int8_t)(k * step);
         signal += w * w;
         noise += (w - s * k) * (w - s * k);
     }
+    for (int c = 0; c < channels; c++) scale[c] /= (float)step; /* a power of two: exact */
     *sqnr = noise > 0 && signal > 0 ? 10 * log10(signal / noise) : 200;
     return NB_OK;
 }
@@ -52,15 +54,16 @@ size_t nbi_packed_bytes(size_t count, int bits) {
 }
 
 const int8_t *nbi_level_table(int bits) {
-    static const int8_t sign[2] = {1, -1};
+    static const int8_t sign[2] = {8, -8}; /* ± nbk_level_step(1) */
     return bits == 1 ? sign : NULL;
 }
 
 void nbi_pack_weights(const int8_t *levels, size_t count, int bits, uint8_t *out) {
     memset(out, 0, nbi_packed_bytes(count, bits));
     unsigned mask = (1u << bits) - 1;
+    int step = nbk_level_step(bits);
     for (size_t i = 0; i < count; i++) {
-        unsigned code = bits == 1 ? levels[i] < 0 : (unsigned)levels[i] & mask;
+        unsigned code = bits == 1 ? levels[i] < 0 : (unsigned)(levels[i] / step) & mask;
         size_t at = i * (size_t)bits;
         out[at / 8] = (uint8_t)(out[at / 8] | code << at % 8);
         if (at % 8 + (size_t)bits > 8)

@@ -108,8 +108,9 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
     out->w_bytes = nbi_packed_bytes(l->n_weights, conv->bits);
     out->range.in_min = x->lo;
     out->range.in_max = x->hi;
-    out->range.w_min = conv->bits == 1 ? -1 : -(1 << (conv->bits - 1));
-    out->range.w_max = conv->bits == 1 ? 1 : (1 << (conv->bits - 1)) - 1;
+    int unit = nbk_level_step(conv->bits);
+    out->range.w_min = unit * (conv->bits == 1 ? -1 : -(1 << (conv->bits - 1)));
+    out->range.w_max = unit * (conv->bits == 1 ? 1 : (1 << (conv->bits - 1)) - 1);
     NB_TRY(channel_params(ctx, l, conv, x, y, arena, out));
     if (pack) {
         uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);

@@ -173,8 +173,9 @@ static inline void set_weights(problem *q, nbi_rng *rng, fill how, int bits) {
     const bool table = nbi_rng_below(rng, 3) == 0;
     q->p.w_bits = (uint8_t)bits;
     q->table = must_alloc(256);
-    q->range.w_min = table ? 127 : -half;
-    q->range.w_max = table ? -128 : half - 1;
+    const int step = nbk_level_step(bits);
+    q->range.w_min = table ? 127 : -half * step;
+    q->range.w_max = table ? -128 : (half - 1) * step;
     for (int i = 0; i < 2 * half && table; i++) {
         q->table[i] = (int8_t)(bits == 1 ? 2 * i - 1 : random_in(rng, -half, half));
         if (bits == 8) q->table[i] = (int8_t)random_in(rng, -128, 127);
@@ -187,7 +188,7 @@ static inline void set_weights(problem *q, nbi_rng *rng, fill how, int bits) {
         const int code = value_of(rng, how, -half, half - 1);
         const unsigned raw = (unsigned)code & (unsigned)(2 * half - 1);
         put_code(q->packed, bits, i, raw);
-        q->levels[i] = table ? q->table[raw] : (int8_t)code;
+        q->levels[i] = table ? q->table[raw] : (int8_t)(code * step);
     }
     q->p.w = q->packed;
     q->p.w_levels = table ? q->table : NULL;

@@ -50,7 +50,13 @@ static double mse_of(const nbi_qparam *q, const float *x, size_t n) {
 
 static void fit(const nbi_layer *l, int bits, bool per_channel, int8_t *levels, float *scale,
                 double *sqnr) {
+    int step = nbk_level_step(bits), channels = l->geometry.out_c;
     assert_int_equal(nbi_fit_weights(NULL, l, bits, per_channel, levels, scale, sqnr), NB_OK);
+    for (size_t i = 0; i < l->n_weights; i++) {
+        assert_int_equal(levels[i] % step, 0);
+        levels[i] = (int8_t)(levels[i] / step); /* codes, and the scale of code 1 */
+    }
+    for (int c = 0; c < channels; c++) scale[c] *= (float)step;
 }
 
 /* Tolerance of the oracle: 3 % on that many samples (the tail's noise dominates from 6 bits on). */
@@ -150,7 +156,7 @@ static void test_pack(void **state) {
             for (size_t i = 0; i < n; i++) {
                 int k = (int)nbi_rng_below(&rng, 1u << bits) - (1 << (bits - 1));
                 if (i < 2) k = i ? (1 << (bits - 1)) - 1 : -(1 << (bits - 1));
-                levels[i] = (int8_t)(bits == 1 ? (k < 0 ? -1 : 1) : k);
+                levels[i] = (int8_t)((bits == 1 ? (k < 0 ? -1 : 1) : k) * nbk_level_step(bits));
             }
             packed[bytes] = 0xa5;
             nbi_pack_weights(levels, n, bits, packed);

@@ -262,9 +262,10 @@ static void test_uniform_is_ptq(void **state) {
             s->fit(&use, normal + c * EACH, EACH, params);
             s->grid(&use, params, &grid);
             s->encode(&use, params, normal + c * EACH, code, EACH);
-            assert_true(params[0] == scale[c] && grid.scale == scale[c]);
+            int step = nbk_level_step(b);
+            assert_true(params[0] == scale[c] * (float)step && grid.scale == params[0]);
             for (int i = 0; i < EACH; i++)
-                assert_int_equal(grid.level[code[i]], levels[c * EACH + i]);
+                assert_int_equal(grid.level[code[i]] * step, levels[c * EACH + i]);
         }
         for (int k = 0; k < 2 * NBI_RANGE_METHODS; k++) {
             nbi_scheme_use a = {.bits = b, .is_unsigned = k & 1};

@@ -41,9 +41,16 @@ static inline void nbk_store(void *y, uint8_t type, size_t i, int32_t v) {
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
+/* The level of code 1. Levels of narrow weights are multiples of more than 1, so that a bias, which
+ * counts in the unit of the sums, stays fine beside them: at 2 bits sums are so coarse that a bias
+ * in whole units of code 1 would cost accuracy. */
+static inline int nbk_level_step(int bits) {
+    return bits <= 2 ? 8 : bits == 3 ? 4 : bits == 4 ? 2 : 1;
+}
+
 /* Packed weights: codes of `bits` (1..8) as one little-endian bit stream, first code in the lowest
- * bits of byte 0, no padding between codes. A code is a two's complement number, or, with a level
- * table, an index into it. Writes `count` levels from code number `first` on. */
+ * bits of byte 0, no padding between codes. A code is a two's complement number, to be multiplied by
+ * the level step, or, with a level table, an index into it. Writes `count` levels from code number `first` on. */
 void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t first, size_t count,
                 int8_t *out);
 

@@ -6,6 +6,7 @@
 void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t first, size_t count,
                 int8_t *out) {
     const unsigned width = (unsigned)bits, half = 1u << (width - 1), mask = 2u * half - 1u;
+    const int step = nbk_level_step(bits);
     const size_t skip = (first & 7u) * width; /* bits, from a code that starts a byte */
     const uint8_t *next = packed + (first >> 3) * width + (skip >> 3);
     uint32_t buffer = 0;
@@ -22,7 +23,7 @@ void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t fi
         const unsigned code = buffer & mask;
         buffer >>= width;
         have -= width;
-        out[i] = levels ? levels[code] : (int8_t)((int)(code ^ half) - (int)half);
+        out[i] = levels ? levels[code] : (int8_t)(((int)(code ^ half) - (int)half) * step);
     }
 }
 
