@@ -31,6 +31,7 @@ typedef struct cli {
     int threads;
     uint64_t seed;
     bool verbose, quiet, json;
+    bool tells; /* set by commands whose information (the line of an epoch) is always shown */
 } cli;
 
 /* ---- arguments (cli_options.c; cli_help.c prints the same tables) ---------------------------- */
@@ -183,5 +184,7 @@ int cmd_report(cli *c);
 int cmd_export(cli *c);
 int cmd_bench(cli *c);
 int cmd_list(cli *c);
+int cmd_new(cli *c);
+int cmd_train(cli *c);
 
 #endif

@@ -54,7 +54,8 @@ void cli_say(const char *format, ...) {
 
 static void on_log(void *user, nb_log_level level, const char *text) {
     const cli *c = user;
-    nb_log_level most = c->quiet ? NB_LOG_ERROR : c->verbose ? NB_LOG_DEBUG : NB_LOG_WARNING;
+    nb_log_level usual = c->tells ? NB_LOG_INFO : NB_LOG_WARNING;
+    nb_log_level most = c->quiet ? NB_LOG_ERROR : c->verbose ? NB_LOG_DEBUG : usual;
     if (level <= most) cli_say("%s%s", level == NB_LOG_WARNING ? "warning: " : "", text);
 }
 

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-static const char *const kinds[] = {"ops",     "steps",   "schemes", "searches", "costs",
-                                    "kernels", "readers", "formats", NULL};
+static const char *const kinds[] = {"ops",     "steps",   "schemes", "searches",      "costs",
+                                    "kernels", "readers", "formats", "architectures", NULL};
 
 static void print_item_options(const json_t *options) {
     const json_t *o;
@@ -91,8 +91,8 @@ static int unknown_kind(const cli *c, const char *what) {
 int cmd_list(cli *c) {
     static const char *const args[] = {"[WHAT]", NULL};
     static const char *const notes[] = {"WHAT is ops, steps, schemes, searches, costs, kernels, "
-                                        "readers or formats; without it, all "
-                                        "of them.",
+                                        "readers, formats or architectures; without it, all of "
+                                        "them.",
                                         NULL};
     const cli_usage usage = {.args = args, .notes = notes};
     const char *what;

@@ -14,13 +14,15 @@ static const command commands[] = {
     {"info", cmd_info, "operators, shapes, parameters, MACs, and what would stay untouched"},
     {"run", cmd_run, "one inference on tensors from files"},
     {"eval", cmd_eval, "accuracy, or another metric, on a data set"},
+    {"train", cmd_train, "trains a float model"},
     {"quantize", cmd_quantize, "the main job: a smaller model under the limits you give"},
     {"sensitivity", cmd_sensitivity, "which layer is to blame, at which width"},
     {"compare", cmd_compare, "two models side by side on the same data"},
     {"export", cmd_export, "another format of a finished run: ONNX or C source"},
     {"report", cmd_report, "makes report.html of a result folder anew"},
     {"bench", cmd_bench, "time per image and per layer on this machine"},
-    {"list", cmd_list, "what this build can do: operators, schemes, search methods, ..."},
+    {"new", cmd_new, "writes an untrained standard architecture"},
+    {"list", cmd_list, "what this build can do: operators, schemes, architectures, ..."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -152,6 +152,46 @@ NB_API nb_eval_options nb_eval_options_default(void);
 NB_API nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *options,
                          char **json);
 
+typedef struct nb_new_options {
+    const char *output; /* the ONNX file */
+    int classes;        /* 0: the architecture's usual number */
+    const char *input;  /* "3x32x32" (C, H, W), or "640"; NULL: the usual one */
+    double width;       /* of all inner layers; 1 as published */
+} nb_new_options;
+NB_API nb_new_options nb_new_options_default(void);
+/* Writes an untrained standard architecture (nb_list "architectures"), initialised by the context's
+ * seed: {architecture, output, parameters, input[], classes}. */
+NB_API nb_status nb_new(nb_ctx *ctx, const char *architecture, const nb_new_options *options,
+                        char **json);
+
+typedef struct nb_train_options {
+    nb_data_options data; /* trains on train, judges each epoch on val, tests on test */
+    const char *output;   /* the ONNX file; written after every improvement */
+    int epochs;
+    bool init;             /* fresh weights; those that the file leaves out are made */
+    int batch;             /* 128 */
+    const char *optimizer; /* "sgd" (with Nesterov momentum), "adam", "adamw" */
+    double lr;             /* 0: 0.1 (sgd), 0.001 */
+    double momentum;       /* 0.9 */
+    double weight_decay;   /* of kernels; negative: 5e-4 (sgd), 0 (adam), 0.01 (adamw) */
+    const char *schedule;  /* "cosine", "step", "constant" */
+    double warmup;         /* epochs */
+    double label_smoothing;
+    const char *augment;   /* "crop,flip,cutout=8,mixup=0.2,cutmix=1", "none"; NULL: crop, and flip
+                              where it is safe */
+    double ema;            /* decay of the weights' moving average; 0: none */
+    double clip;           /* of the gradient's norm; 0: none */
+    bool resume;           /* from OUTPUT.checkpoint.npz where it exists */
+    double time_limit;     /* seconds; 0: none */
+} nb_train_options;
+NB_API nb_train_options nb_train_options_default(void);
+/* Trains a float model; one that returns its input's shape (an autoencoder) learns to reconstruct.
+ * json: {top1, epochs, images_per_second, …}. Cancelled after an epoch: NB_OK with the best so far,
+ * "stopped": true. A checkpoint lies beside the output until the end is reached. NB_ENUMERIC names
+ * where NaN or infinity appeared. */
+NB_API nb_status nb_train(nb_ctx *ctx, const char *path, const nb_train_options *options,
+                          char **json);
+
 typedef struct nb_quantize_options {
     nb_data_options data;
     const char *output; /* DIR; NULL only with dry_run or for nb_sensitivity */
@@ -228,7 +268,7 @@ NB_API nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options 
                           char **json);
 
 /* What this build can do, from its own tables: what = ops, steps, schemes, searches, costs, kernels,
- * readers or formats → {what: [{name, help, options[]}]}. */
+ * readers, formats or architectures → {what: [{name, help, options[]}]}. */
 NB_API nb_status nb_list(nb_ctx *ctx, const char *what, char **json);
 /* "oneDNN 2.6.3, protobuf-c 1.4.1, …": the libraries of this build. */
 NB_API const char *nb_libraries(void);

@@ -1,6 +1,7 @@
 /* nb_list: what this build can do, from the tables themselves. */
 #include "api/api.h"
 
+#include "hyper/arch.h"
 #include "kernels/kernels.h"
 #include "ops/op.h"
 #include "schemes/schemes.h"
@@ -140,6 +141,12 @@ static void list_formats(json_t *list) {
     add(list, "c", "integer-only C99 for microcontrollers");
 }
 
+static void list_architectures(json_t *list) {
+    size_t n;
+    const nbi_arch *const *a = nbi_archs(&n);
+    for (size_t i = 0; i < n; i++) add(list, a[i]->name, a[i]->help);
+}
+
 nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
     nbi_json_begin();
     static const struct {
@@ -147,7 +154,8 @@ nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
         void (*fill)(json_t *);
     } tables[] = {{"ops", list_ops},         {"steps", list_steps},     {"schemes", list_schemes},
                   {"searches", list_searches}, {"costs", list_costs},   {"kernels", list_kernels},
-                  {"readers", list_readers}, {"formats", list_formats}};
+                  {"readers", list_readers}, {"formats", list_formats},
+                  {"architectures", list_architectures}};
     for (size_t i = 0; what && i < NBI_COUNT(tables); i++) {
         if (strcmp(what, tables[i].name)) continue;
         json_t *root = json_object(), *list = json_array();
@@ -156,7 +164,7 @@ nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
         return nbi_json_text(ctx, root, json);
     }
     return nb_fail(ctx, NB_EINVAL, "list: '%s' is not one of ops, steps, schemes, searches, costs, "
-                   "kernels, readers, formats", what ? what : "");
+                   "kernels, readers, formats, architectures", what ? what : "");
 }
 
 const char *nb_libraries(void) {

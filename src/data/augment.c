@@ -6,8 +6,7 @@
 #include <string.h>
 
 /* Rows y0…y1−1, columns x0…x1−1 of every channel: from `other`, or 0. */
-static void fill_box(float *to, const float *other, int channels, int h, int w,
-                     const int box[4]) {
+static void fill_box(float *to, const float *other, int channels, int h, int w, const int box[4]) {
     size_t n = (size_t)(box[3] - box[2]);
     for (int c = 0; c < channels; c++)
         for (int y = box[0]; y < box[1]; y++) {

@@ -60,8 +60,8 @@ nb_status nbi_augmentation_parse(nb_ctx *ctx, const char *text, const nbi_datase
             at += n + 1;
         }
     if (!info->is_image && (a.crop || a.flip || a.cutout || a.cutmix > 0))
-        return nb_fail(ctx, NB_EINVAL, "augment: '%s': crop, flip, cutout and cutmix are for images",
-                       text);
+        return nb_fail(ctx, NB_EINVAL,
+                       "augment: '%s': crop, flip, cutout and cutmix are for images", text);
     *out = a;
     return NB_OK;
 }

@@ -27,12 +27,14 @@ static nb_status check_spec(nb_ctx *ctx, const nbi_batches_spec *s, const nbi_da
     const nbi_augmentation *a = &s->augment;
     if (s->batch == 0) return nb_fail(ctx, NB_EINVAL, "the batch is 0, want 1 or more");
     if (info->count[s->split] < s->batch)
-        return nb_fail(ctx, NB_EFORMAT, "the data has %zu samples to train on, fewer than a batch of %zu",
+        return nb_fail(ctx, NB_EFORMAT,
+                       "the data has %zu samples to train on, fewer than a batch of %zu",
                        info->count[s->split], s->batch);
     if (!(s->smoothing >= 0 && s->smoothing < 1))
         return nb_fail(ctx, NB_EINVAL, "label smoothing is %g, want 0 to below 1", s->smoothing);
     if (!(a->mixup >= 0 && a->mixup <= 1000 && a->cutmix >= 0 && a->cutmix <= 1000))
-        return nb_fail(ctx, NB_EINVAL, "mixup is %g and cutmix %g, want 0 to 1000", a->mixup, a->cutmix);
+        return nb_fail(ctx, NB_EINVAL, "mixup is %g and cutmix %g, want 0 to 1000", a->mixup,
+                       a->cutmix);
     if (a->cutout < 0) return nb_fail(ctx, NB_EINVAL, "cutout is %d pixels", a->cutout);
     if (!info->is_image && (a->crop || a->flip || a->cutout || a->cutmix > 0))
         return nb_fail(ctx, NB_EINVAL, "crop, flip, cutout and cutmix are for images");
@@ -117,10 +119,10 @@ typedef struct batch_job {
     size_t first; /* place of the batch's first sample in the epoch */
 } batch_job;
 
-static nb_status set_target(nb_ctx *ctx, const nbi_batches *b, size_t sample, int label, float *to) {
+static nb_status set_target(nb_ctx *ctx, const nbi_batches *b, size_t sample, int label,
+                            float *to) {
     size_t classes = b->s.classes;
-    if (label < 0)
-        return nb_fail(ctx, NB_EFORMAT, "training image %zu has no label", sample);
+    if (label < 0) return nb_fail(ctx, NB_EFORMAT, "training image %zu has no label", sample);
     if ((size_t)label >= classes)
         return nb_fail(ctx, NB_EFORMAT,
                        "training image %zu has the label %d, the model has outputs for %zu classes",
@@ -143,7 +145,8 @@ static nb_status read_range(void *user, size_t begin, size_t end, int worker) {
     nbi_batches *b = j->b;
     const nbi_dataset_info *o = &b->info;
     const nbi_augmentation *a = &b->s.augment;
-    uint8_t *raw = b->bytes + 2 * (size_t)worker * o->sample_bytes, *cut = raw + o->sample_bytes;
+    uint8_t *raw = o->is_image ? b->bytes + 2 * (size_t)worker * o->sample_bytes : NULL;
+    uint8_t *cut = o->is_image ? raw + o->sample_bytes : NULL;
     int side = o->height < o->width ? o->height : o->width;
     for (size_t i = begin; i < end; i++) {
         float *x = b->x + i * b->floats;
@@ -158,8 +161,7 @@ static nb_status read_range(void *user, size_t begin, size_t end, int worker) {
                 nbi_augment_crop_flip(&rng, raw, o->height, o->width, o->channels,
                                       a->crop ? side / 8 : 0, 0, a->flip, cut);
             to_floats(b, a->crop || a->flip ? cut : raw, x);
-            if (a->cutout)
-                nbi_augment_cutout(&rng, x, o->channels, o->height, o->width, a->cutout);
+            if (a->cutout) nbi_augment_cutout(&rng, x, o->channels, o->height, o->width, a->cutout);
         }
         if (b->s.classes)
             NB_TRY(set_target(j->ctx, b, sample, label, b->target + i * b->s.classes));

@@ -19,9 +19,9 @@ nb_status nbi_augmentation_parse(nb_ctx *ctx, const char *text, const nbi_datase
 typedef struct nbi_batches_spec {
     const nbi_dataset *data; /* must outlive the batches */
     nbi_split split;
-    size_t batch;              /* samples; what is left over at the end of an epoch is dropped */
-    size_t classes;            /* 0: no targets (unlabelled data) */
-    nbi_transform transform;   /* of images */
+    size_t batch;            /* samples; what is left over at the end of an epoch is dropped */
+    size_t classes;          /* 0: no targets (unlabelled data) */
+    nbi_transform transform; /* of images */
     nbi_augmentation augment;
     double smoothing; /* of labels, 0 … <1: 1−s+s/classes for the class, s/classes for others */
     uint64_t seed;
@@ -33,8 +33,8 @@ typedef struct nbi_batch {
 } nbi_batch;
 
 typedef struct nbi_batches nbi_batches;
-/* NB_EFORMAT: fewer samples than one batch. NB_EINVAL: a wrong setting. The context may not be given
- * more threads afterwards. */
+/* NB_EFORMAT: fewer samples than one batch. NB_EINVAL: a wrong setting. The context may not be
+ * given more threads afterwards. */
 nb_status nbi_batches_new(nb_ctx *ctx, const nbi_batches_spec *spec, nbi_batches **out);
 void nbi_batches_free(nbi_batches *batches); /* NULL is allowed */
 size_t nbi_batches_per_epoch(const nbi_batches *batches);

@@ -36,7 +36,8 @@ static nb_status unknown(nb_ctx *ctx, const char *name) {
     for (size_t i = 0; i < NBI_COUNT(rows) && st == NB_OK; i++)
         st = nbi_buf_printf(ctx, &list, "%s%s", i ? ", " : "", rows[i]->name);
     if (st == NB_OK)
-        st = nb_fail(ctx, NB_EINVAL, "there is no architecture '%s'; there are %s", name, list.data);
+        st =
+            nb_fail(ctx, NB_EINVAL, "there is no architecture '%s'; there are %s", name, list.data);
     nbi_buf_free(&list);
     return st;
 }
@@ -45,13 +46,14 @@ static nb_status check(nb_ctx *ctx, const nbi_arch *row, const nbi_arch_options 
     if (!(o->width >= 0.01 && o->width <= 16))
         return nb_fail(ctx, NB_EINVAL, "width: %g is not within 0.01 and 16", o->width);
     if (o->classes < 0 || o->classes > CLASSES_MAX)
-        return nb_fail(ctx, NB_EINVAL, "classes: %d is not within 1 and %d", o->classes, CLASSES_MAX);
+        return nb_fail(ctx, NB_EINVAL, "classes: %d is not within 1 and %d", o->classes,
+                       CLASSES_MAX);
     if (o->classes && !row->classes)
         return nb_fail(ctx, NB_EINVAL, "%s has no classes: it reconstructs its input", row->name);
     if (o->rank && o->rank != row->rank)
-        return nb_fail(ctx, NB_EINVAL, "%s wants an input of %d numbers, %s; %d were given", row->name,
-                       row->rank, row->rank == 1 ? "the length" : "channels, height and width",
-                       o->rank);
+        return nb_fail(ctx, NB_EINVAL, "%s wants an input of %d numbers, %s; %d were given",
+                       row->name, row->rank,
+                       row->rank == 1 ? "the length" : "channels, height and width", o->rank);
     for (int i = 0; i < o->rank; i++)
         if (o->input[i] < 1 || o->input[i] > SIDE_MAX)
             return nb_fail(ctx, NB_EINVAL, "input: %lld is not within 1 and %d",

@@ -5,11 +5,11 @@
 #include "ir/graph.h"
 
 typedef struct nbi_arch_options {
-    int classes;           /* 0: the architecture's usual number */
-    int rank;              /* of `input`; 0: the usual input */
-    int64_t input[3];      /* C, H, W; one number for networks of vectors */
-    double width;          /* of all inner layers; 1 as published */
-    uint64_t seed;         /* of the initial weights */
+    int classes;      /* 0: the architecture's usual number */
+    int rank;         /* of `input`; 0: the usual input */
+    int64_t input[3]; /* C, H, W; one number for networks of vectors */
+    double width;     /* of all inner layers; 1 as published */
+    uint64_t seed;    /* of the initial weights */
 } nbi_arch_options;
 nbi_arch_options nbi_arch_options_default(void);
 

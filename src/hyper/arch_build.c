@@ -89,7 +89,8 @@ int nbi_build_conv(nbi_builder *b, const char *name, int x, nbi_conv_spec s) {
     int64_t dim[4] = {m, s.depthwise ? 1 : c, kernel[0], kernel[1]};
     for (int a = 0; a < 2; a++) {
         pads[a] = pads[2 + a] = kernel[a] / 2;
-        if (s.same) same_pads(nbi_build_dim(b, x, 2 + a), kernel[a], s.stride, &pads[a], &pads[2 + a]);
+        if (s.same)
+            same_pads(nbi_build_dim(b, x, 2 + a), kernel[a], s.stride, &pads[a], &pads[2 + a]);
     }
     int in[3] = {x, add_const(b, name, "weight", 4, dim), NBI_NO_TENSOR};
     if (s.bias) in[2] = add_const(b, name, "bias", 1, &m);
@@ -105,7 +106,8 @@ int nbi_build_conv(nbi_builder *b, const char *name, int x, nbi_conv_spec s) {
 int nbi_build_norm(nbi_builder *b, const char *name, int x) {
     int64_t c = nbi_build_dim(b, x, 1);
     int in[5] = {x, add_const(b, name, "weight", 1, &c), add_const(b, name, "bias", 1, &c),
-                 add_const(b, name, "running_mean", 1, &c), add_const(b, name, "running_var", 1, &c)};
+                 add_const(b, name, "running_mean", 1, &c),
+                 add_const(b, name, "running_var", 1, &c)};
     nbi_node *node = NULL;
     int y = add_node(b, name, "BatchNormalization", 5, in, &node);
     return finish(b, node, y, x);

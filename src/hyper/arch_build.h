@@ -21,10 +21,10 @@ int64_t nbi_build_dim(const nbi_builder *b, int x, int axis);
 
 typedef struct nbi_conv_spec {
     int channels, kernel, stride;
-    int kernel_w;  /* 0: as kernel */
+    int kernel_w;   /* 0: as kernel */
     bool depthwise; /* channels is ignored */
     bool bias;
-    bool same;     /* pads as TensorFlow's SAME (more at the end); else kernel/2 on every side */
+    bool same; /* pads as TensorFlow's SAME (more at the end); else kernel/2 on every side */
 } nbi_conv_spec;
 /* Each names its node and constants NAME, NAME.weight, … and returns its output tensor. */
 int nbi_build_conv(nbi_builder *b, const char *name, int x, nbi_conv_spec spec);

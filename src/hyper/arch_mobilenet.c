@@ -1,6 +1,6 @@
-/* MobileNets (Howard et al. 2017; Sandler et al. 2018). Inputs below 64 pixels keep their size where
- * the published networks for 224 pixels halve it first: v1 in the first layer, v2 in the first layer
- * and in the second stage, as is usual on CIFAR. */
+/* MobileNets (Howard et al. 2017; Sandler et al. 2018). Inputs below 64 pixels keep their size
+ * where the published networks for 224 pixels halve it first: v1 in the first layer, v2 in the
+ * first layer and in the second stage, as is usual on CIFAR. */
 #include "hyper/arch_build.h"
 
 enum { SMALL = 64 };
@@ -19,10 +19,10 @@ static int build_v1(nbi_builder *b, const nbi_arch *row, int x) {
         x = nbi_build_conv_norm_relu(
             b, nbi_build_name(b, "block%d.depthwise", i + 1), x,
             (nbi_conv_spec){.depthwise = true, .kernel = 3, .stride = block[i].stride});
-        x = nbi_build_conv_norm_relu(b, nbi_build_name(b, "block%d.pointwise", i + 1), x,
-                                     (nbi_conv_spec){.channels = nbi_build_width(b, block[i].channels),
-                                                     .kernel = 1,
-                                                     .stride = 1});
+        x = nbi_build_conv_norm_relu(
+            b, nbi_build_name(b, "block%d.pointwise", i + 1), x,
+            (nbi_conv_spec){
+                .channels = nbi_build_width(b, block[i].channels), .kernel = 1, .stride = 1});
     }
     return nbi_build_dense(b, "fc", nbi_build_global_pool(b, "pool", x), b->classes);
 }
@@ -58,10 +58,9 @@ static int build_v2(nbi_builder *b, const nbi_arch *row, int x) {
     /* the last layer keeps its 1280 channels in narrow networks */
     int last = b->width > 1 ? nbi_build_width(b, 1280) : 1280;
     (void)row;
-    x = conv_norm_relu6(b, "conv1", x,
-                        (nbi_conv_spec){.channels = nbi_build_width(b, 32),
-                                        .kernel = 3,
-                                        .stride = small ? 1 : 2});
+    x = conv_norm_relu6(
+        b, "conv1", x,
+        (nbi_conv_spec){.channels = nbi_build_width(b, 32), .kernel = 3, .stride = small ? 1 : 2});
     for (int s = 0; s < 7; s++)
         for (int i = 0; i < stage[s].repeat; i++) {
             int stride = i || (small && s == 1) ? 1 : stage[s].stride;

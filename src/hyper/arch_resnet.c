@@ -10,16 +10,17 @@ static int basic_block(nbi_builder *b, const char *name, int x, int channels, in
     y = nbi_build_conv_norm(b, nbi_build_name(b, "%s.conv2", name), y,
                             (nbi_conv_spec){.channels = channels, .kernel = 3, .stride = 1});
     if (stride != 1 || nbi_build_dim(b, x, 1) != channels)
-        x = nbi_build_conv_norm(b, nbi_build_name(b, "%s.shortcut", name), x,
-                                (nbi_conv_spec){.channels = channels, .kernel = 1, .stride = stride});
+        x = nbi_build_conv_norm(
+            b, nbi_build_name(b, "%s.shortcut", name), x,
+            (nbi_conv_spec){.channels = channels, .kernel = 1, .stride = stride});
     y = nbi_build_add(b, nbi_build_name(b, "%s.add", name), y, x);
     return nbi_build_relu(b, nbi_build_name(b, "%s.relu", name), y);
 }
 
 static int bottleneck(nbi_builder *b, const char *name, int x, int channels, int stride) {
-    int y = nbi_build_conv_norm_relu(
-        b, nbi_build_name(b, "%s.conv1", name), x,
-        (nbi_conv_spec){.channels = channels, .kernel = 1, .stride = 1});
+    int y =
+        nbi_build_conv_norm_relu(b, nbi_build_name(b, "%s.conv1", name), x,
+                                 (nbi_conv_spec){.channels = channels, .kernel = 1, .stride = 1});
     y = nbi_build_conv_norm_relu(
         b, nbi_build_name(b, "%s.conv2", name), y,
         (nbi_conv_spec){.channels = channels, .kernel = 3, .stride = stride});
@@ -66,7 +67,7 @@ static int build_imagenet(nbi_builder *b, const nbi_arch *row, int x) {
     return classify(b, x);
 }
 
-#define CIFAR .rank = 3, .input = {3, 32, 32}, .classes = 10, .build = build_cifar
+#define CIFAR    .rank = 3, .input = {3, 32, 32}, .classes = 10, .build = build_cifar
 #define IMAGENET .rank = 3, .input = {3, 224, 224}, .classes = 1000, .build = build_imagenet
 const nbi_arch nbi_arch_resnet8 = {
     .name = "resnet8", .help = "CIFAR ResNet, 1x1 shortcuts: 78,042 parameters", .depth = 8, CIFAR};
@@ -86,11 +87,7 @@ const nbi_arch nbi_arch_resnet56 = {.name = "resnet56",
                                     .help = "CIFAR ResNet, 1x1 shortcuts: 855,770 parameters",
                                     .depth = 56,
                                     CIFAR};
-const nbi_arch nbi_arch_resnet18 = {.name = "resnet18",
-                                    .help = "ImageNet ResNet: 11,689,512 parameters",
-                                    .depth = 18,
-                                    IMAGENET};
-const nbi_arch nbi_arch_resnet50 = {.name = "resnet50",
-                                    .help = "ImageNet ResNet: 25,557,032 parameters",
-                                    .depth = 50,
-                                    IMAGENET};
+const nbi_arch nbi_arch_resnet18 = {
+    .name = "resnet18", .help = "ImageNet ResNet: 11,689,512 parameters", .depth = 18, IMAGENET};
+const nbi_arch nbi_arch_resnet50 = {
+    .name = "resnet50", .help = "ImageNet ResNet: 25,557,032 parameters", .depth = 50, IMAGENET};

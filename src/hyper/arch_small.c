@@ -7,10 +7,10 @@ static int build_vgg(nbi_builder *b, const nbi_arch *row, int x) {
     (void)row;
     for (int stage = 0; stage < 3; stage++) {
         for (int i = 0; i < 2; i++)
-            x = nbi_build_conv_norm_relu(b, nbi_build_name(b, "conv%d", 2 * stage + i + 1), x,
-                                         (nbi_conv_spec){.channels = nbi_build_width(b, 128 << stage),
-                                                         .kernel = 3,
-                                                         .stride = 1});
+            x = nbi_build_conv_norm_relu(
+                b, nbi_build_name(b, "conv%d", 2 * stage + i + 1), x,
+                (nbi_conv_spec){
+                    .channels = nbi_build_width(b, 128 << stage), .kernel = 3, .stride = 1});
         x = nbi_build_maxpool(b, nbi_build_name(b, "pool%d", stage + 1), x, 2, 2, 0);
     }
     return nbi_build_dense(b, "fc", nbi_build_flatten(b, "flat", x), b->classes);
@@ -57,16 +57,15 @@ const nbi_arch nbi_arch_vgg_small = {.name = "vgg_small",
                                      .input = {3, 32, 32},
                                      .classes = 10,
                                      .build = build_vgg};
-const nbi_arch nbi_arch_dscnn = {
-    .name = "dscnn",
-    .help = "keyword spotting of MLPerf Tiny: 23,756 parameters",
-    .rank = 3,
-    .input = {1, 49, 10},
-    .classes = 12,
-    .build = build_dscnn};
-const nbi_arch nbi_arch_autoencoder = {
-    .name = "autoencoder",
-    .help = "anomaly detection of MLPerf Tiny: 267,928 parameters",
-    .rank = 1,
-    .input = {640},
-    .build = build_autoencoder};
+const nbi_arch nbi_arch_dscnn = {.name = "dscnn",
+                                 .help = "keyword spotting of MLPerf Tiny: 23,756 parameters",
+                                 .rank = 3,
+                                 .input = {1, 49, 10},
+                                 .classes = 12,
+                                 .build = build_dscnn};
+const nbi_arch nbi_arch_autoencoder = {.name = "autoencoder",
+                                       .help =
+                                           "anomaly detection of MLPerf Tiny: 267,928 parameters",
+                                       .rank = 1,
+                                       .input = {640},
+                                       .build = build_autoencoder};

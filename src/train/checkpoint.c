@@ -22,8 +22,8 @@ static void put(uint8_t *to, size_t bytes, uint64_t value) {
     for (size_t i = 0; i < bytes; i++) to[i] = (uint8_t)(value >> (8 * i));
 }
 
-/* The fields that both headers share: version, flags, method, time, date, crc, sizes, name. The date
- * is 1980-01-01, so that equal states are equal files. */
+/* The fields that both headers share: version, flags, method, time, date, crc, sizes, name. The
+ * date is 1980-01-01, so that equal states are equal files. */
 static void put_common(uint8_t *h, uint32_t crc, size_t size, size_t name) {
     put(h, 2, 20);
     put(h + 8, 2, 0x21);
@@ -109,8 +109,11 @@ nb_status nbi_checkpoint_json(nb_ctx *ctx, const char *path, json_t **json) {
                        ? json_loadb((const char *)a.data, a.items, 0, &error)
                        : NULL;
     if (!json_is_object(root)) {
+        bool memory = !root && json_error_code(&error) == json_error_out_of_memory;
         json_decref(root);
-        st = nb_fail(ctx, NB_EFORMAT, "'%s' is not a checkpoint: its 'json' is no JSON object", path);
+        st = memory ? nb_fail(ctx, NB_ENOMEM, "no memory for the checkpoint '%s'", path)
+                    : nb_fail(ctx, NB_EFORMAT,
+                              "'%s' is not a checkpoint: its 'json' is no JSON object", path);
         goto done;
     }
     *json = root;

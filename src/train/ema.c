@@ -71,7 +71,8 @@ static nb_status swap_range(void *user, size_t begin, size_t end, int worker) {
     (void)worker;
     for (size_t k = begin; k < end; k++) {
         const nbi_chunk *at = &e->chunks.chunk[k];
-        float *restrict average = e->average[at->array].data, *restrict w = e->array[at->array].value;
+        float *restrict average = e->average[at->array].data, *restrict w =
+                                                                  e->array[at->array].value;
         for (size_t i = at->begin; i < at->end; i++) {
             float old = w[i];
             w[i] = average[i];

@@ -78,18 +78,19 @@ static nb_status make_loop(nb_ctx *ctx, const nbi_loop_spec *s, nbi_loop *l) {
     return s->ema > 0 ? nbi_ema_new(ctx, s->ema, l->value, l->n_values, &l->ema) : NB_OK;
 }
 
-/* ---- one step ------------------------------------------------------------------------------------ */
+/* ---- one step -------------------------------------------------------------------------------- */
 
 static nb_status not_finite(nbi_loop *l, const char *what) {
     uint64_t per_epoch = nbi_batches_per_epoch(l->s->batches);
     const char *name = nbi_tape_not_finite(l->tape), *path = l->s->checkpoint;
     bool saved = path && nbi_file_exists(path);
-    return nb_fail(l->ctx, NB_ENUMERIC,
-                   "epoch %llu, step %llu: %s (first tensor: '%s'); a smaller learning rate or clipping "
-                   "may help%s%s",
-                   (unsigned long long)(l->step / per_epoch + 1),
-                   (unsigned long long)(l->step % per_epoch + 1), what, name ? name : "unknown",
-                   saved ? "; the last good state is " : "", saved ? path : "");
+    return nb_fail(
+        l->ctx, NB_ENUMERIC,
+        "epoch %llu, step %llu: %s (first tensor: '%s'); a smaller learning rate or clipping "
+        "may help%s%s",
+        (unsigned long long)(l->step / per_epoch + 1),
+        (unsigned long long)(l->step % per_epoch + 1), what, name ? name : "unknown",
+        saved ? "; the last good state is " : "", saved ? path : "");
 }
 
 static nb_status read_loss(nbi_loop *l, double *loss) {
@@ -114,12 +115,13 @@ static nb_status one_step(nbi_loop *l) {
     l->inputs[n++] = batch.x;
     if (batch.target && n < s->graph->n_inputs) l->inputs[n++] = batch.target;
     if (s->more) NB_TRY(s->more(l->ctx, s->user, &batch, l->inputs + n));
-    NB_TRY(nbi_tape_forward(l->ctx, l->tape, l->inputs, nbi_hash(NBI_HASH_START, parts, sizeof parts)));
+    NB_TRY(nbi_tape_forward(l->ctx, l->tape, l->inputs,
+                            nbi_hash(NBI_HASH_START, parts, sizeof parts)));
     NB_TRY(read_loss(l, &loss));
     NB_TRY(nbi_tape_backward(l->ctx, l->tape, s->weight));
     for (int i = 0; i < s->n_params; i++) l->value[i].gradient = nbi_tape_gradient(l->tape, i);
-    nb_status st = nbi_optimizer_step(l->ctx, l->optimizer,
-                                      nbi_schedule_lr(&l->schedule, l->step), &l->norm);
+    nb_status st =
+        nbi_optimizer_step(l->ctx, l->optimizer, nbi_schedule_lr(&l->schedule, l->step), &l->norm);
     if (st == NB_ENUMERIC) return not_finite(l, nb_ctx_message(l->ctx));
     NB_TRY(st);
     nbi_tape_advance(l->tape);
@@ -129,7 +131,7 @@ static nb_status one_step(nbi_loop *l) {
     return NB_OK;
 }
 
-/* ---- one epoch ----------------------------------------------------------------------------------- */
+/* ---- one epoch ------------------------------------------------------------------------------- */
 
 static void keep_best(nbi_loop *l) {
     for (size_t i = 0; i < l->n_values; i++)

@@ -9,7 +9,7 @@
 #include "train/schedule.h"
 
 typedef struct nbi_loop_param {
-    int tensor; /* a constant of the graph */
+    int tensor;      /* a constant of the graph */
     float lr, decay; /* as in nbi_param */
 } nbi_loop_param;
 
@@ -49,9 +49,9 @@ typedef struct nbi_loop_spec {
     nb_status (*improved)(nb_ctx *ctx, void *user);
     void (*line)(nb_ctx *ctx, void *user, const nbi_epoch_line *line); /* may be NULL */
 
-    const char *checkpoint; /* path; NULL: none */
+    const char *checkpoint;    /* path; NULL: none */
     double checkpoint_seconds; /* also within an epoch; 0: 60 */
-    bool resume; /* from `checkpoint` where it exists */
+    bool resume;               /* from `checkpoint` where it exists */
     /* What the trajectory depends on beyond this struct (model, data, options): a checkpoint with
      * another value is refused by its key. */
     const nbi_pair *identity;
@@ -60,13 +60,13 @@ typedef struct nbi_loop_spec {
 } nbi_loop_spec;
 
 typedef struct nbi_loop_result {
-    int epochs;        /* finished */
-    int best_epoch;    /* 0: none was finished */
-    double best;       /* its metric */
-    double loss;       /* of the last finished epoch */
+    int epochs;                        /* finished */
+    int best_epoch;                    /* 0: none was finished */
+    double best;                       /* its metric */
+    double loss;                       /* of the last finished epoch */
     double seconds, images_per_second; /* of the steps, without evaluation; since the (re)start */
-    double norm; /* of the last step's gradients */
-    bool stopped; /* on request or by the time limit */
+    double norm;                       /* of the last step's gradients */
+    bool stopped;                      /* on request or by the time limit */
 } nbi_loop_result;
 
 /* Afterwards the graph's constants hold the best values (where no epoch was finished, the last).

@@ -1,4 +1,5 @@
-/* The loop's checkpoints: values, optimizer, average, best values; progress and identity as JSON. */
+/* The loop's checkpoints: values, optimizer, average, best values; progress and identity as JSON.
+ */
 #include "train/loop_parts.h"
 
 #include <math.h>
@@ -7,7 +8,7 @@
 
 enum { FORMAT = 1 };
 
-/* ---- arrays -------------------------------------------------------------------------------------- */
+/* ---- arrays ---------------------------------------------------------------------------------- */
 
 typedef struct arrays {
     size_t n, room;
@@ -39,105 +40,160 @@ static nb_status list_arrays(nbi_loop *l, arrays *a) {
     return NB_OK;
 }
 
-/* ---- identity ------------------------------------------------------------------------------------ */
+/* ---- identity -------------------------------------------------------------------------------- */
 
-static void set_number(json_t *o, const char *key, double value) {
-    char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
-    json_object_set_new(o, key, json_string(text));
+/* An object that is whole or not to be used: jansson tells of a lost member only here. */
+typedef struct object {
+    json_t *json;
+    bool lost;
+} object;
+
+static void set(object *o, const char *key, json_t *value) {
+    o->lost |= json_object_set_new(o->json, key, value) != 0;
+}
+
+/* Paths and names may be any bytes; JSON wants UTF-8. */
+static json_t *text_json(const char *text) {
+    char copy[512];
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *c = copy; *c; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    return json_string(copy);
+}
+
+static void set_number(object *o, const char *key, double value) {
+    set(o, key, json_sprintf("%.9g", value));
+}
+
+/* What was a float has seven digits that mean something. */
+static void set_float(object *o, const char *key, float value) {
+    set(o, key, json_sprintf("%.7g", (double)value));
+}
+
+static nb_status whole(nb_ctx *ctx, object *o, json_t **out) {
+    if (o->json && !o->lost) {
+        *out = o->json;
+        return NB_OK;
+    }
+    json_decref(o->json);
+    return nb_fail(ctx, NB_ENOMEM, "no memory for the checkpoint");
 }
 
 /* Texts by name, in the order in which a difference is reported. */
-static json_t *identity_of(const nbi_loop *l) {
+static nb_status identity_of(const nbi_loop *l, json_t **out) {
     static const char *const optimizers[] = {"sgd", "adam", "adamw"};
     static const char *const schedules[] = {"constant", "step", "cosine"};
     const nbi_loop_spec *s = l->s;
-    json_t *o = json_object();
+    object o = {json_object(), false};
     for (int i = 0; i < s->n_identity; i++)
-        json_object_set_new(o, s->identity[i].key, json_string(s->identity[i].value));
-    json_object_set_new(o, "optimizer", json_string(optimizers[s->optimizer.kind]));
-    json_object_set_new(o, "schedule", json_string(schedules[s->schedule.kind]));
-    json_object_set_new(o, "nesterov", json_string(s->optimizer.nesterov ? "yes" : "no"));
-    set_number(o, "lr", s->schedule.lr);
-    set_number(o, "momentum", (double)s->optimizer.momentum);
-    set_number(o, "clip", (double)s->optimizer.clip);
-    set_number(o, "ema", (double)s->ema);
-    set_number(o, "warmup", s->warmup);
-    set_number(o, "epochs", s->epochs);
-    set_number(o, "batch", (double)nbi_batches_size(s->batches));
-    set_number(o, "steps per epoch", (double)nbi_batches_per_epoch(s->batches));
-    set_number(o, "threads", nb_ctx_threads(l->ctx));
-    json_object_set_new(o, "seed", json_sprintf("%llu", (unsigned long long)s->seed));
-    return o;
+        set(&o, s->identity[i].key, text_json(s->identity[i].value));
+    set(&o, "optimizer", json_string(optimizers[s->optimizer.kind]));
+    set(&o, "schedule", json_string(schedules[s->schedule.kind]));
+    set(&o, "nesterov", json_string(s->optimizer.nesterov ? "yes" : "no"));
+    set_number(&o, "lr", s->schedule.lr);
+    set_float(&o, "momentum", s->optimizer.momentum);
+    set_float(&o, "clip", s->optimizer.clip);
+    set_float(&o, "ema", s->ema);
+    set_number(&o, "warmup", s->warmup);
+    set_number(&o, "epochs", s->epochs);
+    set_number(&o, "batch", (double)nbi_batches_size(s->batches));
+    set_number(&o, "steps per epoch", (double)nbi_batches_per_epoch(s->batches));
+    set_number(&o, "threads", nb_ctx_threads(l->ctx));
+    set(&o, "seed", json_sprintf("%llu", (unsigned long long)s->seed));
+    return whole(l->ctx, &o, out);
 }
 
-static json_t *names_of(const nbi_loop *l) {
-    json_t *names = json_array();
+static nb_status names_of(const nbi_loop *l, json_t **out) {
+    object o = {json_array(), false};
     for (size_t i = 0; i < l->n_values; i++)
-        json_array_append_new(names, json_string(l->value[i].name));
-    return names;
+        o.lost |= json_array_append_new(o.json, text_json(l->value[i].name)) != 0;
+    return whole(l->ctx, &o, out);
 }
 
 static nb_status check_identity(nbi_loop *l, const json_t *have) {
-    json_t *want = identity_of(l), *value;
-    const char *path = l->s->checkpoint, *key;
+    json_t *want, *value;
+    const char *key;
     nb_status st = NB_OK;
+    NB_TRY(identity_of(l, &want));
     json_object_foreach(want, key, value) {
-        const char *a = json_string_value(json_object_get(have, key)), *b = json_string_value(value);
-        if (st != NB_OK || (a && b && !strcmp(a, b))) continue;
+        const char *a = json_string_value(json_object_get(have, key));
+        const char *b = json_string_value(value);
+        if (st != NB_OK || (a && !strcmp(a, b))) continue;
         st = nb_fail(l->ctx, NB_EINVAL,
-                     "checkpoint '%s' belongs to another run: its %s is %s, here it is %s", path, key,
-                     a ? a : "missing", b ? b : "?");
+                     "checkpoint '%s' belongs to another run: its %s is %s, here it is %s",
+                     l->s->checkpoint, key, a ? a : "missing", b);
     }
     json_decref(want);
     return st;
 }
 
-static nb_status check_names(nbi_loop *l, const json_t *names) {
-    for (size_t i = 0; i < l->n_values || i < json_array_size(names); i++) {
-        const char *have = json_string_value(json_array_get(names, i));
-        const char *want = i < l->n_values ? l->value[i].name : NULL;
-        if (have && want && !strcmp(have, want)) continue;
-        return nb_fail(l->ctx, NB_EINVAL,
-                       "checkpoint '%s' belongs to another model: it holds '%s' where this one has '%s'",
-                       l->s->checkpoint, have ? have : "nothing", want ? want : "nothing");
+static nb_status check_names(nbi_loop *l, const json_t *have) {
+    json_t *want;
+    nb_status st = NB_OK;
+    NB_TRY(names_of(l, &want));
+    for (size_t i = 0; st == NB_OK && (i < l->n_values || i < json_array_size(have)); i++) {
+        const char *a = json_string_value(json_array_get(have, i));
+        const char *b = json_string_value(json_array_get(want, i));
+        if (a && b && !strcmp(a, b)) continue;
+        st = nb_fail(l->ctx, NB_EINVAL,
+                     "checkpoint '%s' belongs to another model: it holds '%s' where this one has "
+                     "'%s'",
+                     l->s->checkpoint, a ? a : "nothing", b ? b : "nothing");
     }
-    return NB_OK;
+    json_decref(want);
+    return st;
 }
 
-/* ---- saving, loading ----------------------------------------------------------------------------- */
+/* ---- saving, loading ------------------------------------------------------------------------- */
 
 static nb_status check_finite(nbi_loop *l) {
     for (size_t i = 0; i < l->n_values; i++)
         for (size_t k = 0; k < l->value[i].count; k++)
             if (!isfinite(l->value[i].value[k]))
-                return nb_fail(l->ctx, NB_ENUMERIC,
-                               "'%s' is not finite after step %llu; a smaller learning rate may help",
-                               l->value[i].name, (unsigned long long)l->step);
+                return nb_fail(
+                    l->ctx, NB_ENUMERIC,
+                    "'%s' is not finite after step %llu; a smaller learning rate may help",
+                    l->value[i].name, (unsigned long long)l->step);
     return NB_OK;
+}
+
+static nb_status progress_of(nbi_loop *l, json_t **out) {
+    uint64_t *steps, *updates = NULL;
+    nbi_state *unused;
+    size_t n;
+    object o = {json_object(), false};
+    json_t *identity = NULL, *names = NULL;
+    nb_status st = identity_of(l, &identity);
+    if (st == NB_OK) st = names_of(l, &names);
+    if (st != NB_OK) {
+        json_decref(identity);
+        json_decref(o.json);
+        return st;
+    }
+    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
+    if (l->ema) nbi_ema_state(l->ema, &unused, &n, &updates);
+    set(&o, "format", json_integer(FORMAT));
+    set(&o, "identity", identity);
+    set(&o, "names", names);
+    set(&o, "step", json_integer((json_int_t)l->step));
+    set(&o, "judged", json_integer(l->judged));
+    set(&o, "best_epoch", json_integer(l->best_epoch));
+    set(&o, "optimizer_steps", json_integer((json_int_t)*steps));
+    set(&o, "ema_updates", json_integer((json_int_t)(updates ? *updates : 0)));
+    /* 17 digits bring a double back exactly; there is no number for "no metric yet" */
+    set(&o, "loss_sum", json_real(l->loss_sum));
+    set(&o, "last_loss", json_real(l->last_loss));
+    if (isfinite(l->best_metric)) set(&o, "best_metric", json_real(l->best_metric));
+    return whole(l->ctx, &o, out);
 }
 
 nb_status nbi_loop_save(nbi_loop *l) {
     arrays a = {0};
-    uint64_t *steps, *updates = NULL;
-    nbi_state *unused;
-    size_t n;
+    json_t *json = NULL;
     nb_status st;
     if (!l->s->checkpoint) return NB_OK;
     NB_TRY(check_finite(l));
-    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
-    if (l->ema) nbi_ema_state(l->ema, &unused, &n, &updates);
-    json_t *json =
-        json_pack("{s:i,s:o,s:o,s:I,s:I,s:I,s:i,s:i}", "format", FORMAT, "identity", identity_of(l),
-                  "names", names_of(l), "step", (json_int_t)l->step, "optimizer_steps",
-                  (json_int_t)*steps, "ema_updates", (json_int_t)(updates ? *updates : 0),
-                  "judged", l->judged, "best_epoch", l->best_epoch);
-    if (!json) return nb_fail(l->ctx, NB_ENOMEM, "no memory for the checkpoint");
-    /* 17 digits bring a double back exactly; there is no number for "no metric yet" */
-    json_object_set_new(json, "loss_sum", json_real(l->loss_sum));
-    json_object_set_new(json, "last_loss", json_real(l->last_loss));
-    if (isfinite(l->best_metric))
-        json_object_set_new(json, "best_metric", json_real(l->best_metric));
+    NB_TRYG(progress_of(l, &json));
     NB_TRYG(list_arrays(l, &a));
     NB_TRYG(nbi_checkpoint_write(l->ctx, l->s->checkpoint, json, a.n, a.item));
     l->last_save = nb_seconds(l->ctx);

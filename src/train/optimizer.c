@@ -21,11 +21,8 @@ struct nbi_optimizer {
 };
 
 nbi_optimizer_options nbi_optimizer_options_default(void) {
-    return (nbi_optimizer_options){.kind = NBI_SGD,
-                                   .momentum = 0.9f,
-                                   .beta1 = 0.9f,
-                                   .beta2 = 0.999f,
-                                   .epsilon = 1e-8f};
+    return (nbi_optimizer_options){
+        .kind = NBI_SGD, .momentum = 0.9f, .beta1 = 0.9f, .beta2 = 0.999f, .epsilon = 1e-8f};
 }
 
 nb_status nbi_optimizer_parse(nb_ctx *ctx, const char *name, nbi_optimizer_kind *out) {
@@ -43,10 +40,10 @@ static nb_status check_options(nb_ctx *ctx, const nbi_optimizer_options *o) {
         return nb_fail(ctx, NB_EINVAL, "momentum: %g is not within 0 and below 1",
                        (double)o->momentum);
     if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1 && o->epsilon > 0))
-        return nb_fail(ctx, NB_EINVAL, "Adam: betas %g and %g, epsilon %g; want 0 to below 1, above 0",
+        return nb_fail(ctx, NB_EINVAL,
+                       "Adam: betas %g and %g, epsilon %g; want 0 to below 1, above 0",
                        (double)o->beta1, (double)o->beta2, (double)o->epsilon);
-    if (!(o->clip >= 0))
-        return nb_fail(ctx, NB_EINVAL, "clip: %g is not a norm", (double)o->clip);
+    if (!(o->clip >= 0)) return nb_fail(ctx, NB_EINVAL, "clip: %g is not a norm", (double)o->clip);
     return NB_OK;
 }
 
@@ -94,7 +91,7 @@ void nbi_optimizer_state(nbi_optimizer *p, nbi_state **out, size_t *n, uint64_t 
     *steps = &p->steps;
 }
 
-/* ---- norm -------------------------------------------------------------------------------------- */
+/* ---- norm ------------------------------------------------------------------------------------ */
 
 /* Eight partial sums, so that the loop is a vector loop without reordering anything. */
 static double sum_of_squares(const float *x, size_t n) {
@@ -130,12 +127,12 @@ static nb_status gradient_norm(nb_ctx *ctx, nbi_optimizer *p, double *norm) {
     return nb_fail(ctx, NB_ENUMERIC, "the norm of the gradients is not finite");
 }
 
-/* ---- steps ------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 typedef struct step_job {
     nbi_optimizer *p;
-    float lr, scale;             /* of the gradients: below 1 when they are clipped */
-    float correct1, inv_sqrt2;   /* 1/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) */
+    float lr, scale;           /* of the gradients: below 1 when they are clipped */
+    float correct1, inv_sqrt2; /* 1/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) */
 } step_job;
 
 static void sgd(const step_job *j, const nbi_param *a, float *restrict buffer, size_t begin,
@@ -182,10 +179,10 @@ static nb_status step_range(void *user, size_t begin, size_t end, int worker) {
     for (size_t c = begin; c < end; c++) {
         const nbi_chunk *k = &j->p->chunks.chunk[c];
         const nbi_param *a = &j->p->param[k->array];
-        const nbi_state *s = j->p->state + k->array * j->p->per_param;
+        const nbi_state *s = j->p->per_param ? &j->p->state[k->array * j->p->per_param] : NULL;
         if (a->lr == 0) continue;
         if (j->p->o.kind == NBI_SGD)
-            sgd(j, a, j->p->per_param ? s[0].data : NULL, k->begin, k->end);
+            sgd(j, a, s ? s[0].data : NULL, k->begin, k->end);
         else
             adam(j, a, s[0].data, s[1].data, k->begin, k->end);
     }

@@ -21,10 +21,10 @@ typedef enum nbi_optimizer_kind { NBI_SGD, NBI_ADAM, NBI_ADAMW } nbi_optimizer_k
 
 typedef struct nbi_optimizer_options {
     nbi_optimizer_kind kind;
-    float momentum;             /* SGD: 0 … <1 */
-    bool nesterov;              /* SGD */
+    float momentum;              /* SGD: 0 … <1 */
+    bool nesterov;               /* SGD */
     float beta1, beta2, epsilon; /* Adam, AdamW */
-    float clip;                 /* largest norm of all gradients together; 0 = none */
+    float clip;                  /* largest norm of all gradients together; 0 = none */
 } nbi_optimizer_options;
 /* SGD, momentum 0.9; betas 0.9 and 0.999, epsilon 1e-8; no clipping. */
 nbi_optimizer_options nbi_optimizer_options_default(void);

@@ -21,15 +21,15 @@ void nbi_training_free(nbi_training *t) {
     nbi_free(t);
 }
 
-/* ---- the model ----------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
-nb_status nbi_add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
+/* Weights that a file leaves out: inputs beyond the first become constants (0, to be filled). */
+static nb_status add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
     for (int i = 1; i < g->n_inputs; i++) {
         nbi_tensor *t = g->tensor[g->input[i]];
         int64_t count = nbi_tensor_count(t);
         if (t->dtype != NB_DTYPE_F32 || count < 0)
-            return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "input '%s' is not a weight: %s of %s shape", t->name,
+            return nb_fail(ctx, NB_EUNSUPPORTED, "input '%s' is no weight: %s of %s shape", t->name,
                            nbi_dtype_name(t->dtype), count < 0 ? "unknown" : "known");
         t->data = nbi_arena_alloc(&g->arena, (size_t)count + 1, sizeof(float));
         if (!t->data) return nb_fail_memory(ctx, (size_t)count * sizeof(float));
@@ -77,25 +77,33 @@ static nb_status separate_norms(nb_ctx *ctx, nbi_graph *g) {
                 continue;
             const nbi_tensor *from = g->tensor[node->in[i]];
             int copy;
-            NB_TRY(nbi_graph_add_const(ctx, g, from->name, from->dtype, from->rank, from->dim, &copy));
-            memcpy(g->tensor[copy]->data, from->data, (size_t)nbi_tensor_count(from) * sizeof(float));
+            NB_TRY(
+                nbi_graph_add_const(ctx, g, from->name, from->dtype, from->rank, from->dim, &copy));
+            memcpy(g->tensor[copy]->data, from->data,
+                   (size_t)nbi_tensor_count(from) * sizeof(float));
             node->in[i] = copy;
         }
     }
     return NB_OK;
 }
 
-static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, nbi_graph **out) {
+static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *o,
+                            nbi_graph **out) {
     nbi_graph *g = NULL;
     nb_status st;
-    if (model->n_inputs != 1)
-        return nb_fail(ctx, NB_EUNSUPPORTED,
-                       "the model has %d inputs, training wants one (and weights inside)",
-                       model->n_inputs);
-    if (model->n_outputs < 1) return nb_fail(ctx, NB_EFORMAT, "the model has no output");
     NB_TRYG(nbi_graph_copy(ctx, model, &g));
+    if (o->init) NB_TRYG(add_missing_weights(ctx, g));
+    if (g->n_inputs != 1 || g->n_outputs < 1) {
+        st =
+            nb_fail(ctx, NB_EUNSUPPORTED,
+                    "the model has %d inputs and %d outputs, training wants one and at least one%s",
+                    g->n_inputs, g->n_outputs,
+                    g->n_inputs > 1 ? " (--init makes weights that the file leaves out)" : "");
+        goto done;
+    }
     NB_TRYG(fold_weights(ctx, g));
     NB_TRYG(separate_norms(ctx, g));
+    if (o->init) nbi_init_weights(g, o->seed);
     *out = g;
     return NB_OK;
 done:
@@ -103,7 +111,7 @@ done:
     return st;
 }
 
-/* ---- the training form ----------------------------------------------------------------------------- */
+/* ---- the training form ----------------------------------------------------------------------- */
 
 /* Outputs: y, new running mean and variance, and for backward the batch's mean and 1/deviation. */
 static nb_status norm_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
@@ -129,11 +137,31 @@ static bool has_own_statistics(const nbi_graph *g, const nbi_node *node) {
            nbi_role_of(g, node, 4) == NBI_ROLE_VARIANCE;
 }
 
+/* Inputs: x, ratio (an attribute before opset 12), training_mode. */
+static nb_status dropout_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
+    int *in = nbi_arena_alloc(&g->arena, 3, sizeof *in), on;
+    if (!in) return nb_fail_memory(ctx, 3 * sizeof *in);
+    NB_TRY(nbi_graph_add_const(ctx, g, "training_mode", NB_DTYPE_BOOL, 0, NULL, &on));
+    *(uint8_t *)g->tensor[on]->data = 1;
+    in[0] = node->in[0];
+    in[1] = node->n_in > 1 ? node->in[1] : NBI_NO_TENSOR;
+    in[2] = on;
+    if (node->n_in < 2) {
+        NB_TRY(nbi_graph_add_const(ctx, g, "ratio", NB_DTYPE_F32, 0, NULL, &in[1]));
+        *(float *)g->tensor[in[1]]->data = nbi_attr_float(node, "ratio", 0.5f);
+    }
+    node->in = in;
+    node->n_in = 3;
+    node->params = NULL;
+    return nbi_node_infer(ctx, g, node);
+}
+
 static nb_status switch_on(nb_ctx *ctx, nbi_graph *g) {
     for (int n = 0; n < g->n_nodes; n++) {
         nbi_node *node = g->node[n];
         if (has_own_statistics(g, node) && !nbi_attr_int(node, "training_mode", 0))
             NB_TRY(norm_to_training(ctx, g, node));
+        if (is_op(node, "Dropout")) NB_TRY(dropout_to_training(ctx, g, node));
     }
     return NB_OK;
 }
@@ -157,8 +185,8 @@ static nb_status find_logits(nb_ctx *ctx, nbi_graph *g, int *out) {
     return NB_OK;
 }
 
-static nb_status add_loss(nb_ctx *ctx, nbi_graph *g, const char *name, const char *type, int a, int b,
-                          float temperature, int *out) {
+static nb_status add_loss(nb_ctx *ctx, nbi_graph *g, const char *name, const char *type, int a,
+                          int b, float temperature, int *out) {
     const int in[2] = {a, b};
     nbi_node *node;
     NB_TRY(nbi_graph_add_tensor(ctx, g, name, NB_DTYPE_NONE, -1, NULL, out));
@@ -181,13 +209,14 @@ static nb_status add_losses(nb_ctx *ctx, nbi_graph *g, const nbi_training_option
     int target, teacher, outputs[3];
     if (o->reconstruct) {
         t->logits = g->output[0];
-        NB_TRY(add_loss(ctx, g, "loss", "MeanSquaredError", t->logits, g->input[0], 0, &t->loss[0]));
+        NB_TRY(
+            add_loss(ctx, g, "loss", "MeanSquaredError", t->logits, g->input[0], 0, &t->loss[0]));
     } else {
         NB_TRY(find_logits(ctx, g, &t->logits));
         const nbi_tensor *z = g->tensor[t->logits];
         if (z->dtype != NB_DTYPE_F32 || z->dim[1] < 1)
-            return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "output '%s' is not one float32 value per class", z->name);
+            return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' is not one float32 value per class",
+                           z->name);
         t->classes = z->dim[1];
         NB_TRY(add_input(ctx, g, "target", t->classes, &target));
         NB_TRY(add_loss(ctx, g, "loss", "CrossEntropy", t->logits, target, 0, &t->loss[0]));
@@ -218,7 +247,8 @@ static nb_status find_trained(nb_ctx *ctx, nbi_training *t) {
         for (int i = 0; i < node->n_in; i++) {
             nbi_role role = nbi_role_of(g, node, i);
             int x = node->in[i];
-            if (role == NBI_ROLE_NONE || role == NBI_ROLE_MEAN || role == NBI_ROLE_VARIANCE) continue;
+            if (role == NBI_ROLE_NONE || role == NBI_ROLE_MEAN || role == NBI_ROLE_VARIANCE)
+                continue;
             if (seen[x] || x >= t->model->n_tensors || !t->model->tensor[x]->data) continue;
             seen[x] = true;
             t->trained[t->n_trained++] = (nbi_trained){x, role};
@@ -228,7 +258,8 @@ static nb_status find_trained(nb_ctx *ctx, nbi_training *t) {
         t->state[t->n_states++] = (nbi_tape_state){node->out[2], node->in[4]};
     }
     if (t->n_trained == 0)
-        st = nb_fail(ctx, NB_EUNSUPPORTED, "nothing to train: the model has no float32 weights of "
+        st = nb_fail(ctx, NB_EUNSUPPORTED,
+                     "nothing to train: the model has no float32 weights of "
                      "Conv, Gemm, MatMul, BatchNormalization or PRelu");
 done:
     nbi_free(seen);
@@ -239,7 +270,8 @@ done:
 static nb_status specialise(nb_ctx *ctx, const nbi_graph *g, int64_t batch, nbi_graph **out) {
     const nbi_tensor *x = g->tensor[g->input[0]];
     if (x->rank >= 1 && x->dim[0] >= 0 && x->dim[0] != batch)
-        return nb_fail(ctx, NB_EINVAL, "the model's batch is fixed at %lld: train with --batch %lld",
+        return nb_fail(ctx, NB_EINVAL,
+                       "the model's batch is fixed at %lld: train with --batch %lld",
                        (long long)x->dim[0], (long long)x->dim[0]);
     return nbi_specialize_batch(ctx, g, batch, out);
 }
@@ -250,7 +282,7 @@ nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_traini
     nbi_graph *g = NULL;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *t, &t));
-    NB_TRYG(make_model(ctx, model, &t->model));
+    NB_TRYG(make_model(ctx, model, o, &t->model));
     NB_TRYG(nbi_graph_copy(ctx, t->model, &g));
     NB_TRYG(nbi_graph_infer(ctx, g));
     NB_TRYG(switch_on(ctx, g));

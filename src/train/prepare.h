@@ -7,9 +7,11 @@
 
 typedef struct nbi_training_options {
     int64_t batch;
-    bool reconstruct;   /* the output is to equal the input (mean squared error); no targets */
-    bool distill;       /* a teacher's logits are a further input, and KL a further loss */
-    float temperature;  /* of the distillation; 0: 4 */
+    bool reconstruct;  /* the output is to equal the input (mean squared error); no targets */
+    bool distill;      /* a teacher's logits are a further input, and KL a further loss */
+    float temperature; /* of the distillation; 0: 4 */
+    bool init;         /* fresh weights; those that the file leaves out are made */
+    uint64_t seed;     /* of fresh weights */
 } nbi_training_options;
 
 typedef struct nbi_trained {
@@ -31,7 +33,8 @@ typedef struct nbi_training {
 } nbi_training;
 
 /* Copies `model`. BatchNormalization becomes its training form (with constants of its own where a
- * file shares them), a final Softmax is left out of the loss, Dropout is switched on.
+ * file shares them), a final Softmax is left out of the loss, Dropout is switched on. With `init`,
+ * graph inputs beyond the first become constants: weights without values.
  * NB_EUNSUPPORTED names what cannot be trained: a quantized model, no weights, several inputs. */
 nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *options,
                            nbi_training **out);
@@ -40,8 +43,5 @@ void nbi_training_free(nbi_training *training); /* NULL is allowed */
 void nbi_training_publish(const nbi_training *training);
 /* May the model's output be compared with its input (equal shapes but for the batch)? */
 bool nbi_can_reconstruct(const nbi_graph *model);
-/* Graph inputs without values, beyond the first, become constants (zero): weights that a file left
- * out, for nbi_init_weights to fill. Shapes must be known. */
-nb_status nbi_add_missing_weights(nb_ctx *ctx, nbi_graph *model);
 
 #endif

@@ -35,8 +35,9 @@ double nbi_schedule_lr(const nbi_schedule *s, uint64_t step) {
     case NBI_LR_STEP:
         return 4 * t >= 3 * total ? s->lr / 100 : 2 * t >= total ? s->lr / 10 : s->lr;
     case NBI_LR_COSINE:
-        return s->lr * (s->last + (1 - s->last) * 0.5 *
-                                      (1 + cos(3.14159265358979323846 * (double)t / (double)total)));
+        return s->lr *
+               (s->last + (1 - s->last) * 0.5 *
+                              (1 + cos(3.14159265358979323846 * (double)t / (double)total)));
     case NBI_LR_CONSTANT:
         break;
     }

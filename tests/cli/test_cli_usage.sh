@@ -130,14 +130,26 @@ run 2 quantize m.onnx -o out --trials 1.5
 run 2 quantize m.onnx -o out --max-drop half
 run 2 quantize m.onnx -o out --for onxx
 says err "did you mean 'onnx'?" "a wrong choice"
-run 2 quantize m.onnx -o out --finetune 3
-says err "not part of this build" "--finetune 3"
 run 2 quantize m.onnx -o out --policy p.json --search uniform
 run 2 quantize m.onnx
 says err --output "quantize without a folder"
 run 2 eval m.onnx
 says err --data "eval without data"
 run 2 sensitivity m.onnx
+run 2 train m.onnx -o x.onnx --epochs 1
+says err --data "train without data"
+run 2 train m.onnx --data d --epochs 1
+says err --output "train without an output"
+run 2 train m.onnx --data d -o x.onnx
+says err --epochs "train without epochs"
+run 2 train m.onnx --data d -o x.onnx --epochs 1 --optimizer adamm
+says err "did you mean 'adam'?" "a wrong optimizer"
+run 2 new resnet8
+says err --output "new without an output"
+run 2 new resnet9 -o x.onnx
+says err resnet8 "an unknown architecture"
+run 2 new resnet8 -o x.onnx --input 3x32
+says err "3 numbers" "an input without width"
 run 2 compare m.onnx
 run 2 export m.onnx -o x
 says err --to "export without a format"
@@ -167,7 +179,7 @@ run 1 info no-such-model.onnx --json
 is_object out || fail "info --json of a missing model: $(cat out)"
 
 # list
-kinds="ops steps schemes searches costs kernels readers formats"
+kinds="ops steps schemes searches costs kernels readers formats architectures"
 run 0 list
 cp out everything
 for kind in $kinds; do

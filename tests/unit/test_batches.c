@@ -194,8 +194,8 @@ static void texts_are_understood(void **state) {
     assert_true(!a.crop && a.cutout == 16 && a.mixup == 0.5 && a.cutmix == 1);
     assert_int_equal(nbi_augmentation_parse(ctx, "none", &image, &a), NB_OK);
     assert_true(!a.crop && !a.flip);
-    static const char *const wrong[] = {"", "crop,", "crops", "cutout=0", "mixup=", "mixup=x",
-                                        "flip=1", "cutmix=nan", "cutout=1e9"};
+    static const char *const wrong[] = {"",        "crop,",  "crops",      "cutout=0",  "mixup=",
+                                        "mixup=x", "flip=1", "cutmix=nan", "cutout=1e9"};
     for (size_t i = 0; i < NBI_COUNT(wrong); i++)
         assert_int_equal(nbi_augmentation_parse(ctx, wrong[i], &image, &a), NB_EINVAL);
     assert_int_equal(nbi_augmentation_parse(ctx, "crop", &array, &a), NB_EINVAL);

@@ -107,6 +107,30 @@ static nb_status job_list(nb_ctx *ctx) {
     return st;
 }
 
+/* A network of its own, trained with everything that needs memory. */
+static nb_status job_train(nb_ctx *ctx) {
+    nb_new_options n = nb_new_options_default();
+    nb_train_options o = nb_train_options_default();
+    char model[64], trained[64], *json = NULL;
+    snprintf(model, sizeof model, "%s/new.onnx", folder);
+    snprintf(trained, sizeof trained, "%s/trained.onnx", folder);
+    n.output = model;
+    n.width = 0.5;
+    o.data.path = "builtin:glyphs";
+    o.data.limit = 16;
+    o.output = trained;
+    o.batch = 8;
+    o.epochs = 1;
+    o.ema = 0.9;
+    o.augment = "crop,mixup";
+    nb_status st = nb_new(ctx, "resnet8", &n, &json);
+    nb_free(json);
+    json = NULL;
+    if (st == NB_OK) st = nb_train(ctx, model, &o, &json);
+    nb_free(json);
+    return st;
+}
+
 /* k = 1, 2, 3 … then ever larger steps, until the job no longer meets its k-th allocation. */
 static void walk_one(job run, void (*fail_at)(long), long grow) {
     long met = 0, missed = 0;
@@ -154,6 +178,11 @@ static void test_eval(void **state) {
     walk(job_eval);
 }
 
+static void test_train(void **state) {
+    (void)state;
+    walk(job_train);
+}
+
 static void test_compare(void **state) {
     (void)state;
     walk(job_compare);
@@ -197,6 +226,7 @@ int main(void) {
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_quantize),
         cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_train),
         cmocka_unit_test(test_compare),
         cmocka_unit_test(test_sensitivity),
         cmocka_unit_test(test_export),

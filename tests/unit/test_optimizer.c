@@ -98,7 +98,8 @@ static void train_some(int threads, nbi_optimizer_kind kind, float *w, float *g)
     nb_ctx_set_threads(ctx, threads);
     nbi_rng_seed(&rng, 3, 1);
     for (int i = 0; i < BIG; i++) w[i] = nbi_rng_uniform(&rng) - 0.5f;
-    nbi_param p[3] = {{"a", w, g, 33, 1, 0}, {"b", w + 33, g + 33, 39000, 1, 0.01f},
+    nbi_param p[3] = {{"a", w, g, 33, 1, 0},
+                      {"b", w + 33, g + 33, 39000, 1, 0.01f},
                       {"c", w + 39033, g + 39033, BIG - 39033, 2, 0.01f}};
     o.kind = kind;
     o.clip = 0.5f;

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# nibble new and nibble train on drawn glyphs: kill -9 and Ctrl-C lose nothing, a resumed run writes
+# the bytes of one that was not interrupted, and wrong wishes are refused by name.
+set -uo pipefail
+program=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+failures=0
+fail() {
+    echo "FAIL: $*"
+    failures=$((failures + 1))
+}
+# run STATUS ARGS...: the program must exit with STATUS; leaves out and err.
+run() {
+    local want=$1 got
+    shift
+    "$program" "$@" > out 2> err
+    got=$?
+    [[ $got == "$want" ]] || fail "nibble $*: exit status $got, want $want ($(head -c 300 err))"
+}
+says() { # FILE TEXT WHAT
+    grep -qF -e "$2" "$1" || fail "$3: '$2' is not in $1: $(head -c 400 "$1")"
+}
+
+run 0 new resnet8 --width 0.5 --seed 3 -o net.onnx --json
+says out '"parameters":19954' "new"
+run 0 new resnet8 --width 0.5 --seed 3 -o again.onnx
+cmp -s net.onnx again.onnx || fail "two networks of one seed differ"
+run 0 new resnet8 --width 0.5 --classes 5 -o five.onnx
+run 0 new autoencoder --input 12 --width 0.0625 -o auto.onnx
+run 1 new resnet8 -o missing/net.onnx
+says err missing "new into a folder that is not there"
+
+data=(--data builtin:glyphs --limit 96 --threads 1 --seed 5)
+common=("${data[@]}" --batch 16 --lr 0.05 --ema 0.9 --augment crop,mixup)
+
+# an uninterrupted run, with a line per epoch and a result
+run 0 train net.onnx "${common[@]}" --epochs 4 -o whole.onnx --json
+for key in top1 epochs images_per_second; do says out "\"$key\":" "train --json"; done
+says err "epoch 4 of 4: loss" "train"
+[[ ! -e whole.onnx.checkpoint.npz ]] || fail "a checkpoint is left behind"
+run 0 eval whole.onnx "${data[@]}" --json
+
+# killed as soon as there is a checkpoint, then finished
+"$program" train net.onnx "${common[@]}" --epochs 4 -o killed.onnx > /dev/null 2>&1 &
+pid=$!
+for _ in $(seq 2000); do
+    [[ -e killed.onnx.checkpoint.npz ]] && break
+    sleep 0.01
+done
+kill -9 $pid 2> /dev/null
+wait $pid 2> /dev/null
+if [[ -e killed.onnx.checkpoint.npz ]]; then
+    run 2 train net.onnx "${common[@]}" --epochs 4 --weight-decay 0.1 -o killed.onnx --resume
+    says err "its weight decay is 0.0005, here it is 0.1" "other options"
+    run 2 train net.onnx "${common[@]}" --epochs 4 --init -o killed.onnx --resume
+    says err "its model is" "another model"
+    run 0 train net.onnx "${common[@]}" --epochs 4 -o killed.onnx --resume
+    says err "going on from" "--resume"
+fi
+cmp -s whole.onnx killed.onnx || fail "kill -9 and --resume changed the result"
+
+# Ctrl-C keeps the best so far; --resume finishes
+"$program" train net.onnx "${common[@]}" --epochs 4 -o stopped.onnx --json > out 2> err &
+pid=$!
+for _ in $(seq 2000); do
+    [[ -e stopped.onnx ]] && break
+    sleep 0.01
+done
+kill -INT $pid 2> /dev/null
+wait $pid || fail "Ctrl-C after an epoch: exit status $?, want 0 ($(head -c 300 err))"
+says out '"top1":' "Ctrl-C"
+run 0 eval stopped.onnx "${data[@]}"
+run 0 train net.onnx "${common[@]}" --epochs 4 -o stopped.onnx --resume
+cmp -s whole.onnx stopped.onnx || fail "Ctrl-C and --resume changed the result"
+
+# a time limit in the first epoch still leaves a model
+run 0 train net.onnx "${common[@]}" --epochs 1000 --time-limit 10ms -o short.onnx --json
+says out '"stopped":true' "--time-limit"
+
+# fresh weights, and every other option
+run 0 train net.onnx "${data[@]}" --batch 16 --epochs 1 --init --optimizer adamw --schedule step \
+    --warmup 0.5 --clip 1 --label-smoothing 0.1 -o init.onnx
+
+# wrong wishes
+run 1 train five.onnx "${data[@]}" --epochs 1 -o x.onnx
+says err "the data has 10 classes, the model has 5 outputs" "too few outputs"
+run 1 train net.onnx "${data[@]}" --epochs 3 --lr 1e30 --batch 16 -o x.onnx
+says err "first tensor: '" "a learning rate that diverges"
+run 1 train net.onnx "${data[@]}" --epochs 1 --batch 1000 -o x.onnx
+says err "fewer than a batch of 1000" "too large a batch"
+run 2 train net.onnx "${data[@]}" --epochs 1 --augment crop,blur -o x.onnx
+says err "blur" "an unknown augmentation"
+run 1 train net.onnx "${data[@]}" --epochs 1 --batch 16 -o missing/x.onnx
+says err "there is no folder 'missing'" "an output folder that is not there"
+run 2 train net.onnx "${data[@]}" --epochs 1 -o net.onnx
+says err "overwrite" "output over input"
+run 1 train auto.onnx "${data[@]}" --epochs 1 -o x.onnx
+[[ ! -e x.onnx ]] || fail "a failed run left x.onnx"
+
+# a full disk at checkpoint time: the former checkpoint and model stay
+(
+    trap '' XFSZ
+    ulimit -f 100 # blocks of 1 KiB: the model fits, the checkpoint with four copies does not
+    "$program" train net.onnx "${common[@]}" --epochs 2 -o full.onnx > out 2> err
+    [[ $? == 1 ]]
+) || fail "a full disk: $(head -c 300 err)"
+says err "checkpoint" "a full disk"
+[[ -e full.onnx ]] || fail "a full disk took the model"
+[[ ! -e full.onnx.checkpoint.npz ]] || fail "half a checkpoint is left"
+compgen -G 'full.onnx*.tmp' > /dev/null && fail "a temporary file is left"
+
+if [[ $failures -gt 0 ]]; then
+    echo "$failures failures"
+    exit 1
+fi
+echo "training and new networks behave"
