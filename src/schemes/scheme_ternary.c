@@ -2,8 +2,6 @@
  * sign(x); x̂ = alpha·c with the least-squares alpha. */
 #include "schemes/scheme_util.h"
 
-#include <string.h>
-
 extern const nbi_scheme nbi_scheme_ternary;
 
 /* params {alpha, D}: activations average both. */
@@ -14,12 +12,15 @@ static void fit(const nbi_scheme_use *use, const float *x, size_t n, float *para
     nbi_stats_of(x, n, &s);
     params[1] = nbi_positive(0.7 * s.magnitude);
     const float border = params[1];
-    float v[NBI_BLOCK], one = 1;
+    float v[NBI_BLOCK];
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t m = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
-        for (size_t k = 0; k < m; k++) v[k] = fabsf(x[i + k]) > border ? fabsf(x[i + k]) : 0.0f;
+        for (size_t k = 0; k < m; k++) {
+            float a = fabsf(x[i + k]);
+            v[k] = a > border ? a : 0.0f;
+        }
         nbi_lanes_add(sum, v, m);
-        for (size_t k = 0; k < m; k++) v[k] = v[k] > 0 ? one : 0.0f;
+        for (size_t k = 0; k < m; k++) v[k] = nbi_clip(nbi_amplified(v[k]), 0.0f, 1.0f);
         nbi_lanes_add(count, v, m);
     }
     double outside = nbi_lane_sum(count);
@@ -34,10 +35,11 @@ static void forward(const nbi_scheme_use *use, const float *params, const float 
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
         for (size_t k = 0; k < count; k++) {
-            float up = x[i + k] > border ? alpha : 0.0f, down = x[i + k] < -border ? alpha : 0.0f;
-            v[k] = up - down + nbi_nan_of(x[i + k]);
+            float up = nbi_clip(nbi_amplified(x[i + k] - border), 0.0f, 1.0f);
+            float down = nbi_clip(nbi_amplified(x[i + k] + border), -1.0f, 0.0f);
+            v[k] = up + down;
         }
-        memcpy(y + i, v, count * sizeof *v);
+        for (size_t k = 0; k < count; k++) y[i + k] = alpha * v[k];
     }
 }
 

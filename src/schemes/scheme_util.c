@@ -126,9 +126,9 @@ void nbi_half_forward(const nbi_half *h, const float *x, float *y, size_t n) {
     float v[NBI_BLOCK];
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
-        if (sign) /* any negative number, times 2^200, is below −1 */
+        if (sign)
             for (size_t k = 0; k < count; k++)
-                v[k] = nbi_clip(x[i + k] * 0x1p100f * 0x1p100f, -1.0f, 0.0f);
+                v[k] = nbi_clip(nbi_amplified(x[i + k]), -1.0f, 0.0f);
         else
             for (size_t k = 0; k < count; k++)
                 v[k] = nbi_nearest(nbi_clip(x[i + k] / cell - middle, lo, hi));

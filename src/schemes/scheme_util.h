@@ -29,6 +29,11 @@ static inline float nbi_clip(float v, float lo, float hi) {
 static inline float nbi_nan_of(float v) {
     return 0.0f * nbi_clip(v, -1.0f, 1.0f);
 }
+/* v·2^200: beyond ±1 for every v but 0, so that clipping it compares v with 0. Unlike a choice between
+ * constants, loops with it vectorise. */
+static inline float nbi_amplified(float v) {
+    return v * 0x1p100f * 0x1p100f;
+}
 /* A scale as forward uses it: positive (NaN, too), and 511 steps of it are finite. */
 static inline float nbi_guarded(float scale) {
     scale = scale > 1e-30f ? scale : 1e-30f;
