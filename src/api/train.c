@@ -73,6 +73,7 @@ static nb_status measure(trainer *t, nbi_split split, nbi_metrics *m) {
     } else {
         NB_TRYG(nbi_check_labels(t->ctx, out.label, out.n, out.count));
     }
+    nbi_warn_not_finite(t->ctx, out.values, out.n, out.count);
     nbi_measure(out.values, reference, t->reconstruct ? NULL : out.label, out.n, out.count,
                 t->probability, m);
     m->images = out.n;
