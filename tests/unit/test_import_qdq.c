@@ -322,13 +322,13 @@ static void test_biases_are_exact(void **state) {
     nbi_program *p = NULL;
     OK(finish(m, build(m, UNSCALED)));
     int t = nbi_graph_find(m->g, "bias_codes");
-    ((int32_t *)m->g->tensor[t]->data)[1] = 987654321; /* float32 would lose 5 bits of it */
+    ((int32_t *)m->g->tensor[t]->data)[1] = 123456789; /* float32 would lose 3 bits of it */
     OK(nbi_import_qdq(m->ctx, m->g, &net, &frozen));
     OK(nbi_lower(m->ctx, frozen, &p));
     const nbi_step_conv *conv_step = &p->step[0].u.conv;
-    int64_t sum = 0;
+    int64_t sum = 0, step = nbk_level_step(conv_step->p.w_bits);
     for (int i = C * 9; i < 2 * C * 9; i++) sum += (int64_t)level(i);
-    assert_int_equal(conv_step->p.bias[1] + 113 * sum, 987654321);
+    assert_int_equal(conv_step->p.bias[1] + 113 * sum * step, 123456789 * step);
     nbi_program_free(p);
     nbi_frozen_free(frozen);
     nbi_qnet_free(net);
