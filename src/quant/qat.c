@@ -48,6 +48,7 @@ void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from) {
     }
     for (int i = 0; i < to->net->n_sites; i++)
         copy_values(to, to->site_scale[i], from, from->site_scale[i]);
+    nbi_qat_settle(to);
 }
 
 /* ---- nodes --------------------------------------------------------------------------------- */

@@ -49,8 +49,11 @@ nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
                       const uint8_t *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
 void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
-/* `to` gets the values of `from`: the same network and policy, built with other options. */
+/* `to`, built to evaluate, gets the values of `from`, with every shift rounded as the integer program
+ * rounds it: to whole steps of the sums. */
 void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);
+/* The rounding alone, in place. */
+void nbi_qat_settle(const nbi_qat *qat);
 /* The frozen graph of the values that the training graph holds now (running statistics of
  * BatchNormalization). The gains are not folded yet: nbi_frozen_fold. */
 nb_status nbi_qat_freeze(nb_ctx *ctx, const nbi_qat *qat, nbi_frozen **out);

@@ -25,6 +25,39 @@ static size_t place_of(const nbi_layer *l, size_t o, size_t k) {
     return l->depthwise ? t * (size_t)g->out_c + o : (o * taps + t) * inputs + i;
 }
 
+static double input_step(const nbi_qat *q, const nbi_layer *l) {
+    int site = q->net->edge[l->in[0]].site;
+    if (q->site_scale[site] >= 0) return (double)fmaxf(*values(q, q->site_scale[site]), 1e-30f);
+    return q->net->site[site].fit[q->bits[site]].scale;
+}
+
+/* As nbi_fold_gain does it: the gain goes into a float32 scale, the shift onto its steps. */
+static void settle_channel(const nbi_qat *q, int index, int64_t o) {
+    const nbi_layer *l = &q->net->layer[index];
+    const nbi_qat_layer *t = &q->layer[index];
+    bool one = q->graph->tensor[t->weight_scale]->dim[0] == 1;
+    int step = nbk_level_step(q->bits[l->weight_site]);
+    float scale = fmaxf(values(q, t->weight_scale)[one ? 0 : o], 1e-30f) / (float)step;
+    double gain = 1, shift = 0, mean = 0;
+    float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
+    shift = (double)beta[o];
+    if (t->gamma >= 0) {
+        gain = (double)values(q, t->gamma)[o] /
+               sqrt((double)values(q, t->variance)[o] + EPSILON);
+        mean = (double)values(q, t->mean)[o];
+        shift -= gain * mean;
+    }
+    double unit = input_step(q, l) * (double)(float)(fabs(gain) * (double)scale);
+    if (unit > 0 && fabs(shift / unit) < (double)(1 << 30))
+        beta[o] = (float)(rint(shift / unit) * unit + gain * mean);
+}
+
+void nbi_qat_settle(const nbi_qat *q) {
+    for (int i = 0; i < q->net->n_layers; i++)
+        if (q->layer[i].weight >= 0)
+            for (int64_t o = 0; o < q->net->layer[i].geometry.out_c; o++) settle_channel(q, i, o);
+}
+
 /* A negative gain moves into the levels; the lowest one, whose negative does not exist, becomes the
  * highest. */
 static void freeze_channel(const nbi_qat *q, int index, size_t o, int8_t *levels, float *scale,
