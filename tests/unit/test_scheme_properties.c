@@ -124,8 +124,9 @@ static void deploys(const nbi_scheme *s, const nbi_scheme_use *use) {
     for (int c = 0; c < 256; c++)
         table[c] = (int8_t)(use->bits == 8 ? (c < grid.n ? c - 128 : 0) : c);
     for (int i = 0; i < COUNT; i++)
-        packed_from[i] = (int8_t)(use->bits == 1 ? -code[i] : code[i] > 127 ? code[i] - 256
-                                                                           : code[i]);
+        packed_from[i] = (int8_t)((use->bits == 1 ? -code[i] : code[i] > 127 ? code[i] - 256
+                                                                            : code[i]) *
+                                  nbk_level_step(use->bits));
     nbi_pack_weights(packed_from, COUNT, use->bits, packed);
     nbk_unpack(packed, use->bits, table, 0, COUNT, levels);
     for (int i = 0; i < COUNT; i++)
