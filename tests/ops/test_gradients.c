@@ -332,10 +332,15 @@ static void test_matmul(void **state) {
     static const struct {
         int rank_a, rank_b;
         int64_t a[4], b[4];
-    } shape[] = {{2, 2, {3, 4}, {4, 2}},    {3, 2, {2, 3, 4}, {4, 2}},
-                 {2, 3, {3, 4}, {2, 4, 2}}, {4, 3, {2, 1, 3, 4}, {3, 4, 2}},
-                 {1, 2, {4}, {4, 3}},       {3, 1, {2, 3, 4}, {4}},
-                 {1, 1, {4}, {4}},          {1, 3, {4}, {2, 4, 3}}};
+    } shape[] = {{2, 2, {3, 4}, {4, 2}},
+                 {3, 2, {2, 3, 4}, {4, 2}},
+                 {2, 3, {3, 4}, {2, 4, 2}},
+                 {4, 3, {2, 1, 3, 4}, {3, 4, 2}},
+                 {1, 2, {4}, {4, 3}},
+                 {3, 1, {2, 3, 4}, {4}},
+                 {1, 1, {4}, {4}},
+                 {1, 3, {4}, {2, 4, 3}},
+                 {2, 4, {3, 4}, {3, 2, 4, 2}}};
     (void)state;
     for (size_t i = 0; i < NBI_COUNT(shape); i++) {
         gc_begin("", "MatMul", 13);
@@ -431,6 +436,31 @@ static void test_moves(void **state) {
     gc_check();
 }
 
+/* codes: 4, 3 */
+static void dequantize(int rank, const int64_t *dim, int64_t block, bool zero) {
+    gc_begin("", "DequantizeLinear", 21);
+    memcpy(gc_const(NB_DTYPE_S8, 2, DIMS(4, 3)), "\1\7\3\377\0\2\374\5\1\6\2\371", 12);
+    gc_float(rank, dim, 0.5, 2);
+    if (zero) {
+        int8_t *z = gc_const(NB_DTYPE_S8, rank, dim);
+        for (int64_t i = 0; i < nbi_tensor_count(gc.g->tensor[gc.in[1]]); i++)
+            z[i] = (int8_t)(3 - i);
+    }
+    gc_node();
+    gc_attr_int("axis", rank == 2 ? 0 : 1);
+    if (block) gc_attr_int("block_size", block);
+    gc_check();
+}
+
+static void test_dequantize(void **state) {
+    (void)state;
+    for (int zero = 0; zero < 2; zero++) {
+        dequantize(0, NULL, 0, zero);
+        dequantize(1, DIMS(3), 0, zero);
+        dequantize(2, DIMS(2, 3), 3, zero); /* blocks of 3 and 1 */
+    }
+}
+
 static void test_slice_pad(void **state) {
     static const char *const mode[] = {"constant", "edge", "reflect", "wrap"};
     (void)state;
@@ -484,15 +514,15 @@ static void test_every_operator(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv),           cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_batchnorm),      cmocka_unit_test(test_relu),
-        cmocka_unit_test(test_pools),          cmocka_unit_test(test_views),
-        cmocka_unit_test(test_losses),         cmocka_unit_test(test_binary),
-        cmocka_unit_test(test_unary),          cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_softmax),        cmocka_unit_test(test_matmul),
-        cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
-        cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_every_operator),
+        cmocka_unit_test(test_conv),       cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_batchnorm),  cmocka_unit_test(test_relu),
+        cmocka_unit_test(test_pools),      cmocka_unit_test(test_views),
+        cmocka_unit_test(test_losses),     cmocka_unit_test(test_binary),
+        cmocka_unit_test(test_unary),      cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_softmax),    cmocka_unit_test(test_matmul),
+        cmocka_unit_test(test_reduce),     cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_slice_pad),  cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_dequantize), cmocka_unit_test(test_every_operator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

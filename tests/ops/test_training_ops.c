@@ -166,6 +166,67 @@ static void test_ties(void **state) {
     gc_end();
 }
 
+/* d(a^b)/da at a = 0 for b = 0, 1, 2; d/db = a^b·log a is 0 there. */
+static void test_pow_at_zero(void **state) {
+    nbi_view out[1];
+    (void)state;
+    gc_begin("", "Pow", 13);
+    given(1, DIMS(4), VALUES(0, 0, 0, -2));
+    given(1, DIMS(4), VALUES(0, 1, 2, 1));
+    gc_node();
+    run(VALUES(3, 3, 3, 3), out);
+    near(out[0].data, VALUES(1, 0, 0, -2), 4, 0);
+    near(gc.gx[0], VALUES(0, 3, 0, 3), 4, 0);
+    near(gc.gx[1], VALUES(0, 0, 0), 3, 0);
+    free(out[0].data);
+    gc_end();
+}
+
+/* Every allocation of a backward may fail: an error, no crash, no leak. */
+static void no_memory(const char *name, bool bn, int n_small) {
+    float *other[GC_MAX_IO] = {0};
+    nbi_view in[GC_MAX_IO], out[GC_MAX_IO], gin[GC_MAX_IO], gout[GC_MAX_IO];
+    gc_begin("", name, 15);
+    gc.n_out = bn ? 5 : 1;
+    gc_float(4, DIMS(40, 4, 20, 20), -1, 1);
+    for (int k = 0; k < n_small; k++) gc_float(bn ? 1 : 3, DIMS(4, 1, 1), 0.5, 1);
+    gc_node();
+    if (bn) gc_attr_int("training_mode", 1);
+    gc_prepare(other);
+    gc_run_forward(in, out, GC_PLAIN);
+    for (int k = 0; k < gc.n_in; k++) {
+        gin[k] = in[k];
+        gin[k].data = gc_wanted(k) ? gc.gx[k] : NULL;
+    }
+    for (int o = 0; o < gc.n_out; o++) {
+        gout[o] = out[o];
+        gout[o].data = gc.gy[o];
+    }
+    nbi_grad_call call = {gc.ctx, gc.g, gc.node, in, out, gout, gin, 0};
+    nb_status st = NB_ENOMEM;
+    long k = 1;
+    for (; st == NB_ENOMEM && k < 20; k++) {
+        nbi_alloc_fail_after(k);
+        st = gc.node->op->backward(&call);
+        nbi_alloc_fail_after(0);
+    }
+    assert_int_equal(st, NB_OK);
+    assert_true(k > 2); /* the first one was needed */
+    gc_free_views(in, gc.n_in);
+    gc_free_views(out, gc.n_out);
+    for (int n = 0; n < gc.n_in; n++) free(other[n]);
+    gc_end();
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    no_memory("Add", false, 1);
+    no_memory("Max", false, 1);
+    no_memory("Softmax", false, 0);
+    no_memory("ReduceMax", false, 0);
+    no_memory("BatchNormalization", true, 4);
+}
+
 /* ---- Dropout ------------------------------------------------------------------------------- */
 
 enum { DROPPED = 100000 };
@@ -328,7 +389,8 @@ int main(void) {
         cmocka_unit_test(test_loss_values),      cmocka_unit_test(test_loss_extremes),
         cmocka_unit_test(test_batchnorm_values), cmocka_unit_test(test_ties),
         cmocka_unit_test(test_dropout),          cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_errors),           cmocka_unit_test(test_pow_at_zero),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
