@@ -86,6 +86,7 @@ typedef struct opt_group {
 typedef struct cli_usage {
     const char *const *args;  /* names of the arguments, NULL ends; the last ones may be
                                * optional: "[WHAT]" */
+    const char *needs;        /* options that it does not run without, or NULL */
     const char *const *notes; /* paragraphs of the help; NULL or NULL-ended */
     const opt_group *groups;  /* the command's own */
     size_t n_groups;

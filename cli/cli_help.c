@@ -44,6 +44,7 @@ static void print_group(const opt_group *g) {
 void cli_help(const cli *c, const cli_usage *usage, const opt_group *common) {
     printf("usage: nibble %s", c->command);
     for (const char *const *a = usage->args; *a; a++) printf(" %s", *a);
+    if (usage->needs) printf(" %s", usage->needs);
     printf(" [options]\n\n");
     wrap(c->help, 0);
     for (const char *const *note = usage->notes; note && *note; note++) {

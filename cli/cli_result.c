@@ -55,7 +55,7 @@ int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const vo
     cli_progress_clear();
     const char *message = nb_ctx_message(c->ctx);
     int code = exit_status(status);
-    if (json && (status == NB_OK || status == NB_ELIMIT || status == NB_EMISMATCH)) {
+    if (json) {
         int printed = print_result(c, json, print, user);
         if (printed != CLI_DONE) code = printed;
     } else if (c->json && status != NB_OK) {

@@ -104,6 +104,7 @@ const char *show_real(double x, int digits) {
         snprintf(out, size, "%.*f", digits, x);
     else
         snprintf(out, size, "%.4g", x);
+    if (*out == '-' && !out[strspn(out, "-0.")]) return out + 1; /* no minus before zero */
     return out;
 }
 

@@ -28,7 +28,8 @@ int cmd_eval(cli *c) {
         "MODEL is an ONNX file or the folder that 'nibble quantize' wrote.", NULL};
     nb_eval_options o = nb_eval_options_default();
     const opt_group groups[] = {OPT_GROUP("Evaluation", options, &o), CLI_DATA_GROUP(&o.data)};
-    const cli_usage usage = {.args = args, .notes = notes, .groups = groups, .n_groups = 2};
+    const cli_usage usage = {.args = args, .needs = "--data PATH", .notes = notes,
+                             .groups = groups, .n_groups = 2};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code != CLI_GO_ON) return code;

@@ -33,7 +33,8 @@ int cmd_export(cli *c) {
         NULL};
     nb_export_options o = {.command_line = c->command_line};
     const opt_group groups[] = {OPT_GROUP("Export", options, &o)};
-    const cli_usage usage = {.args = args, .notes = notes, .groups = groups, .n_groups = 1};
+    const cli_usage usage = {.args = args, .needs = "--to qdq|c -o OUT", .notes = notes,
+                             .groups = groups, .n_groups = 1};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code != CLI_GO_ON) return code;

@@ -92,7 +92,8 @@ int cmd_quantize(cli *c) {
         OPT_GROUP("Limits, in any mix", limits, &a.o), CLI_CHOICE_GROUP(&a.o),
         OPT_GROUP("Rules and training", own, &a),      OPT_GROUP("How", how, &a.o),
         OPT_GROUP("What is written", output, &a.o),    CLI_DATA_GROUP(&a.o.data)};
-    const cli_usage usage = {.args = args, .notes = notes, .groups = groups, .n_groups = 6};
+    const cli_usage usage = {.args = args, .needs = "--data PATH -o DIR", .notes = notes,
+                             .groups = groups, .n_groups = 6};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code == CLI_GO_ON) code = work(c, &a, path);

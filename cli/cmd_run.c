@@ -37,7 +37,8 @@ int cmd_run(cli *c) {
         "--input and --expect take every file up to the next option, so MODEL comes first.", NULL};
     run_args a = {0};
     const opt_group groups[] = {OPT_GROUP("Tensors", options, &a)};
-    const cli_usage usage = {.args = args, .notes = notes, .groups = groups, .n_groups = 1};
+    const cli_usage usage = {.args = args, .needs = "--input FILE...", .notes = notes,
+                             .groups = groups, .n_groups = 1};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code == CLI_GO_ON) {

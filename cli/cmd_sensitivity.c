@@ -114,10 +114,15 @@ static void print_sensitivity(const json_t *root, const void *user) {
 
 int cmd_sensitivity(cli *c) {
     static const char *const args[] = {"MODEL", NULL};
+    static const char *const notes[] = {
+        "Loss: how much more the outputs diverge from the float network's when one tensor alone "
+        "has that width and the others their widest.",
+        NULL};
     nb_quantize_options o = nb_quantize_options_default();
     const opt_group groups[] = {CLI_CHOICE_GROUP(&o), OPT_GROUP("How", options, &o),
                                 CLI_DATA_GROUP(&o.data)};
-    const cli_usage usage = {.args = args, .groups = groups, .n_groups = 3};
+    const cli_usage usage = {.args = args, .needs = "--data PATH", .notes = notes,
+                             .groups = groups, .n_groups = 3};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code != CLI_GO_ON) return code;

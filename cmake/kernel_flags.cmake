@@ -11,3 +11,6 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
       -mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512)
   endforeach()
 endif()
+# No errno: the square root of Adam is then one vector instruction; its value is the same.
+set_property(SOURCE src/train/optimizer.c TARGET_DIRECTORY nibble_objects
+  APPEND PROPERTY COMPILE_OPTIONS -fno-math-errno)

@@ -109,7 +109,8 @@ NB_API nb_status nb_model_load(nb_ctx *ctx, const char *path, nb_model **out);
 NB_API void nb_model_free(nb_model *model); /* NULL is allowed */
 /* Operators, shapes, parameters, MACs, activation peak, what would stay untouched:
  * {parameters, macs, nodes, peak_activation_bytes, inputs[], outputs[], operators{}, layers[],
- * unsupported[]}. */
+ * unsupported[]}. NB_EFORMAT (json is set all the same, "not_runnable" in it) when the shapes
+ * contradict each other. */
 NB_API nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json);
 
 typedef struct nb_run_options {
@@ -180,6 +181,11 @@ typedef struct nb_quantize_options {
     double time_limit;           /* seconds; 0: none */
     size_t calib;                /* images; 0: 512 */
     bool correct;                /* output-statistics correction (default true) */
+    /* Fine-tuning of the chosen policy; epochs 0: none. */
+    int finetune;
+    double learning_rate; /* 0: 0.01 */
+    int batch;            /* 0: 128 */
+    bool distill;         /* the float network as teacher, too (default true) */
     bool resume, strict, dry_run;
     const char *emit;            /* NULL or "c" */
     const char *command_line;    /* for comments in what is written; NULL: none */

@@ -130,15 +130,16 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text) {
     return parse_search(ctx, text, &method, values, MAX_OPTIONS);
 }
 
-static nb_status run_search(nbi_session *s, const char *text, long trials, uint8_t *policy,
+/* `share` of the time limit, counted from the start of the job, is this search's. */
+static nb_status run_search(nbi_session *s, const char *text, double share, uint8_t *policy,
                             nbi_outcome *out) {
     const nbi_search *method = NULL;
     double values[MAX_OPTIONS];
     nbi_search_result result = {.policy = policy, .score = INFINITY};
     NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
-    nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = trials,
+    nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = s->o->trials,
                           .deadline = INFINITY, .seed = nb_ctx_seed(s->ctx), .result = &result};
-    if (s->o->time_limit > 0) run.deadline = s->started + s->o->time_limit;
+    if (s->o->time_limit > 0) run.deadline = s->started + share * s->o->time_limit;
     nbi_netproblem_set_deadline(s->np, run.deadline);
     nb_status st = method->run(s->ctx, &run);
     if (st != NB_OK && st != NB_ELIMIT) return st;
@@ -149,8 +150,9 @@ static nb_status run_search(nbi_session *s, const char *text, long trials, uint8
 }
 
 /* The smallest size whose drop is within the bound: bisection between the cheapest and the dearest
- * policy, each step the exact selection at that size; then the search refines at the size found,
- * and keeps its policy only if that holds the bound as well. */
+ * policy, each step a search at that size. The default is the exact selection by sensitivities
+ * alone; a method that was named runs as it is, with its trials and its part of the time at every
+ * step. */
 static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_outcome *out) {
     nb_ctx *ctx = s->ctx;
     int size = s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES;
@@ -158,6 +160,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     double *limit = s->problem->limit, given = limit[size], cost[NBI_COST_COUNT], drop, upper;
     uint8_t *trial = NULL;
     bool met = false;
+    const char *method = strcmp(s->o->search, "auto") ? s->o->search : "sensitivity:refine=0";
     nb_status st;
     NB_TRY(nbi_alloc(ctx, n + 1, 1, &trial));
     NB_TRYG(s->problem->cost(ctx, s->problem->self, trial, cost));
@@ -166,7 +169,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     NB_TRYG(s->problem->cost(ctx, s->problem->self, policy, cost));
     double high = fmin(cost[size], given);
     limit[size] = high;
-    NB_TRYG(run_search(s, "sensitivity:refine=0", 0, policy, out));
+    NB_TRYG(run_search(s, method, 1.0 / (DROP_ROUNDS + 1), policy, out));
     nbi_netproblem_bits(s->np, policy, out->bits);
     NB_TRYG(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
     met = out->feasible && out->drop_bound <= bound;
@@ -174,7 +177,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
         if (s->o->time_limit > 0 && nb_seconds(ctx) > s->started + s->o->time_limit) break;
         nbi_outcome o = *out;
         limit[size] = (low + high) / 2;
-        NB_TRYG(run_search(s, "sensitivity:refine=0", 0, trial, &o));
+        NB_TRYG(run_search(s, method, (round + 2.0) / (DROP_ROUNDS + 1), trial, &o));
         if (o.feasible) {
             nbi_netproblem_bits(s->np, trial, out->bits);
             NB_TRYG(nbi_measure_drop(s, out->bits, &drop, &upper));
@@ -192,7 +195,6 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
         }
     }
     out->feasible = met;
-    snprintf(out->method, sizeof out->method, "sensitivity");
 done:
     limit[size] = given;
     if (st == NB_ECANCELLED && met) st = NB_OK; /* the best so far */
@@ -223,9 +225,8 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
     if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
-    nb_status st = drop >= 0 && strcmp(s->o->search, "uniform")
-                       ? search_drop(s, drop, policy, out)
-                       : run_search(s, s->o->search, s->o->trials, policy, out);
+    nb_status st = drop >= 0 ? search_drop(s, drop, policy, out)
+                             : run_search(s, s->o->search, 1, policy, out);
     if (st == NB_OK) nbi_netproblem_bits(s->np, policy, out->bits);
     nbi_free(policy);
     return st;

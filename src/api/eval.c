@@ -156,6 +156,29 @@ static json_t *side_json(const subject *s, const nbi_metrics *m, double rate) {
     return o;
 }
 
+static bool says_transform(const nbi_graph *g) {
+    return nbi_graph_meta(g, "nibble.scale") || nbi_graph_meta(g, "nibble.mean") ||
+           nbi_graph_meta(g, "nibble.std");
+}
+
+/* Both models. One that does not say how bytes become its input reads them as the other does: a
+ * float file knows nothing of the --mean that its quantized twin was made with. */
+static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data_options *o,
+                           subject s[2]) {
+    for (int i = 0; i < 2; i++) NB_TRY(open_subject(ctx, path[i], o, NULL, true, &s[i]));
+    bool says[2] = {says_transform(s[0].model->graph), says_transform(s[1].model->graph)};
+    if (says[0] == says[1]) return NB_OK;
+    int from = says[0] ? 0 : 1, to = 1 - from;
+    const nbi_graph *g = s[from].model->graph;
+    nb_data_options shared = *o;
+    if (!o->scale) shared.scale = nbi_graph_meta(g, "nibble.scale");
+    if (!o->mean) shared.mean = nbi_graph_meta(g, "nibble.mean");
+    if (!o->std) shared.std = nbi_graph_meta(g, "nibble.std");
+    nb_log(ctx, NB_LOG_INFO, "'%s' reads its input as '%s' does", path[to], path[from]);
+    close_subject(&s[to]);
+    return open_subject(ctx, path[to], &shared, NULL, true, &s[to]);
+}
+
 nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
                      char **json) {
     subject s[2] = {{0}, {0}};
@@ -163,8 +186,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     nbi_split split;
     nbi_outputs out[2] = {{0}, {0}};
     nb_status st;
-    NB_TRYG(open_subject(ctx, a, options, NULL, true, &s[0]));
-    NB_TRYG(open_subject(ctx, b, options, NULL, true, &s[1]));
+    NB_TRYG(open_pair(ctx, (const char *const[]){a, b}, options, s));
     NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
     for (int i = 0; i < 2; i++)
         NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,

@@ -19,8 +19,13 @@ static void list_ops(json_t *list) {
     const nbi_op *const *op = nbi_ops(&n);
     char help[64];
     for (size_t i = 0; i < n; i++) {
-        snprintf(help, sizeof help, "%d to %d inputs, from opset %d", op[i]->min_in,
-                 op[i]->max_in, op[i]->min_opset);
+        int n_in = op[i]->max_in;
+        if (op[i]->min_in == n_in)
+            snprintf(help, sizeof help, "%d input%s, from opset %d", n_in, n_in == 1 ? "" : "s",
+                     op[i]->min_opset);
+        else
+            snprintf(help, sizeof help, "%d to %d inputs, from opset %d", op[i]->min_in, n_in,
+                     op[i]->min_opset);
         add(list, op[i]->name, op[i]->max_in < 0 ? "any number of inputs" : help);
     }
 }

@@ -80,12 +80,38 @@ static void add_layers(const nbi_graph *g, json_t *root) {
     json_object_set_new(root, "layers", rows);
 }
 
-static double parameters_of(const nbi_graph *g) {
-    double n = 0;
-    for (int i = 0; i < g->n_tensors; i++)
-        if (g->tensor[i]->data && g->tensor[i]->dtype == NB_DTYPE_F32)
-            n += (double)nbi_tensor_count(g->tensor[i]);
-    return n;
+enum { IS_SCALE = 1, IS_CODES = 2 };
+
+/* Roles of tensors in a quantized file: scales, and integers that stand for values. */
+static void mark_roles(const nbi_graph *g, uint8_t *role) {
+    for (int i = 0; i < g->n_nodes; i++) {
+        const nbi_node *node = g->node[i];
+        bool back = !strcmp(node->op_type, "DequantizeLinear");
+        if (!back && strcmp(node->op_type, "QuantizeLinear")) continue;
+        if (node->n_in > 1 && node->in[1] >= 0) role[node->in[1]] |= (uint8_t)IS_SCALE;
+        if (back && node->n_in > 0 && node->in[0] >= 0) role[node->in[0]] |= (uint8_t)IS_CODES;
+    }
+    for (int i = 0; i < g->n_nodes; i++) {
+        const nbi_node *node = g->node[i];
+        if (strcmp(node->op_type, "Cast") || node->n_in < 1 || node->n_out < 1) continue;
+        if (node->in[0] >= 0 && node->out[0] >= 0)
+            role[node->in[0]] = (uint8_t)(role[node->in[0]] | (role[node->out[0]] & IS_CODES));
+    }
+}
+
+/* Float constants but for scales, and the integer ones that DequantizeLinear reads. */
+static nb_status parameters_of(nb_ctx *ctx, const nbi_graph *g, double *out) {
+    uint8_t *role;
+    NB_TRY(nbi_alloc(ctx, (size_t)g->n_tensors + 1, 1, &role));
+    mark_roles(g, role);
+    *out = 0;
+    for (int i = 0; i < g->n_tensors; i++) {
+        const nbi_tensor *t = g->tensor[i];
+        if (t->data && (role[i] & IS_CODES || (t->dtype == NB_DTYPE_F32 && !role[i])))
+            *out += (double)nbi_tensor_count(t);
+    }
+    nbi_free(role);
+    return NB_OK;
 }
 
 /* Why quantization would leave nodes as they are; the reasons are found by trying. */
@@ -114,9 +140,8 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
     nbi_exec *exec = NULL;
     nb_status st = nbi_specialize_batch(ctx, graph, 1, &one);
     if (st != NB_OK) {
-        if (st == NB_ENOMEM) return st;
         json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
-        return NB_OK;
+        return st == NB_EUNSUPPORTED ? NB_OK : st;
     }
     add_layers(one, root);
     if (nbi_exec_new(ctx, one, 0, &exec) == NB_OK)
@@ -131,20 +156,23 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
 
 nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
     const nbi_graph *g = model->graph;
+    double parameters;
+    NB_TRY(parameters_of(ctx, g, &parameters));
     json_t *root = json_object();
     json_object_set_new(root, "path", json_string(model->path));
     json_object_set_new(root, "opset", json_integer(g->opset));
     json_object_set_new(root, "nodes", json_integer(g->n_nodes));
-    json_object_set_new(root, "parameters", json_real(parameters_of(g)));
+    json_object_set_new(root, "parameters", json_real(parameters));
     json_object_set_new(root, "inputs", ends_json(g, g->n_inputs, g->input));
     json_object_set_new(root, "outputs", ends_json(g, g->n_outputs, g->output));
     json_object_set_new(root, "operators", operators_json(g));
     nb_status st = add_shaped(ctx, g, root);
-    if (st != NB_OK) {
+    if (st != NB_OK && st != NB_EFORMAT) {
         json_decref(root);
         return st;
     }
-    return nbi_json_text(ctx, root, json);
+    NB_TRY(nbi_json_text(ctx, root, json));
+    return st;
 }
 
 /* ---- run ------------------------------------------------------------------------------------- */
@@ -253,9 +281,44 @@ static nb_status take_output(nb_ctx *ctx, const nbi_exec *exec, const nbi_graph 
     return NB_OK;
 }
 
-static nb_status finish_output(nb_ctx *ctx, const nbi_tensor *t, const nb_run_options *o, int i,
-                               nbi_graph *store, json_t *list, double *worst, bool *bad) {
+/* What came of the comparisons: the first output that differs, and from which file. */
+typedef struct mismatch {
+    char name[256];
+    const char *file; /* NULL: none differs */
+    double by;        /* largest difference; infinite: another shape or type */
+    double worst;     /* of all outputs */
+} mismatch;
+
+static nb_status compare_output(nb_ctx *ctx, const nbi_tensor *t, const char *file,
+                                nbi_graph *store, json_t *row, mismatch *m) {
     nbi_view v, expected;
+    bool bad = false;
+    int e;
+    NB_TRY(read_tensor(ctx, file, t->name, store, &e));
+    view_of(t, &v);
+    view_of(store->tensor[e], &expected);
+    double d = difference(&v, &expected, &bad);
+    json_object_set_new(row, "error", isfinite(d) ? json_real(d) : json_null());
+    m->worst = fmax(m->worst, d);
+    if (!bad || m->file) return NB_OK;
+    snprintf(m->name, sizeof m->name, "%s", t->name);
+    m->file = file;
+    m->by = d;
+    return NB_OK;
+}
+
+static nb_status fail_mismatch(nb_ctx *ctx, const mismatch *m) {
+    if (!m->file) return NB_OK;
+    if (!isfinite(m->by))
+        return nb_fail(ctx, NB_EMISMATCH, "output '%s' differs from '%s' in shape, type or by an "
+                       "infinite or undefined value", m->name, m->file);
+    return nb_fail(ctx, NB_EMISMATCH, "output '%s' differs from '%s' by up to %.6g", m->name,
+                   m->file, m->by);
+}
+
+static nb_status finish_output(nb_ctx *ctx, const nbi_tensor *t, const nb_run_options *o, int i,
+                               nbi_graph *store, json_t *list, mismatch *m) {
+    nbi_view v;
     double lo = INFINITY, hi = -INFINITY;
     view_of(t, &v);
     for (int64_t k = 0, n = nbi_view_count(&v); k < n; k++) {
@@ -274,25 +337,16 @@ static nb_status finish_output(nb_ctx *ctx, const nbi_tensor *t, const nb_run_op
         nbi_buf_free(&path);
         NB_TRY(st);
     }
-    if ((size_t)i < o->n_expect) {
-        int e;
-        NB_TRY(read_tensor(ctx, o->expect[i], t->name, store, &e));
-        view_of(store->tensor[e], &expected);
-        double d = difference(&v, &expected, bad);
-        json_object_set_new(row, "error", isfinite(d) ? json_real(d) : json_null());
-        *worst = fmax(*worst, d);
-    }
-    return NB_OK;
+    return (size_t)i < o->n_expect ? compare_output(ctx, t, o->expect[i], store, row, m) : NB_OK;
 }
 
 static nb_status run_model(nb_ctx *ctx, const nbi_graph *graph, const nb_run_options *o,
-                           nbi_graph *store, json_t *root, bool *bad) {
+                           nbi_graph *store, json_t *root, mismatch *m) {
     nbi_graph *g = NULL;
     nbi_exec *exec = NULL;
     nbi_view views[64];
     const void *inputs[64];
     json_t *list = json_array();
-    double worst = 0;
     nb_status st;
     json_object_set_new(root, "outputs", list);
     if (graph->n_inputs > 64)
@@ -306,10 +360,11 @@ static nb_status run_model(nb_ctx *ctx, const nbi_graph *graph, const nb_run_opt
     for (int i = 0; i < g->n_outputs; i++) {
         const nbi_tensor *t;
         NB_TRYG(take_output(ctx, exec, g, i, store, &t));
-        NB_TRYG(finish_output(ctx, t, o, i, store, list, &worst, bad));
+        NB_TRYG(finish_output(ctx, t, o, i, store, list, m));
     }
-    if (o->n_expect) json_object_set_new(root, "max_abs_error", isfinite(worst) ? json_real(worst)
-                                                                                : json_null());
+    if (o->n_expect)
+        json_object_set_new(root, "max_abs_error",
+                            isfinite(m->worst) ? json_real(m->worst) : json_null());
 done:
     nbi_exec_free(exec);
     nbi_graph_free(g);
@@ -320,14 +375,14 @@ nb_status nb_model_run(nb_ctx *ctx, const nb_model *model, const nb_run_options 
                        char **json) {
     nbi_graph *store = NULL;
     json_t *root = json_object();
-    bool bad = false;
+    mismatch m = {.file = NULL};
     nb_status st = nbi_graph_new(ctx, &store);
-    if (st == NB_OK) st = run_model(ctx, model->graph, options, store, root, &bad);
+    if (st == NB_OK) st = run_model(ctx, model->graph, options, store, root, &m);
     nbi_graph_free(store);
     if (st != NB_OK) {
         json_decref(root);
         return st;
     }
     NB_TRY(nbi_json_text(ctx, root, json));
-    return bad ? nb_fail(ctx, NB_EMISMATCH, "an output differs from what was expected") : NB_OK;
+    return fail_mismatch(ctx, &m);
 }

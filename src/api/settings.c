@@ -19,6 +19,9 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     int n = nbi_is_folder(path) ? snprintf(out, size, "%s/model.onnx", path)
                                 : snprintf(out, size, "%s", path);
     if (n < 0 || (size_t)n >= size) return nb_fail(ctx, NB_EINVAL, "the path is too long");
+    if (nbi_is_folder(path) && !nbi_file_exists(out))
+        return nb_fail(ctx, NB_EIO, "cannot open '%s': folder '%s' is not one that quantize "
+                       "wrote", out, path);
     return NB_OK;
 }
 
@@ -161,9 +164,9 @@ static nb_status check_fits(nb_ctx *ctx, const nbi_tensor *x, const nbi_dataset_
                     (x->dim[2] < 0 || x->dim[2] == info->height) &&
                     (x->dim[3] < 0 || x->dim[3] == info->width);
         if (fits) return NB_OK;
-        return nb_fail(ctx, NB_EFORMAT, "the model's input '%s' is %s, the data's images are "
-                       "%d channels of %d×%d", x->name, shape, info->channels, info->height,
-                       info->width);
+        return nb_fail(ctx, NB_EFORMAT, "the model's input '%s' is %s, the data's images have "
+                       "%d channel%s of %d×%d", x->name, shape, info->channels,
+                       info->channels == 1 ? "" : "s", info->height, info->width);
     }
     int64_t want = 1, have = (int64_t)(info->sample_bytes / sizeof(float));
     for (int i = 1; i < x->rank; i++) want *= x->dim[i];
@@ -188,7 +191,13 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
     }
     nbi_dataset *data;
     NB_TRY(nbi_dataset_open(ctx, &d, &data));
-    nb_status st = check_fits(ctx, x, nbi_dataset_get(data));
+    const nbi_dataset_info *info = nbi_dataset_get(data);
+    nb_status st = check_fits(ctx, x, info);
+    nbi_transform t;
+    if (st == NB_OK) st = nbi_transform_of(ctx, o, graph, &t);
+    if (st == NB_OK && info->is_image && t.n > 1 && t.n != info->channels)
+        st = nb_fail(ctx, NB_EINVAL, "mean and std have %d values, the images %d channel%s", t.n,
+                     info->channels, info->channels == 1 ? "" : "s");
     if (st != NB_OK) {
         nbi_dataset_free(data);
         return st;

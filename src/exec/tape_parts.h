@@ -7,6 +7,8 @@
 #include "exec/plan.h"
 #include "exec/tape.h"
 
+typedef struct tape_chain tape_chain;
+
 struct nbi_tape {
     nbi_exec *plan;
     nbi_graph *graph;
@@ -17,7 +19,9 @@ struct nbi_tape {
     int *gradient;      /* per tensor: slot of the gradient so far, −1 */
     int *final;         /* per wrt: slot of the finished gradient, in ONNX order */
     const float *weight; /* per loss, during backward; NULL: 1 */
-    int n_forward;      /* steps */
+    bool *skipped;       /* per node: inside a chain, not its end */
+    tape_chain **chain;  /* per node: the chain that ends here, or NULL */
+    int n_forward;       /* steps */
     int n_plans, cap_plans;
     nbi_la_plan **la;
     bool ran; /* forward has run */
@@ -36,5 +40,9 @@ bool nbi_tape_needs(const nbi_tape *t, const nbi_node *node, int input);
 /* tape_linalg.c: *done when linalg takes the node in this direction. */
 nb_status nbi_tape_linalg_forward(nb_ctx *ctx, nbi_tape *t, const nbi_node *node, bool *done);
 nb_status nbi_tape_linalg_backward(nb_ctx *ctx, nbi_tape *t, const nbi_node *node, bool *done);
+/* tape_chain.c: finds a chain that begins at node n (then t->chain has it at its end); its steps. */
+nb_status nbi_tape_find_chain(nb_ctx *ctx, nbi_tape *t, int n);
+nb_status nbi_tape_chain_forward(nb_ctx *ctx, nbi_tape *t, int n);
+nb_status nbi_tape_chain_backward(nb_ctx *ctx, nbi_tape *t, int n);
 
 #endif

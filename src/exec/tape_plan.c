@@ -290,14 +290,29 @@ static nb_status plan_results(nb_ctx *ctx, nbi_tape *t) {
 
 static nb_status alloc_arrays(nb_ctx *ctx, nbi_tape *t) {
     size_t n = (size_t)t->graph->n_tensors + 1, w = (size_t)t->spec.n_wrt + 1;
+    t->skipped = nbi_arena_alloc(&t->arena, (size_t)t->graph->n_nodes + 1, sizeof *t->skipped);
+    t->chain = nbi_arena_alloc(&t->arena, (size_t)t->graph->n_nodes + 1, sizeof(tape_chain *));
     t->wants = nbi_arena_alloc(&t->arena, n, sizeof *t->wants);
     t->reaches = nbi_arena_alloc(&t->arena, n, sizeof *t->reaches);
     t->gradient = nbi_arena_alloc(&t->arena, n, sizeof *t->gradient);
     t->final = nbi_arena_alloc(&t->arena, w, sizeof *t->final);
-    if (!t->wants || !t->reaches || !t->gradient || !t->final)
+    if (!t->skipped || !t->chain || !t->wants || !t->reaches || !t->gradient || !t->final)
         return nb_fail_memory(ctx, n * sizeof *t->gradient);
     for (size_t i = 0; i < n; i++) t->gradient[i] = -1;
     return NB_OK;
+}
+
+static nb_status plan_forward(nb_ctx *ctx, nbi_tape *t, int n) {
+    bool done = false;
+    if (t->skipped[n]) return NB_OK;
+    if (!t->spec.reference && !t->chain[n]) {
+        NB_TRY(nbi_tape_linalg_forward(ctx, t, t->graph->node[n], &done));
+        if (done) return NB_OK;
+        NB_TRY(nbi_tape_find_chain(ctx, t, n));
+        if (t->skipped[n]) return NB_OK;
+    }
+    if (t->chain[n]) return nbi_tape_chain_forward(ctx, t, n);
+    return nbi_plan_node(ctx, t->plan, t->graph->node[n]);
 }
 
 static void fix(nbi_tape *t, int n, const int *tensor) {
@@ -315,12 +330,8 @@ nb_status nbi_tape_build(nb_ctx *ctx, nbi_tape *t) {
     fix(t, t->spec.n_keep, t->spec.keep);
     fix(t, t->spec.n_wrt, t->spec.wrt);
     for (int i = 0; i < t->spec.n_states; i++) fix(t, 1, &t->spec.state[i].from);
-    for (int n = 0; n < g->n_nodes; n++) {
-        bool done = false;
-        if (!t->plan->needed[n]) continue;
-        if (!t->spec.reference) NB_TRY(nbi_tape_linalg_forward(ctx, t, g->node[n], &done));
-        if (!done) NB_TRY(nbi_plan_node(ctx, t->plan, g->node[n]));
-    }
+    for (int n = 0; n < g->n_nodes; n++)
+        if (t->plan->needed[n]) NB_TRY(plan_forward(ctx, t, n));
     t->n_forward = t->plan->n_steps;
     NB_TRY(plan_seeds(ctx, t));
     for (int n = g->n_nodes - 1; n >= 0; n--) {
@@ -329,7 +340,9 @@ nb_status nbi_tape_build(nb_ctx *ctx, nbi_tape *t) {
         for (int i = 0; i < node->n_out; i++)
             reached |= node->out[i] >= 0 && t->gradient[node->out[i]] >= 0;
         for (int i = 0; i < node->n_in && node->op; i++) wanted |= nbi_tape_needs(t, node, i);
-        if (t->plan->needed[n] && reached && wanted) NB_TRY(node_backward(ctx, t, node));
+        if (!t->plan->needed[n] || t->skipped[n]) continue;
+        if (t->chain[n]) NB_TRY(nbi_tape_chain_backward(ctx, t, n));
+        else if (reached && wanted) NB_TRY(node_backward(ctx, t, node));
     }
     NB_TRY(plan_results(ctx, t));
     return nbi_plan_memory(ctx, t->plan);

@@ -54,8 +54,7 @@ static int8_t level_at(const nbi_layer *l, const int8_t *levels, size_t i) {
 
 static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_conv *conv, int rank,
                              const int64_t *dim, int *out) {
-    const nbi_node *node = q->net->graph->node[l->node[0]];
-    const char *name = q->net->graph->tensor[node->in[1]]->name;
+    const char *name = q->net->site[l->weight_site].name;
     nb_dtype dtype = conv->bits <= 2 && q->containers == 2 ? NB_DTYPE_S2
                      : conv->bits <= 4                     ? NB_DTYPE_S4
                                                            : NB_DTYPE_S8;

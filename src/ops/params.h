@@ -5,6 +5,7 @@
 #define NIBBLE_OPS_PARAMS_H
 
 #include "ir/graph.h"
+#include "ir/scheme.h"
 
 #define NBI_MAX_SPATIAL 3
 
@@ -114,5 +115,15 @@ typedef struct nbi_quant_params {
     int axis;
     int64_t block;
 } nbi_quant_params;
+
+/* org.nibble::FakeQuant. axis −1: one group, else one per index of the axis. use.bits: the attribute;
+ * the bits input, where there is one, replaces it at run time. A trainer may set `training`. */
+typedef struct nbi_fakequant_params {
+    const nbi_scheme *scheme;
+    nbi_scheme_use use;
+    int axis;
+    bool training;
+    float decay;
+} nbi_fakequant_params;
 
 #endif

@@ -184,6 +184,19 @@ static nb_status insert_requants(generator *g) {
     return NB_OK;
 }
 
+/* The initializer's name; where an earlier layer has that one too, also the layer's, and a number if
+ * need be: policies and files tell sites apart by name. NULL: no memory. */
+static const char *weight_name(nbi_qnet *net, const nbi_layer *l, const char *initializer) {
+    const char *name = initializer;
+    for (int tries = 0, s = 0; name && s < net->n_sites; s++) {
+        if (strcmp(net->site[s].name, name)) continue;
+        name = tries++ ? nbi_arena_format(&net->arena, "%s/%s/%d", initializer, l->name, tries)
+                       : nbi_arena_format(&net->arena, "%s/%s", initializer, l->name);
+        s = -1;
+    }
+    return name;
+}
+
 static nb_status add_weight_sites(generator *g) {
     nbi_qnet *net = g->net;
     for (int i = 0; i < net->n_layers; i++) {
@@ -191,7 +204,9 @@ static nb_status add_weight_sites(generator *g) {
         if (l->type != NBI_LAYER_CONV) continue;
         bool fixed = (l->is_first || l->is_last) && g->options->first_last == NBI_FIRST_LAST_8;
         const nbi_node *node = net->graph->node[l->node[0]];
-        nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = net->graph->tensor[node->in[1]]->name,
+        const char *name = weight_name(net, l, net->graph->tensor[node->in[1]]->name);
+        if (!name) return nb_fail_memory(g->ctx, 64);
+        nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name,
                       .layer = i, .fixed_bits = fixed ? 8 : 0, .count = (int64_t)l->n_weights};
         NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &l->weight_site));
     }

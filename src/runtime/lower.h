@@ -20,6 +20,8 @@ nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int l, const nbi_qpa
  * is scored, frozen, exported and read back is this form. conv->scale is replaced from `arena`. */
 nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
                         nbi_frozen_conv *conv);
+/* The same for every convolution of a frozen graph, in its own arena. */
+nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen);
 /* The table that turns raw pixels into the input's codes; only for image inputs. */
 nb_status nbi_lower_input(nb_ctx *ctx, const nbi_qnet *net, const nbi_qparam *site,
                           nbi_arena *arena, nbi_step *step);

@@ -44,6 +44,17 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nb
     return NB_OK;
 }
 
+nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen) {
+    const nbi_qnet *net = frozen->net;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type == NBI_LAYER_CONV)
+            NB_TRY(nbi_fold_gain(ctx, l, &frozen->site[net->edge[l->in[0]].site], &frozen->arena,
+                                 &frozen->conv[i]));
+    }
+    return NB_OK;
+}
+
 static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_frozen_conv *conv,
                                 const nbi_qparam *x, const nbi_qparam *y, nbi_arena *arena,
                                 nbi_step_conv *out) {

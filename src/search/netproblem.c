@@ -31,6 +31,7 @@ struct nbi_netproblem {
     double ram;               /* of ram_bits; < 0: not known */
     long scored;
     double deadline;
+    double *delta;            /* sensitivities once measured, rows behind each other; else NULL */
 };
 
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
@@ -208,12 +209,25 @@ static nb_status estimate(nb_ctx *ctx, nbi_netproblem *np, int from, double **de
     return NB_OK;
 }
 
+static void copy_rows(const nbi_netproblem *np, double **delta, bool keep) {
+    double *kept = np->delta;
+    for (int v = 0; v < np->problem.n_vars; kept += np->n_options[v++]) {
+        size_t size = (size_t)np->n_options[v] * sizeof *kept;
+        if (keep) memcpy(kept, delta[v], size);
+        else memcpy(delta[v], kept, size);
+    }
+}
+
 static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
     nbi_netproblem *np = self;
     int n = np->problem.n_vars, total = 0, done = 0, v = n;
     uint8_t *policy;
     double best;
     nb_status st = NB_OK;
+    if (np->delta) {
+        copy_rows(np, delta, false);
+        return NB_OK;
+    }
     NB_TRY(nbi_alloc(ctx, (size_t)n + 1, 1, &policy));
     for (int k = 0; k < n; k++) {
         policy[k] = (uint8_t)(np->n_options[k] - 1);
@@ -224,17 +238,22 @@ static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
     /* last layers first: what comes before the changed layer is in the cache */
     while (v > 0 && nb_seconds(ctx) < np->deadline) {
         v--;
-        for (int o = 0; o < np->n_options[v]; o++, done++) {
+        for (int o = 0; o < np->n_options[v]; o++) {
             double loss;
             policy[v] = (uint8_t)o;
             nbi_netproblem_bits(np, policy, np->bits);
             NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &loss));
             delta[v][o] = loss - best;
-            NB_TRYG(nb_progress(ctx, "sensitivity", done, total));
+            NB_TRYG(nb_progress(ctx, "sensitivity", ++done, total));
         }
         policy[v] = (uint8_t)(np->n_options[v] - 1);
     }
-    if (v > 0) st = estimate(ctx, np, v, delta);
+    if (v > 0) {
+        st = estimate(ctx, np, v, delta);
+    } else {
+        NB_TRYG(nbi_alloc(ctx, (size_t)total + 1, sizeof *np->delta, &np->delta));
+        copy_rows(np, delta, true);
+    }
 done:
     nbi_free(policy);
     return st;
@@ -353,6 +372,7 @@ done:
 void nbi_netproblem_free(nbi_netproblem *np) {
     if (!np) return;
     nbi_free(np->values);
+    nbi_free(np->delta);
     nbi_arena_free(&np->arena);
     nbi_free(np);
 }

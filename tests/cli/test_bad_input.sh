@@ -51,8 +51,8 @@ refuses 1 "'b'" info twice.onnx
 model "$(node Relu lone nowhere b)$ends" > lone.onnx
 refuses 1 "'nowhere'" info lone.onnx
 model "$(node Gemm product 'x w' b)$(tensor 5 w '5 2' "$(printf '0000803f%.0s' {1..10})")$ends" > shape.onnx
-works info shape.onnx
-says out "'product'"
+refuses 1 "'product'" info shape.onnx
+says out "parameters"
 refuses 1 "'product'" quantize shape.onnx "${quick[@]}" -o made
 model "$(node Gemm product 'x w' b)$(tensor 5 w '4 4' 0000803f)$ends" > short.onnx
 refuses 1 "'w'" info short.onnx
@@ -68,7 +68,7 @@ at=$(grep -obUaP '\x05image\x12' "$good" | cut -d: -f1)
 at=$((at + $(tail -c +$((at + 1)) "$good" | grep -obUaP '\x08\x03' | head -1 | cut -d: -f1)))
 cp "$good" channels.onnx
 printf '\x08\x04' | dd of=channels.onnx bs=1 seek="$at" conv=notrunc status=none
-works info channels.onnx
+refuses 1 /conv/Conv info channels.onnx
 says out /conv/Conv
 refuses 1 /conv/Conv quantize channels.onnx "${quick[@]}" -o made
 
@@ -154,6 +154,29 @@ cmp -s before.onnx full/model.onnx || fail "a full disk: the old model is gone"
 if ls full | grep -q tmp; then fail "a full disk: $(ls full)"; fi
 echo garbage > full/study.db
 refuses 1 full/study.db quantize "$good" "${quick[@]}" -o full --avg-bits 8 --resume
+
+# ---- how bytes become inputs ---------------------------------------------------------------------
+mkdir hollow
+refuses 1 "folder 'hollow' is not one that quantize wrote" eval hollow --data builtin:glyphs
+LC_ALL=C sed 's/nibble\.\(scale\|mean\|std\)/nobble.\1/' "$good" > silent.onnx
+refuses 2 "2 values, the images 3 channels" eval silent.onnx --data builtin:glyphs --mean 0.4,0.5
+# the quantized file remembers the transform, the float one never knew it
+transform=(--mean 0.4,0.5,0.6 --std 0.2,0.3,0.4)
+works quantize silent.onnx "${quick[@]}" "${transform[@]}" -o moved --avg-bits 8 --search uniform
+# quantized weights are parameters, their scales are not: as many as the float network has, but for
+# the two of four BatchNormalization values that a bias takes in
+parameters() { grep -oE '"parameters": ?[0-9]+' out | head -1 | grep -oE '[0-9]+'; }
+works info silent.onnx --json
+float=$(parameters)
+works info moved --json
+[[ $(parameters) -le $float && $(parameters) -gt $((float * 98 / 100)) ]] ||
+    fail "info: $(parameters) parameters quantized, $float in float"
+works compare silent.onnx moved --data builtin:glyphs --limit 200
+cp out shared
+works compare silent.onnx moved --data builtin:glyphs --limit 200 "${transform[@]}"
+cmp -s <(grep -v second shared) <(grep -v second out) || fail "compare: the transform is not shared"
+works compare moved silent.onnx --data builtin:glyphs --limit 200
+cmp -s <(grep 'same class' shared) <(grep 'same class' out) || fail "compare B A differs"
 
 # ---- wrong values --------------------------------------------------------------------------------
 refuses 2 0 quantize "$good" "${quick[@]}" -o made --weight-bits 0,4

@@ -103,6 +103,12 @@ for command in $commands; do
     run 2 "$command" --quiet --verbose one two
 done
 
+# what a command does not run without stands in its usage
+for command in eval sensitivity compare quantize; do
+    run 0 "$command" --help
+    head -1 out | grep -q -e '--data PATH' || fail "$command: $(head -1 out)"
+done
+
 run 2 quantise
 says err "did you mean 'quantize'?" "unknown command"
 says err "nibble --help" "unknown command"

@@ -193,6 +193,29 @@ static void test_first_last(void **state) {
     }
 }
 
+/* Layers that read one initializer are sites of their own, told apart by name. */
+static void test_shared_weights(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 9, 3, 4, 4), y[4] = {hand_conv3(h, x, 3, 3)};
+    int shared = h->node->in[1];
+    for (int i = 1; i < 4; i++) {
+        y[i] = hand_conv3(h, hand_op(h, "Relu", y[i - 1]), 3, 3);
+        h->node->in[1] = shared;
+    }
+    hand_outputs(h, 1, &y[3]);
+    hand_generate(h, NBI_FIRST_LAST_SEARCHED);
+    assert_int_equal(hand_sites(h, NBI_SITE_WEIGHT), 4);
+    int plain = 0;
+    for (int i = 0; i < h->net->n_sites; i++) {
+        plain += !strcmp(h->net->site[i].name, h->g->tensor[shared]->name);
+        for (int k = 0; k < i; k++)
+            assert_string_not_equal(h->net->site[i].name, h->net->site[k].name);
+    }
+    assert_int_equal(plain, 1);
+    hand_free(h);
+}
+
 /* ---- unknown operators ----------------------------------------------------------------------- */
 
 static void test_unknown(void **state) {
@@ -394,6 +417,7 @@ int main(void) {
         cmocka_unit_test(test_weight_sites),
         cmocka_unit_test(test_conv_1d),
         cmocka_unit_test(test_first_last),
+        cmocka_unit_test(test_shared_weights),
         cmocka_unit_test(test_unknown),
         cmocka_unit_test(test_unknown_only),
         cmocka_unit_test(test_float_output_with_readers),

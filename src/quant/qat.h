@@ -1,0 +1,58 @@
+/* Quantization-aware training of a canonical network: the training graph of a policy, and the way
+ * back. The graph simulates the integer program edge by edge: raw weights and every activation site
+ * pass through org.nibble::FakeQuant, a convolution that reads a residual stream at fewer bits reads
+ * the stream's own codes quantized again, and what follows a convolution is one BatchNormalization
+ * per channel (inserted where the network has none: scale = σ, shift = μ as calibration measured
+ * them), which at the end becomes the per-channel gain and shift of the integer program. */
+#ifndef NIBBLE_QUANT_QAT_H
+#define NIBBLE_QUANT_QAT_H
+
+#include "exec/tape.h"
+#include "ir/qnet.h"
+
+/* Tensors of nbi_qat.graph, −1 where a layer has none. */
+typedef struct nbi_qat_layer {
+    int weight;       /* [M,C/group,kernel] or [M,K] */
+    int weight_scale; /* [M,1] or [1,1] */
+    int gamma, beta, mean, variance;
+    int bias;         /* instead of BatchNormalization: the last layer */
+} nbi_qat_layer;
+
+typedef struct nbi_qat_options {
+    int64_t batch;
+    bool per_channel;   /* granularity of weights */
+    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated */
+    int classes;        /* of the targets; 0 = no labels: distillation only */
+    bool distill;       /* an input for the float network's outputs */
+    float temperature;  /* of distillation */
+} nbi_qat_options;
+
+typedef struct nbi_qat {
+    nbi_graph *graph;   /* inputs: images[, targets][, teacher's outputs] */
+    nbi_arena arena;
+    const nbi_qnet *net;
+    uint8_t *bits;        /* [n_sites] */
+    nbi_qat_layer *layer; /* [n_layers] */
+    int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned */
+    int x, target, teacher; /* graph inputs, −1 */
+    int logits, label_loss, teacher_loss; /* −1 */
+    int n_train, *train;  /* constants that are trained */
+    bool *decays;         /* [n_train]: weight decay applies */
+    int n_states;
+    nbi_tape_state *state;
+} nbi_qat;
+
+/* `source`: the float graph, as given to calibration; `net`: calibrated; bits[n_sites];
+ * edge: what the losses compare (nbi_score_edge). NB_EUNSUPPORTED
+ * names a node that cannot be trained. */
+nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
+                      const uint8_t *bits, int edge, const nbi_qat_options *options,
+                      nbi_qat **out);
+void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
+/* `to` gets the values of `from`: the same network and policy, built with other options. */
+void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);
+/* The frozen graph of the values that the training graph holds now (running statistics of
+ * BatchNormalization). The gains are not folded yet: nbi_frozen_fold. */
+nb_status nbi_qat_freeze(nb_ctx *ctx, const nbi_qat *qat, nbi_frozen **out);
+
+#endif

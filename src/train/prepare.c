@@ -1,0 +1,277 @@
+/* The training form of a model. Tensors keep their indices from `model` to `graph` (copying and
+ * specialising only add), which is how trained values find their way back. */
+#include "train/prepare.h"
+
+#include "exec/exec.h"
+#include "ops/op.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool is_op(const nbi_node *node, const char *type) {
+    return !*node->domain && !strcmp(node->op_type, type);
+}
+
+void nbi_training_free(nbi_training *t) {
+    if (!t) return;
+    nbi_graph_free(t->model);
+    nbi_graph_free(t->graph);
+    nbi_free(t->trained);
+    nbi_free(t->state);
+    nbi_free(t);
+}
+
+/* ---- the model ----------------------------------------------------------------------------------- */
+
+nb_status nbi_add_missing_weights(nb_ctx *ctx, nbi_graph *g) {
+    for (int i = 1; i < g->n_inputs; i++) {
+        nbi_tensor *t = g->tensor[g->input[i]];
+        int64_t count = nbi_tensor_count(t);
+        if (t->dtype != NB_DTYPE_F32 || count < 0)
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "input '%s' is not a weight: %s of %s shape", t->name,
+                           nbi_dtype_name(t->dtype), count < 0 ? "unknown" : "known");
+        t->data = nbi_arena_alloc(&g->arena, (size_t)count + 1, sizeof(float));
+        if (!t->data) return nb_fail_memory(ctx, (size_t)count * sizeof(float));
+    }
+    if (g->n_inputs > 1) g->n_inputs = 1;
+    return NB_OK;
+}
+
+bool nbi_can_reconstruct(const nbi_graph *g) {
+    if (g->n_inputs != 1 || g->n_outputs < 1) return false;
+    const nbi_tensor *x = g->tensor[g->input[0]], *y = g->tensor[g->output[0]];
+    bool same = x->rank >= 2 && x->rank == y->rank;
+    for (int i = 1; same && i < x->rank; i++) same = x->dim[i] >= 0 && x->dim[i] == y->dim[i];
+    return same;
+}
+
+/* Nodes on constants alone (a transposed weight, a reshaped one) become constants. */
+static nb_status fold_weights(nb_ctx *ctx, nbi_graph *g) {
+    int kept = 0;
+    for (int n = 0; n < g->n_nodes; n++) {
+        nbi_node *node = g->node[n];
+        bool gone = false;
+        if (strstr(node->op_type, "QuantizeLinear"))
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "the model is quantized already (node '%s'): train wants a float model",
+                           node->name);
+        NB_TRY(nbi_node_infer(ctx, g, node));
+        NB_TRY(nbi_fold_node(ctx, g, node, &gone));
+        for (int i = 0; gone && i < node->n_out; i++)
+            if (node->out[i] >= 0) g->tensor[node->out[i]]->producer = -1;
+        if (!gone) g->node[kept++] = node;
+    }
+    g->n_nodes = kept;
+    nbi_graph_prune(g);
+    return NB_OK;
+}
+
+/* Exporters share equal initial values between BatchNormalizations; training tells them apart. */
+static nb_status separate_norms(nb_ctx *ctx, nbi_graph *g) {
+    for (int n = 0; n < g->n_nodes; n++) {
+        nbi_node *node = g->node[n];
+        if (!is_op(node, "BatchNormalization")) continue;
+        for (int i = 1; i < node->n_in; i++) {
+            if (nbi_role_of(g, node, i) == NBI_ROLE_NONE || nbi_graph_uses(g, node->in[i]) < 2)
+                continue;
+            const nbi_tensor *from = g->tensor[node->in[i]];
+            int copy;
+            NB_TRY(nbi_graph_add_const(ctx, g, from->name, from->dtype, from->rank, from->dim, &copy));
+            memcpy(g->tensor[copy]->data, from->data, (size_t)nbi_tensor_count(from) * sizeof(float));
+            node->in[i] = copy;
+        }
+    }
+    return NB_OK;
+}
+
+static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, nbi_graph **out) {
+    nbi_graph *g = NULL;
+    nb_status st;
+    if (model->n_inputs != 1)
+        return nb_fail(ctx, NB_EUNSUPPORTED,
+                       "the model has %d inputs, training wants one (and weights inside)",
+                       model->n_inputs);
+    if (model->n_outputs < 1) return nb_fail(ctx, NB_EFORMAT, "the model has no output");
+    NB_TRYG(nbi_graph_copy(ctx, model, &g));
+    NB_TRYG(fold_weights(ctx, g));
+    NB_TRYG(separate_norms(ctx, g));
+    *out = g;
+    return NB_OK;
+done:
+    nbi_graph_free(g);
+    return st;
+}
+
+/* ---- the training form ----------------------------------------------------------------------------- */
+
+/* Outputs: y, new running mean and variance, and for backward the batch's mean and 1/deviation. */
+static nb_status norm_to_training(nb_ctx *ctx, nbi_graph *g, nbi_node *node) {
+    static const char *const part[] = {"running_mean", "running_var", "batch_mean", "batch_scale"};
+    int *out = nbi_arena_alloc(&g->arena, 5, sizeof *out);
+    if (!out) return nb_fail_memory(ctx, 5 * sizeof *out);
+    out[0] = node->out[0];
+    for (int i = 0; i < 4; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%.64s/%s", node->name, part[i]);
+        NB_TRY(nbi_graph_add_tensor(ctx, g, name, NB_DTYPE_F32, -1, NULL, &out[1 + i]));
+        g->tensor[out[1 + i]]->producer = g->tensor[out[0]]->producer;
+    }
+    node->out = out;
+    node->n_out = 5;
+    node->params = NULL;
+    NB_TRY(nbi_node_set_int(ctx, g, node, "training_mode", 1));
+    return nbi_node_infer(ctx, g, node);
+}
+
+static bool has_own_statistics(const nbi_graph *g, const nbi_node *node) {
+    return is_op(node, "BatchNormalization") && nbi_role_of(g, node, 3) == NBI_ROLE_MEAN &&
+           nbi_role_of(g, node, 4) == NBI_ROLE_VARIANCE;
+}
+
+static nb_status switch_on(nb_ctx *ctx, nbi_graph *g) {
+    for (int n = 0; n < g->n_nodes; n++) {
+        nbi_node *node = g->node[n];
+        if (has_own_statistics(g, node) && !nbi_attr_int(node, "training_mode", 0))
+            NB_TRY(norm_to_training(ctx, g, node));
+    }
+    return NB_OK;
+}
+
+/* The tensor that the loss reads, N,C: what a final Softmax reads, flattened where need be. */
+static nb_status find_logits(nb_ctx *ctx, nbi_graph *g, int *out) {
+    int t = g->output[0], p = g->tensor[t]->producer;
+    while (p >= 0 && (is_op(g->node[p], "Softmax") || is_op(g->node[p], "Identity"))) {
+        t = g->node[p]->in[0];
+        p = g->tensor[t]->producer;
+    }
+    if (g->tensor[t]->rank != 2) {
+        nbi_node *node;
+        int flat;
+        NB_TRY(nbi_graph_add_tensor(ctx, g, "logits/flat", NB_DTYPE_NONE, -1, NULL, &flat));
+        NB_TRY(nbi_graph_add_node(ctx, g, "logits/flat", "", "Flatten", 1, &t, 1, &flat, &node));
+        NB_TRY(nbi_node_infer(ctx, g, node));
+        t = flat;
+    }
+    *out = t;
+    return NB_OK;
+}
+
+static nb_status add_loss(nb_ctx *ctx, nbi_graph *g, const char *name, const char *type, int a, int b,
+                          float temperature, int *out) {
+    const int in[2] = {a, b};
+    nbi_node *node;
+    NB_TRY(nbi_graph_add_tensor(ctx, g, name, NB_DTYPE_NONE, -1, NULL, out));
+    NB_TRY(nbi_graph_add_node(ctx, g, name, "org.nibble", type, 2, in, 1, out, &node));
+    if (temperature > 0) NB_TRY(nbi_node_set_float(ctx, g, node, "temperature", temperature));
+    return nbi_node_infer(ctx, g, node);
+}
+
+static nb_status add_input(nb_ctx *ctx, nbi_graph *g, const char *name, int64_t classes, int *out) {
+    const int64_t dim[2] = {-1, classes};
+    int list[4];
+    NB_TRY(nbi_graph_add_tensor(ctx, g, name, NB_DTYPE_F32, 2, dim, out));
+    memcpy(list, g->input, (size_t)g->n_inputs * sizeof *list);
+    list[g->n_inputs] = *out;
+    return nbi_graph_set_inputs(ctx, g, g->n_inputs + 1, list);
+}
+
+static nb_status add_losses(nb_ctx *ctx, nbi_graph *g, const nbi_training_options *o,
+                            nbi_training *t) {
+    int target, teacher, outputs[3];
+    if (o->reconstruct) {
+        t->logits = g->output[0];
+        NB_TRY(add_loss(ctx, g, "loss", "MeanSquaredError", t->logits, g->input[0], 0, &t->loss[0]));
+    } else {
+        NB_TRY(find_logits(ctx, g, &t->logits));
+        const nbi_tensor *z = g->tensor[t->logits];
+        if (z->dtype != NB_DTYPE_F32 || z->dim[1] < 1)
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "output '%s' is not one float32 value per class", z->name);
+        t->classes = z->dim[1];
+        NB_TRY(add_input(ctx, g, "target", t->classes, &target));
+        NB_TRY(add_loss(ctx, g, "loss", "CrossEntropy", t->logits, target, 0, &t->loss[0]));
+    }
+    outputs[0] = t->logits;
+    outputs[1] = t->loss[0];
+    t->n_losses = 1;
+    if (o->distill && !o->reconstruct) {
+        NB_TRY(add_input(ctx, g, "teacher", t->classes, &teacher));
+        NB_TRY(add_loss(ctx, g, "loss_distill", "KlDivergence", t->logits, teacher,
+                        o->temperature > 0 ? o->temperature : 4, &t->loss[1]));
+        outputs[2] = t->loss[1];
+        t->n_losses = 2;
+    }
+    return nbi_graph_set_outputs(ctx, g, 1 + t->n_losses, outputs);
+}
+
+/* What is trained and what is carried along; both must be constants of the model, too. */
+static nb_status find_trained(nb_ctx *ctx, nbi_training *t) {
+    const nbi_graph *g = t->graph;
+    bool *seen = NULL;
+    nb_status st;
+    NB_TRYG(nbi_alloc(ctx, (size_t)g->n_tensors, 1, &seen));
+    NB_TRYG(nbi_alloc(ctx, (size_t)g->n_tensors, sizeof *t->trained, &t->trained));
+    NB_TRYG(nbi_alloc(ctx, 2 * (size_t)g->n_nodes, sizeof *t->state, &t->state));
+    for (int n = 0; n < g->n_nodes; n++) {
+        const nbi_node *node = g->node[n];
+        for (int i = 0; i < node->n_in; i++) {
+            nbi_role role = nbi_role_of(g, node, i);
+            int x = node->in[i];
+            if (role == NBI_ROLE_NONE || role == NBI_ROLE_MEAN || role == NBI_ROLE_VARIANCE) continue;
+            if (seen[x] || x >= t->model->n_tensors || !t->model->tensor[x]->data) continue;
+            seen[x] = true;
+            t->trained[t->n_trained++] = (nbi_trained){x, role};
+        }
+        if (!has_own_statistics(g, node) || node->n_out < 3) continue;
+        t->state[t->n_states++] = (nbi_tape_state){node->out[1], node->in[3]};
+        t->state[t->n_states++] = (nbi_tape_state){node->out[2], node->in[4]};
+    }
+    if (t->n_trained == 0)
+        st = nb_fail(ctx, NB_EUNSUPPORTED, "nothing to train: the model has no float32 weights of "
+                     "Conv, Gemm, MatMul, BatchNormalization or PRelu");
+done:
+    nbi_free(seen);
+    return st;
+}
+
+/* The batch in every open first dimension. */
+static nb_status specialise(nb_ctx *ctx, const nbi_graph *g, int64_t batch, nbi_graph **out) {
+    const nbi_tensor *x = g->tensor[g->input[0]];
+    if (x->rank >= 1 && x->dim[0] >= 0 && x->dim[0] != batch)
+        return nb_fail(ctx, NB_EINVAL, "the model's batch is fixed at %lld: train with --batch %lld",
+                       (long long)x->dim[0], (long long)x->dim[0]);
+    return nbi_specialize_batch(ctx, g, batch, out);
+}
+
+nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *o,
+                           nbi_training **out) {
+    nbi_training *t = NULL;
+    nbi_graph *g = NULL;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *t, &t));
+    NB_TRYG(make_model(ctx, model, &t->model));
+    NB_TRYG(nbi_graph_copy(ctx, t->model, &g));
+    NB_TRYG(nbi_graph_infer(ctx, g));
+    NB_TRYG(switch_on(ctx, g));
+    NB_TRYG(add_losses(ctx, g, o, t));
+    NB_TRYG(specialise(ctx, g, o->batch, &t->graph));
+    NB_TRYG(find_trained(ctx, t));
+    *out = t;
+    t = NULL;
+done:
+    nbi_graph_free(g);
+    nbi_training_free(t);
+    return st;
+}
+
+static void publish(const nbi_training *t, int tensor) {
+    const nbi_tensor *from = t->graph->tensor[tensor];
+    memcpy(t->model->tensor[tensor]->data, from->data,
+           (size_t)nbi_tensor_count(from) * sizeof(float));
+}
+
+void nbi_training_publish(const nbi_training *t) {
+    for (int i = 0; i < t->n_trained; i++) publish(t, t->trained[i].tensor);
+    for (int i = 0; i < t->n_states; i++) publish(t, t->state[i].to);
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# --max-drop with every search method: the one that was named runs, the bound is kept and reported.
+# And what `run --expect` says of an output that differs.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+model=$root/examples/glyphs.onnx
+quick=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,4,8 --max-drop 20 --quiet)
+
+sizes=""
+for method in auto uniform random:trials=12 sensitivity:refine=4 \
+    genetic:population=6,parents=2,iterations=2; do
+    name=${method%%:*}
+    works quantize "$model" "${quick[@]}" --search "$method" -o "$name"
+    [[ $name != auto ]] || name=sensitivity
+    tr -d ' \n' < "${method%%:*}/results.json" > flat
+    says flat "\"method\":\"$name\""
+    says flat '"limit":"max-drop"'
+    says flat '"met":true'
+    bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9.]+).*/\1/' flat)
+    sizes+=" ${method%%:*}=${bytes%.*}"
+    # 8-bit weights everywhere take 101 K; a drop of 20 points leaves room for much less
+    [[ ${bytes%.*} -lt 40000 ]] || fail "$method: $bytes bytes"
+done
+
+# ---- run --expect --------------------------------------------------------------------------------
+# a version 1 .npy of 1x3x32x32 floats, header of 128 bytes
+tensor_file() { # FILE BYTE
+    printf '\x93NUMPY\x01\x00\x76\x00' > "$1"
+    printf '%-117s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 32, 32), }" >> "$1"
+    head -c 12288 /dev/zero | tr '\0' "$2" >> "$1"
+}
+tensor_file zeros.npy '\000'
+tensor_file others.npy '\077' # 0.747
+works run "$model" --input zeros.npy --output one --json
+name=$(tr -d ' \n' < out | sed -E 's/.*"outputs":\[\{"name":"([^"]+)".*/\1/')
+works run "$model" --input zeros.npy --expect one/output_0.pb
+refuses 1 "output '$name' differs from 'one/output_0.pb' by up to" run "$model" --input others.npy \
+    --expect one/output_0.pb
+refuses 1 "output '$name' differs from 'zeros.npy' in shape" run "$model" --input zeros.npy \
+    --expect zeros.npy
+
+if ((failures)); then
+    echo "$failures failures"
+    exit 1
+fi
+echo "every method keeps --max-drop:$sizes"
