@@ -7,7 +7,6 @@
 typedef struct quantize_args {
     nb_quantize_options o;
     text_list rules;
-    long finetune;
 } quantize_args;
 
 #define O(field) offsetof(nb_quantize_options, field)
@@ -49,8 +48,16 @@ static const opt how[] = {
 static const opt own[] = {
     {"rule", 0, "REGEX:W,A", "widths of the layers whose name fits; may be repeated", OPT_TEXTS,
      offsetof(quantize_args, rules), 0, 0},
-    {"finetune", 0, "EPOCHS", "only 0: fine-tuning is not part of this build yet", OPT_LONG,
-     offsetof(quantize_args, finetune), 0, 1e6},
+};
+
+static const opt training[] = {
+    {"finetune", 0, "EPOCHS", "trains the chosen policy with quantization in the loop (default 0)",
+     OPT_INT, O(finetune), 0, 1e6},
+    {"lr", 0, "RATE", "learning rate of --finetune, falling as a cosine (default 0.01)", OPT_REAL,
+     O(learning_rate), 1e-9, 1e3},
+    {"batch", 0, "N", "images per step of --finetune (default 128)", OPT_INT, O(batch), 2, 65536},
+    {"no-distill", 0, "", "labels only, without the float network as teacher", OPT_OFF, O(distill),
+     0, 0},
 };
 
 static const opt output[] = {
@@ -64,11 +71,6 @@ static const opt output[] = {
 
 static int work(cli *c, quantize_args *a, const char *path) {
     nb_quantize_options *o = &a->o;
-    if (a->finetune != 0)
-        return cli_wrong(c,
-                         "--finetune %ld: fine-tuning is not part of this build yet; only "
-                         "--finetune 0 is accepted",
-                         a->finetune);
     if (!o->output && !o->dry_run)
         return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
     if (o->policy && strcmp(o->search, "auto") != 0)
@@ -90,10 +92,11 @@ int cmd_quantize(cli *c) {
     quantize_args a = {.o = nb_quantize_options_default()};
     const opt_group groups[] = {
         OPT_GROUP("Limits, in any mix", limits, &a.o), CLI_CHOICE_GROUP(&a.o),
-        OPT_GROUP("Rules and training", own, &a),      OPT_GROUP("How", how, &a.o),
+        OPT_GROUP("Rules", own, &a),                   OPT_GROUP("How", how, &a.o),
+        OPT_GROUP("Fine-tuning", training, &a.o),
         OPT_GROUP("What is written", output, &a.o),    CLI_DATA_GROUP(&a.o.data)};
     const cli_usage usage = {.args = args, .needs = "--data PATH -o DIR", .notes = notes,
-                             .groups = groups, .n_groups = 6};
+                             .groups = groups, .n_groups = 7};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code == CLI_GO_ON) code = work(c, &a, path);

@@ -22,7 +22,7 @@ nb_quantize_options nb_quantize_options_default(void) {
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
-                                 .correct = true};
+                                 .correct = true, .distill = true};
 }
 
 void nbi_session_close(nbi_session *s) {

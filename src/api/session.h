@@ -89,7 +89,10 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound);
-/* Writes everything into o->output; *result = results.json. */
+/* Fine-tunes the policy o->finetune epochs; *out is the best one's frozen graph, ready to lower.
+ * Adds "finetune" to `result`. */
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, nbi_frozen **out, json_t *result);
+/* Fine-tunes if asked to, writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
 /* Layers of the sensitivity table. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);

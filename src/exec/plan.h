@@ -47,6 +47,19 @@ typedef struct exec_chain {
     bool channels_last; /* x and out */
 } exec_chain;
 
+/* pace.c: whether this plan runs or its twin for one thread. [0]: all threads, [1]: alone. */
+typedef struct exec_pace {
+    nbi_exec *twin; /* NULL: not made yet */
+    bool alone;     /* the twin is next */
+    bool ran_alone; /* the values of the last run are in the twin */
+    bool best;
+    bool warm;         /* nothing has changed for a moment */
+    double seconds[2]; /* per run, mean of the last windows of each */
+    double spent;      /* in this window */
+    int calls;
+    int windows, patience; /* of the better one since the last trial of the other, until the next */
+} exec_pace;
+
 struct nbi_exec {
     const nbi_graph *graph;
     unsigned flags;
@@ -63,12 +76,17 @@ struct nbi_exec {
     exec_chain **chain; /* per node: the chain that ends here, or NULL */
     int *uses;          /* per tensor: reads by needed nodes and graph outputs */
     uint64_t seed;      /* of this run's random operators */
+    exec_pace pace;
 };
 
 /* fuse.c: fills skipped and chain with what linalg can run. */
 nb_status nbi_exec_fuse(nb_ctx *ctx, nbi_exec *e);
 /* plan.c: slots, steps and memory. */
 nb_status nbi_exec_plan(nb_ctx *ctx, nbi_exec *e);
+/* pace.c: alone there is nothing to choose; what keeps all values is run a few times only. */
+bool nbi_pace_wanted(const nb_ctx *ctx, const nbi_exec *e);
+/* pace.c: a run took so long; decides about the next one. */
+nb_status nbi_pace_add(nb_ctx *ctx, nbi_exec *e, double seconds);
 
 /* ---- the parts of a plan, for tapes, too ---- */
 

@@ -103,10 +103,19 @@ static void ref_conv_sums(const nbk_conv *p, const nbi_conv_range *range, const 
     nbk_conv_sums(&q, in, acc, scratch);
 }
 
-static void ref_finish(const nbk_conv *p, const nbi_conv_range *range, const int32_t *acc,
-                       size_t pixels, void *out) {
-    (void)range;
-    nbk_conv_finish(p, acc, pixels, out);
+static void ref_finish(const nbk_conv *p, const int32_t *acc, const int32_t *had, size_t pixels,
+                       void *out) {
+    const size_t channels = (size_t)p->out_c;
+    if (!had) {
+        nbk_conv_finish(p, acc, pixels, out);
+        return;
+    }
+    for (size_t i = 0; i < pixels * channels; i++) {
+        const size_t c = i % channels;
+        const int64_t v = (int64_t)acc[i] + p->bias[c] - had[c];
+        const int64_t y = nbk_rescale((int32_t)v, p->mult[c], p->shift[c]) + p->out_zero;
+        nbk_store(out, p->out_type, i, nbk_clamp(y, p->out_lo, p->out_hi));
+    }
 }
 
 static void ref_dwconv_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
@@ -177,6 +186,18 @@ const nbi_conv_kernel *nbi_conv_select(const nbk_conv *p, const nbi_conv_range *
     return best;
 }
 
+static void ref_moments(const int32_t *acc, size_t pixels, size_t channels, int64_t *sum,
+                        int64_t *square) {
+    memset(sum, 0, channels * sizeof *sum);
+    memset(square, 0, channels * sizeof *square);
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < channels; c++) {
+            const int64_t v = acc[i * channels + c];
+            sum[c] += v;
+            square[c] += v * v;
+        }
+}
+
 static const nbi_simple_kernels SIMPLE_REF = {
     .isa = NBI_ISA_REF,
     .add = nbk_add_run,
@@ -185,6 +206,7 @@ static const nbi_simple_kernels SIMPLE_REF = {
     .maxpool = nbk_maxpool_run,
     .avgpool = nbk_avgpool_run,
     .copy = nbk_copy_run,
+    .moments = ref_moments,
 };
 
 const nbi_simple_kernels *nbi_simple_select(nbi_isa isa) {

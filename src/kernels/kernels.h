@@ -37,9 +37,9 @@ typedef struct nbi_conv_kernel {
                 void *out, void *scratch);
     void (*sums)(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                  int32_t *acc, void *scratch);
-    /* acc → out (as nbk_conv_finish). */
-    void (*finish)(const nbk_conv *p, const nbi_conv_range *range, const int32_t *acc,
-                   size_t pixels, void *out);
+    /* acc → out (as nbk_conv_finish). had: the bias that acc was made with; NULL: that of p. */
+    void (*finish)(const nbk_conv *p, const int32_t *acc, const int32_t *had, size_t pixels,
+                   void *out);
 } nbi_conv_kernel;
 #define NBI_KERNEL_SLACK 64
 
@@ -59,6 +59,9 @@ typedef struct nbi_simple_kernels {
     void (*maxpool)(const nbk_pool *, const void *, void *);
     void (*avgpool)(const nbk_pool *, const void *, void *);
     void (*copy)(const nbk_copy *, const void *, void *);
+    /* Σ acc and Σ acc² of every channel of acc[pixels][channels]; the caller knows that both fit. */
+    void (*moments)(const int32_t *acc, size_t pixels, size_t channels, int64_t *sum,
+                    int64_t *square);
 } nbi_simple_kernels;
 /* Entries that an isa does not have are filled with the reference's. */
 const nbi_simple_kernels *nbi_simple_select(nbi_isa isa);

@@ -2,31 +2,7 @@
 #ifndef NIBBLE_QUANT_FIT_H
 #define NIBBLE_QUANT_FIT_H
 
-#include "ir/qnet.h"
-
-typedef enum nbi_range_method {
-    NBI_RANGE_MSE,        /* least mean squared error over 100 shrunken ranges (default) */
-    NBI_RANGE_MINMAX,
-    NBI_RANGE_PERCENTILE, /* 99.9 % */
-    NBI_RANGE_KL,         /* least Kullback–Leibler divergence of the clipped histogram */
-    NBI_RANGE_METHODS
-} nbi_range_method;
-const char *nbi_range_name(nbi_range_method method); /* "mse"… */
-
-/* ---- histograms: streaming, bounded memory, independent of batch borders up to bin width ------ */
-
-/* Counts `n` values of magnitude; NB_ENUMERIC when one is not finite (names `what`). The width
- * doubles when a value falls outside, so nothing is stored twice and memory stays constant. */
-nb_status nbi_hist_init(nb_ctx *ctx, nbi_arena *arena, nbi_hist *hist);
-nb_status nbi_hist_add(nb_ctx *ctx, nbi_hist *hist, const char *what, const float *x, size_t n);
-
-/* Unsigned (zero = 0, 0 … 2^bits−1) or symmetric (zero = 0, −2^(bits−1) … 2^(bits−1)−1), bits 1…8;
- * *sqnr in dB. An all-zero histogram is fitted as the range −1…1. */
-void nbi_fit_activation(const nbi_hist *hist, bool is_unsigned, int bits, nbi_range_method method,
-                        nbi_qparam *out, double *sqnr);
-/* Affine: u8 with a zero point; 0 is exactly representable. */
-void nbi_fit_affine(const nbi_hist *hist, int bits, nbi_range_method method, nbi_qparam *out,
-                    double *sqnr);
+#include "schemes/range.h"
 
 /* ---- weights ------------------------------------------------------------------------------- */
 

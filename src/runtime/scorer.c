@@ -47,6 +47,7 @@ struct nbi_scorer {
     double computed, saved;
     nbi_arena arena;      /* of the candidate */
     nbi_frozen *freeze;   /* filled when freezing */
+    double *moments;      /* [2][statistics images][channels of a layer]: Σ, Σ² */
     int32_t *sums;        /* of the statistics images, one layer at a time */
     size_t sums_count;    /* room for so many */
     bool sums_kept;       /* they are those of the layer being run */
@@ -76,6 +77,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->readers);
     nbi_free(s->tensor);
     nbi_free(s->sums);
+    nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
 }
@@ -85,6 +87,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     nbi_scorer *s = NULL;
     nb_status st;
     size_t edges = (size_t)net->n_edges, fits = (size_t)net->n_layers * (NBI_MAX_BITS + 1);
+    size_t channels = 0;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *s, &s));
     s->net = net;
     s->options = *options;
@@ -101,13 +104,15 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->tensor, &s->tensor));
     NB_TRYG(nbi_alloc(ctx, (size_t)s->workers, sizeof *s->scratch, &s->scratch));
     for (int i = 0; i < net->n_layers; i++) { /* the largest layer that fits the bound */
+        if (net->layer[i].type != NBI_LAYER_CONV) continue;
         const nbk_conv *g = &net->layer[i].geometry;
         size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
                        s->options.stat_images;
-        if (net->layer[i].type == NBI_LAYER_CONV && count <= MOST_SUMS / 4 &&
-            count > s->sums_count)
-            s->sums_count = count;
+        if (count <= MOST_SUMS / 4 && count > s->sums_count) s->sums_count = count;
+        if ((size_t)g->out_c > channels) channels = (size_t)g->out_c;
     }
+    NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
+                      &s->moments));
     NB_TRYG(nbi_alloc(ctx, s->sums_count + NBI_KERNEL_SLACK, sizeof *s->sums, &s->sums));
     *out = s;
     return NB_OK;
@@ -188,6 +193,7 @@ typedef struct step_job {
     size_t in_bytes[3], out_bytes, acc_offset;
     uint8_t *out;
     double *sum, *square; /* statistics: [images][channels] */
+    size_t moments_offset; /* of work space in scratch: int64 [2][channels] */
     size_t kept;          /* run_chunk: so many images have their sums already */
 } step_job;
 
@@ -196,11 +202,8 @@ static void finish_image(const step_job *j, size_t n) {
     const nbi_step_conv *conv = &j->ready->step->u.conv;
     size_t channels = (size_t)conv->p.out_c;
     size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    int32_t *acc = j->s->sums + n * pixels * channels;
-    for (size_t i = 0; i < pixels; i++)
-        for (size_t c = 0; c < channels; c++)
-            acc[i * channels + c] += conv->p.bias[c] - j->s->sums_bias[c];
-    j->ready->kernel->finish(&conv->p, &conv->range, acc, pixels, j->out + n * j->out_bytes);
+    const int32_t *acc = j->s->sums + n * pixels * channels;
+    j->ready->kernel->finish(&conv->p, acc, j->s->sums_bias, pixels, j->out + n * j->out_bytes);
 }
 
 static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
@@ -218,6 +221,23 @@ static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
     return NB_OK;
 }
 
+/* Adds Σ and Σ² of one image's sums, of so many pixels at once that int64 holds Σ². */
+static void add_moments(const step_job *j, const int32_t *acc, size_t n, int64_t *work) {
+    const nbi_step_conv *conv = &j->ready->step->u.conv;
+    size_t channels = (size_t)conv->p.out_c;
+    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w, count;
+    double bound = (double)conv->range.acc_bound + 1, most = 0x1p62 / (bound * bound);
+    for (size_t i = 0; i < pixels; i += count) {
+        count = most < (double)(pixels - i) ? (size_t)fmax(most, 1) : pixels - i;
+        nbi_simple_select(nbi_cpu_isa())
+            ->moments(acc + i * channels, count, channels, work, work + channels);
+        for (size_t c = 0; c < channels; c++) {
+            j->sum[n * channels + c] += (double)work[c];
+            j->square[n * channels + c] += (double)work[channels + c];
+        }
+    }
+}
+
 /* Sums of one image stay in scratch; per image and channel Σ and Σ² (exact below 2^53). */
 static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
     const step_job *j = user;
@@ -227,15 +247,9 @@ static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
     for (size_t n = begin; n < end; n++) {
         int32_t *acc = j->s->sums_kept ? j->s->sums + n * pixels * channels
                                        : (int32_t *)(j->s->scratch[worker] + j->acc_offset);
-        double *sum = j->sum + n * channels, *square = j->square + n * channels;
         j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
                                j->in[0] + n * j->in_bytes[0], acc, j->s->scratch[worker]);
-        for (size_t i = 0; i < pixels; i++)
-            for (size_t c = 0; c < channels; c++) {
-                double v = acc[i * channels + c];
-                sum[c] += v;
-                square[c] += v * v;
-            }
+        add_moments(j, acc, n, (int64_t *)(void *)(j->s->scratch[worker] + j->moments_offset));
     }
     return NB_OK;
 }
@@ -278,9 +292,11 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     s->sums_kept = count * images <= s->sums_count;
     s->sums_bias = step.u.conv.p.bias;
     j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
-    NB_TRYG(ensure_scratch(ctx, s, j.acc_offset + count * 4 + NBI_KERNEL_SLACK));
-    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.sum));
-    NB_TRYG(nbi_alloc(ctx, images * channels, sizeof(double), &j.square));
+    j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
+    NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
+    j.sum = s->moments;
+    j.square = s->moments + images * channels;
+    memset(s->moments, 0, 2 * images * channels * sizeof *s->moments);
     NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
     double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
     const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
@@ -299,8 +315,6 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
         conv->gain[c] *= r;
     }
 done:
-    nbi_free(j.sum);
-    nbi_free(j.square);
     nbi_free(own);
     return st;
 }
@@ -435,6 +449,11 @@ static void find_needed(nbi_scorer *s, int edge) {
     memset(s->needed, 0, (size_t)net->n_edges);
     memset(s->readers, 0, (size_t)net->n_edges * sizeof *s->readers);
     memset(s->buffer, 0, (size_t)net->n_edges * sizeof *s->buffer);
+    /* all of this candidate's own path, the beginning last: the next candidate in order shares it,
+     * even where this one starts behind it */
+    for (int i = net->n_layers - 1; i >= 0; i--)
+        nbi_cache_touch(&s->cache, s->key[net->layer[i].out]);
+    nbi_cache_touch(&s->cache, s->key[net->input]);
     s->needed[s->alias[edge]] = true;
     s->readers[s->alias[edge]] = 1;
     for (int i = net->n_layers - 1; i >= 0; i--) {

@@ -14,17 +14,24 @@ typedef struct nbi_cached {
     uint8_t *data;
 } nbi_cached;
 
+/* A fresh buffer of many MiB costs its page faults and its zeros: the last few are kept. */
+#define NBI_CACHE_SPARES 4
+
 typedef struct nbi_prefix_cache {
     nbi_cached *slot;
     size_t n_slots, bytes, budget;
     uint64_t clock;
+    nbi_cached spare[NBI_CACHE_SPARES]; /* data and bytes only: of dropped entries, to be used again */
+    int next_spare;
 } nbi_prefix_cache;
 
 nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget);
 void nbi_cache_free(nbi_prefix_cache *cache);
 /* Pinned buffer of a key, or NULL. */
 nbi_cached *nbi_cache_get(nbi_prefix_cache *cache, uint64_t key);
-/* A new pinned buffer; evicts unpinned ones while the budget is exceeded. */
+/* The key counts as used now, if it is there. */
+void nbi_cache_touch(nbi_prefix_cache *cache, uint64_t key);
+/* A new pinned buffer with unspecified contents; evicts unpinned ones while the budget is exceeded. */
 nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size_t bytes,
                         bool keep, nbi_cached **out);
 void nbi_cache_unpin(nbi_prefix_cache *cache, nbi_cached *entry);

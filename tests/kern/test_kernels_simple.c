@@ -341,6 +341,31 @@ static void test_simple(void **state) {
     }
 }
 
+static void test_moments(void **state) {
+    (void)state;
+    enum { PIXELS = 37, MOST = 41 };
+    static int32_t acc[PIXELS * MOST];
+    nbi_rng rng;
+    nbi_rng_seed(&rng, 5, 0);
+    for (size_t channels = 1; channels <= MOST; channels += 5)
+        for (int isa = 0; isa <= (int)nbi_cpu_isa(); isa++) {
+            int64_t sum[MOST], square[MOST];
+            for (size_t i = 0; i < PIXELS * channels; i++) {
+                acc[i] = random_in(&rng, -100000000, 100000000);
+                if (i % 50 == 7) acc[i] = i % 4 ? 200000000 : -200000000;
+            }
+            nbi_simple_select((nbi_isa)isa)->moments(acc, PIXELS, channels, sum, square);
+            for (size_t c = 0; c < channels; c++) {
+                int64_t s = 0, q = 0;
+                for (size_t i = 0; i < PIXELS; i++) {
+                    s += acc[i * channels + c];
+                    q += (int64_t)acc[i * channels + c] * acc[i * channels + c];
+                }
+                assert_true(sum[c] == s && square[c] == q);
+            }
+        }
+}
+
 static void test_environment(void **state) {
     (void)state;
     const nbi_isa best = nbi_cpu_isa();
@@ -356,7 +381,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpack),      cmocka_unit_test(test_rescale),
         cmocka_unit_test(test_rescale_of),  cmocka_unit_test(test_simple),
-        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_environment), cmocka_unit_test(test_moments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

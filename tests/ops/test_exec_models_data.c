@@ -115,6 +115,34 @@ static void test_batch_equals_single(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Many runs of a small batch, by all threads and by one in turn: the same bits every time. */
+static void test_threads_change_nothing(void **state) {
+    static const char *const models[] = {"resnet20", "mlperf_kws_dscnn", "mlperf_vww96"};
+    nb_ctx *ctx = nb_ctx_new();
+    (void)state;
+    nb_ctx_set_threads(ctx, 2);
+    for (size_t i = 0; i < NBI_COUNT(models); i++) {
+        nbi_graph *g = load(ctx, models[i], 1);
+        nbi_exec *e;
+        nbi_view v;
+        size_t n, m;
+        nb_ctx_set_threads(ctx, 1);
+        float *x = random_input(g, &n), *want = run(ctx, g, 0, x, &m);
+        nb_ctx_set_threads(ctx, 2);
+        assert_int_equal(nbi_exec_new(ctx, g, 0, &e), NB_OK);
+        for (double end = nb_seconds(ctx) + 0.3; nb_seconds(ctx) < end;) {
+            assert_int_equal(nbi_exec_run(ctx, e, (const void *const[]){x}), NB_OK);
+            assert_int_equal(nbi_exec_value(ctx, e, g->output[0], &v), NB_OK);
+            assert_memory_equal(v.data, want, m * sizeof *want);
+        }
+        nbi_exec_free(e);
+        free(x);
+        free(want);
+        nbi_graph_free(g);
+    }
+    nb_ctx_free(ctx);
+}
+
 static void test_export_folds(void **state) {
     static const char *const allowed[] = {
         "Conv", "Relu", "Add", "Slice", "Pad", "GlobalAveragePool", "Flatten", "Gemm"};
@@ -142,6 +170,7 @@ static void test_export_folds(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_export_folds),
+        cmocka_unit_test(test_threads_change_nothing),
         cmocka_unit_test(test_batch_equals_single),
         cmocka_unit_test(test_fast_equals_reference),
     };

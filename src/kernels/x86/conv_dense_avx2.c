@@ -121,47 +121,60 @@ static void ubs_4(const nbi_tile *t, size_t first) {
     store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
 }
 
-/* acc += the pairs of int16 in v. */
-static inline void widen_into(int32_t *acc, __m256i v) {
+/* to = from + the pairs of int16 in v. */
+static inline void widen(int32_t *to, const int32_t *from, __m256i v) {
     const __m256i sum = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
-    store(acc, _mm256_add_epi32(load(acc), sum));
+    store(to, _mm256_add_epi32(load(from), sum));
 }
 
-static inline __m256i madd2(__m256i sum, __m256i x, __m256i w) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w));
-}
+/* One pixel of a step: its 4 bytes times both vectors of weights, added to its two sums. */
+#define UBS_PIXEL(x, low, high, one, other)                                  \
+    "vpbroadcastd (%[" x "],%[at]), %%ymm10\n\t"                             \
+    "vpmaddubsw %%ymm8, %%ymm10, %%" one "\n\t"                              \
+    "vpmaddubsw %%ymm9, %%ymm10, %%" other "\n\t"                            \
+    "vpaddw %%" one ", %[" low "], %[" low "]\n\t"                           \
+    "vpaddw %%" other ", %[" high "], %[" high "]\n\t"
 
-/* Steps from…to−1, summed in int16, then added to the int32 sums in memory. */
+/* Steps from…to−1, summed in int16, then added to the int32 sums in memory, or to the bias. In
+ * assembly: gcc reads the weights again for every pixel, and the loads then take longer than the
+ * products. */
 static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_t to) {
     const uint8_t *const *pixel = t->pixel + first, *w = t->w + from * 64;
-    const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
+    const uint32_t *offset = t->offset + from, *end = t->offset + to;
     __m256i a0 = _mm256_setzero_si256(), a1 = a0;
     __m256i b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
-    for (size_t k = from; k < to; k++, w += 64) {
-        const size_t at = t->offset[k];
-        const __m256i w0 = load(w), w1 = load(w + 32);
-        __m256i x = broadcast4(xa + at);
-        a0 = madd2(a0, x, w0);
-        a1 = madd2(a1, x, w1);
-        x = broadcast4(xb + at);
-        b0 = madd2(b0, x, w0);
-        b1 = madd2(b1, x, w1);
-        x = broadcast4(xc + at);
-        c0 = madd2(c0, x, w0);
-        c1 = madd2(c1, x, w1);
-        x = broadcast4(xd + at);
-        d0 = madd2(d0, x, w0);
-        d1 = madd2(d1, x, w1);
-    }
+    size_t at;
+    __asm__("1:\n\t"
+            "movl (%[offset]), %k[at]\n\t"
+            "vmovdqu (%[w]), %%ymm8\n\t"
+            "vmovdqu 32(%[w]), %%ymm9\n\t" /* clang-format off */
+            UBS_PIXEL("xa", "a0", "a1", "ymm11", "ymm12")
+            UBS_PIXEL("xb", "b0", "b1", "ymm13", "ymm14")
+            UBS_PIXEL("xc", "c0", "c1", "ymm15", "ymm11")
+            UBS_PIXEL("xd", "d0", "d1", "ymm12", "ymm13") /* clang-format on */
+            "add $4, %[offset]\n\t"
+            "add $64, %[w]\n\t"
+            "cmp %[end], %[offset]\n\t"
+            "jne 1b"
+            : [a0] "+x"(a0), [a1] "+x"(a1), [b0] "+x"(b0), [b1] "+x"(b1), [c0] "+x"(c0),
+              [c1] "+x"(c1), [d0] "+x"(d0), [d1] "+x"(d1), [offset] "+r"(offset), [w] "+r"(w),
+              [at] "=&r"(at)
+            : [end] "r"(end), [xa] "r"(pixel[0]), [xb] "r"(pixel[1]), [xc] "r"(pixel[2]),
+              [xd] "r"(pixel[3])
+            : "memory", "cc", "ymm8", "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15");
     int32_t *acc = t->acc + first * NBI_LANES;
-    widen_into(acc, a0), widen_into(acc + 8, a1), widen_into(acc + 16, b0);
-    widen_into(acc + 24, b1), widen_into(acc + 32, c0), widen_into(acc + 40, c1);
-    widen_into(acc + 48, d0), widen_into(acc + 56, d1);
+    const int32_t *was = from ? acc : t->bias;
+    const size_t next = from ? NBI_LANES : 0;
+    widen(acc, was, a0), widen(acc + 8, was + 8, a1);
+    was += next;
+    widen(acc + 16, was, b0), widen(acc + 24, was + 8, b1);
+    was += next;
+    widen(acc + 32, was, c0), widen(acc + 40, was + 8, c1);
+    was += next;
+    widen(acc + 48, was, d0), widen(acc + 56, was + 8, d1);
 }
 
 static void ubs_chunks(const nbi_tile *t, size_t first) {
-    for (size_t i = 0; i < 4; i++)
-        memcpy(t->acc + (first + i) * NBI_LANES, t->bias, NBI_LANES * sizeof *t->acc);
     for (size_t k = 0; k < t->steps; k += t->chunk)
         ubs_chunk(t, first, k, t->steps - k < t->chunk ? t->steps : k + t->chunk);
 }
@@ -240,7 +253,8 @@ static inline __m256i narrow(__m256i a, __m256i b, const limits *l, uint8_t type
 
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
     for (int i = 0; i < q->channels; i++) {
-        const int64_t v = nbk_rescale(acc[i], q->mult[i], q->shift[i]) + q->zero;
+        const int32_t sum = (int32_t)(acc[i] + q->missing[i]);
+        const int64_t v = nbk_rescale(sum, q->mult[i], q->shift[i]) + q->zero;
         nbk_store(out, q->type, at + (size_t)i, nbk_clamp(v, q->lo, q->hi));
     }
 }

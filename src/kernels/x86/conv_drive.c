@@ -35,12 +35,15 @@ nbi_band nbi_band_of(const nbk_conv *p, size_t element, bool as_is) {
 }
 
 static void fill(uint8_t *dst, size_t bytes, size_t element, int value) {
-    if (element == 1) {
+    const uint64_t ones = element == 1 ? 0x0101010101010101u : 0x0001000100010001u;
+    const uint64_t v = ones * (element == 1 ? (uint8_t)value : (uint16_t)value);
+    size_t i = 0;
+    if (element == 1 && bytes >= 256) {
         memset(dst, value, bytes);
         return;
     }
-    const int16_t v = (int16_t)value;
-    for (size_t i = 0; i < bytes; i += 2) memcpy(dst + i, &v, 2);
+    for (; i + 8 <= bytes; i += 8) memcpy(dst + i, &v, 8); /* mostly one pixel: no call */
+    for (; i < bytes; i += element) memcpy(dst + i, &v, element);
 }
 
 const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *b, nbi_widen_fn copy, int add,
@@ -106,14 +109,15 @@ static layout layout_of(const nbi_dense *d, const nbk_conv *p) {
     return l;
 }
 
-/* In front of the weights: Σw of every output channel, for inputs that are shifted to unsigned. */
-static size_t sums_bytes(const nbk_conv *p) {
-    return round_up((size_t)p->out_c * 4, 64);
+/* In front of the weights: Σw of every output channel, for inputs that are shifted to unsigned, and
+ * the chunk of every block. */
+static size_t head_bytes(const nbk_conv *p, const layout *l) {
+    return round_up(((size_t)p->out_c + l->groups * l->blocks) * 4, 64);
 }
 
 size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p) {
     const layout l = layout_of(d, p);
-    return sums_bytes(p) + l.groups * l.blocks * l.block_bytes;
+    return head_bytes(p, &l) + l.groups * l.blocks * l.block_bytes;
 }
 
 static void pack_channel(const layout *l, const int8_t *w, size_t element, uint8_t *out) {
@@ -139,11 +143,41 @@ static void pack_depthwise(const layout *l, size_t taps, const int8_t *levels, u
         }
 }
 
+/* true if no int16 sum of `chunk` steps can overflow, whatever the bytes that the weights meet: the
+ * positive weights of a pair sum up to 128 at most, and the negative ones to −128. */
+static bool chunk_fits(const layout *l, const uint8_t *block, size_t chunk) {
+    const size_t steps = l->segments * l->steps, pairs = 2 * NBI_LANES;
+    for (size_t from = 0; from < steps; from += chunk)
+        for (size_t i = 0; i < pairs; i++) {
+            int up = 0, down = 0;
+            for (size_t k = from; k < steps && k < from + chunk; k++)
+                for (size_t e = 0; e < 2; e++) {
+                    const int v = (int8_t)block[(k * pairs + i) * 2 + e];
+                    if (v > 0) up += v;
+                    else down -= v;
+                }
+            if (up > 128 || down > 128) return false;
+        }
+    return true;
+}
+
+/* The longest chunk for the actual weights, all of them about equally long; 0: not one step. Far
+ * longer than what holds for any weights of the same width (nbi_chunk_of). */
+static size_t safe_chunk(const layout *l, const uint8_t *block) {
+    const size_t steps = l->segments * l->steps;
+    for (size_t n = 1; n <= steps; n++) {
+        const size_t chunk = (steps + n - 1) / n;
+        if (chunk_fits(l, block, chunk)) return chunk;
+        if (chunk == 1) break;
+    }
+    return 0;
+}
+
 void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels, void *packed) {
     const layout l = layout_of(d, p);
     const size_t k = l.segments * l.length;
     int32_t *sums = packed;
-    uint8_t *w = (uint8_t *)packed + sums_bytes(p);
+    uint8_t *w = (uint8_t *)packed + head_bytes(p, &l);
     memset(packed, 0, nbi_dense_packed_bytes(d, p));
     if (d->depthwise) {
         pack_depthwise(&l, (size_t)p->kh * (size_t)p->kw, levels, w);
@@ -156,6 +190,8 @@ void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels,
         pack_channel(&l, levels + o * k, d->element,
                      w + block * l.block_bytes + in_group % NBI_LANES * 4);
     }
+    for (size_t b = 0; d->element == 1 && b < l.groups * l.blocks; b++)
+        sums[(size_t)p->out_c + b] = (int32_t)safe_chunk(&l, w + b * l.block_bytes);
 }
 
 /* ---- running ------------------------------------------------------------------------------- */
@@ -168,7 +204,8 @@ size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type) {
     return pair <= 0 ? INT16_MAX : (size_t)(INT16_MAX / pair);
 }
 
-void nbi_requant_init(nbi_requant *q, const nbk_conv *p, int first, int channels) {
+void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int first,
+                      int channels) {
     *q = (nbi_requant){.lo = p->out_lo,
                        .hi = p->out_hi,
                        .zero = p->out_zero,
@@ -182,19 +219,21 @@ void nbi_requant_init(nbi_requant *q, const nbk_conv *p, int first, int channels
         q->mult[i] = i < channels ? p->mult[first + i] : 0;
         q->shift[i] = shift;
         q->shift_high[i] = shift - 32;
-        (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)1 << (shift - 1);
+        if (had && i < channels) q->missing[i] = (int64_t)p->bias[first + i] - had[first + i];
+        const uint64_t half = ((uint64_t)1 << (shift - 1)) +
+                              (uint64_t)q->missing[i] * (uint64_t)q->mult[i]; /* modulo 2^64 */
+        (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)half;
         if (shift < 32) q->fast = false;
     }
 }
 
-void nbi_finish_x86(const nbk_conv *p, const nbi_conv_range *range, const int32_t *acc,
-                    size_t pixels, void *out) {
-    (void)range;
+void nbi_finish_x86(const nbk_conv *p, const int32_t *acc, const int32_t *had, size_t pixels,
+                    void *out) {
     const size_t stride = (size_t)p->out_c;
     for (int first = 0; first < p->out_c; first += NBI_LANES) {
         const int n = p->out_c - first < NBI_LANES ? p->out_c - first : NBI_LANES;
         nbi_requant q;
-        nbi_requant_init(&q, p, first, n);
+        nbi_requant_init(&q, p, had, first, n);
         if (n == NBI_LANES) {
             nbi_requant_avx2(&q, acc + first, stride, 0, pixels, out);
             continue;
@@ -225,6 +264,7 @@ typedef struct job {
     nbi_band band;
     const uint8_t *base; /* of the band in work */
     int y, height;       /* its output rows */
+    size_t chunk;        /* by the range of values */
     nbi_tile tile;
 } job;
 
@@ -246,12 +286,15 @@ typedef struct walk {
 } walk;
 
 static void find_pixels(walk *at, nbi_tile *t, size_t count, size_t group) {
-    for (size_t i = 0; i < count; i++) {
-        t->pixel[i] = at->row + at->x * at->step_x;
-        if (++at->x == at->width) {
-            at->x = 0;
-            at->row += at->step_y;
-        }
+    for (size_t i = 0; i < count;) {
+        const size_t rest = at->width - at->x, n = rest < count - i ? rest : count - i;
+        const uint8_t *first = at->row + at->x * at->step_x;
+        for (size_t k = 0; k < n; k++) t->pixel[i + k] = first + k * at->step_x;
+        i += n;
+        at->x += n;
+        if (at->x < at->width) break;
+        at->x = 0;
+        at->row += at->step_y;
     }
     for (size_t i = count; i % group != 0; i++) t->pixel[i] = t->pixel[0];
     t->pixels = count;
@@ -269,7 +312,7 @@ static void run_block(const job *j, int first, int n, size_t offset, const int32
                .step_y = (size_t)p->sh * j->band.row_bytes};
     nbi_requant q;
     nbi_tile t = j->tile;
-    nbi_requant_init(&q, p, first, n);
+    nbi_requant_init(&q, p, NULL, first, n);
     t.bias = bias;
     t.acc = acc;
     for (size_t done = 0; done < total; done += t.pixels) {
@@ -280,15 +323,20 @@ static void run_block(const job *j, int first, int n, size_t offset, const int32
             nbi_requant_avx2(&q, acc, NBI_LANES, start + done, t.pixels, j->io->out);
             continue;
         }
-        for (size_t i = 0; i < t.pixels; i++)
-            memcpy(j->io->acc + (start + done + i) * q.stride + (size_t)first, acc + i * NBI_LANES,
-                   (size_t)n * sizeof acc[0]);
+        int32_t *to = j->io->acc + (start + done) * q.stride + (size_t)first;
+        if (n == NBI_LANES)
+            for (size_t i = 0; i < t.pixels; i++) /* of a known size */
+                memcpy(to + i * q.stride, acc + i * NBI_LANES, NBI_LANES * sizeof acc[0]);
+        else
+            for (size_t i = 0; i < t.pixels; i++)
+                memcpy(to + i * q.stride, acc + i * NBI_LANES, (size_t)n * sizeof acc[0]);
     }
 }
 
 static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
     const nbk_conv *p = j->p;
     const size_t lanes = NBI_LANES;
+    const int32_t *chunks = sums + p->out_c;
     for (size_t g = 0; g < j->l.groups; g++)
         for (size_t b = 0; b < j->l.n; b += lanes) {
             const size_t first = g * j->l.n + b;
@@ -299,6 +347,8 @@ static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
                 bias[i] = (int32_t)((uint32_t)p->bias[first + i] -
                                     (uint32_t)add * (uint32_t)sums[first + i]);
             j->tile.w = w;
+            j->tile.chunk = (size_t)chunks[g * j->l.blocks + b / lanes];
+            if (j->tile.chunk < j->chunk) j->tile.chunk = j->chunk;
             run_block(j, (int)first, (int)n, channel * j->d->element, bias);
             w += j->l.block_bytes;
         }
@@ -312,9 +362,9 @@ void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io
     find_offsets(&j, io->scratch);
     j.tile.offset = io->scratch;
     j.tile.steps = j.l.segments * j.l.steps;
-    j.tile.chunk = nbi_chunk_of(io->range, p->in_type);
+    j.chunk = nbi_chunk_of(io->range, p->in_type);
     const int32_t *sums = io->packed;
-    const uint8_t *w = (const uint8_t *)io->packed + sums_bytes(p);
+    const uint8_t *w = (const uint8_t *)io->packed + head_bytes(p, &j.l);
     uint8_t *buffer = (uint8_t *)io->scratch + offset_bytes(&j.l);
     for (j.y = 0; j.y < p->out_h; j.y += j.band.height) {
         j.height = p->out_h - j.y < j.band.height ? p->out_h - j.y : j.band.height;

@@ -6,7 +6,8 @@
  * steps of 4 bytes (4 codes, or 2 widened ones); reads behind its end meet weights of 0. A tile
  * function computes up to NBI_TILE_PIXELS pixels × 16 output channels from the addresses of pixels
  * and the offsets of steps alone. Packed weights: a block of 16 channels after the other, each
- * [step][16 channels][4 bytes]. Depthwise: a step is the 16 channels of one tap, widened, and a
+ * [step][16 channels][4 bytes]; in front of them Σw per channel and the chunk of every block.
+ * Depthwise: a step is the 16 channels of one tap, widened, and a
  * block of weights is [pair of taps][16 channels][2 taps] as int16. */
 #ifndef NIBBLE_KERNELS_CONV_X86_H
 #define NIBBLE_KERNELS_CONV_X86_H
@@ -23,7 +24,7 @@ typedef struct nbi_tile {
     size_t steps;
     const uint8_t *w;
     const int32_t *bias; /* [16] */
-    size_t chunk;        /* steps that may be summed in int16 */
+    size_t chunk;        /* steps that may be summed in int16, from 0, chunk, 2·chunk, … on */
     int32_t *acc;        /* [pixels][16], 64-byte aligned */
 } nbi_tile;
 
@@ -31,19 +32,22 @@ typedef struct nbi_tile {
 typedef struct nbi_requant {
     int64_t half_even[8], half_odd[8]; /* 2^(shift−1) of channels 0, 2, … and 1, 3, … */
     int32_t mult[NBI_LANES], shift[NBI_LANES], shift_high[NBI_LANES]; /* shift − 32 */
+    int64_t missing[NBI_LANES]; /* of the bias; the halves contain missing·mult */
     int32_t lo, hi, zero;
     uint8_t type;
     bool fast;
     size_t stride;       /* channels of the output */
     int first, channels; /* of this block; channels ≤ 16 */
 } nbi_requant;
-void nbi_requant_init(nbi_requant *q, const nbk_conv *p, int first, int channels);
+/* had: as in nbi_conv_kernel.finish. */
+void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int first,
+                      int channels);
 /* acc: [pixels] rows of acc_stride, at least 16 readable; pixel: of the first one in out. */
 void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_stride, size_t pixel,
                       size_t pixels, void *out);
 /* nbi_conv_kernel.finish, for every row. */
-void nbi_finish_x86(const nbk_conv *p, const nbi_conv_range *range, const int32_t *acc,
-                    size_t pixels, void *out);
+void nbi_finish_x86(const nbk_conv *p, const int32_t *acc, const int32_t *had, size_t pixels,
+                    void *out);
 
 /* Copies n values to dst as bytes plus `add`, or as int16; may touch 32 elements more on both
  * sides. type: of src. */

@@ -213,6 +213,46 @@ static void copy_run(const nbk_copy *p, const void *in, void *out) {
     }
 }
 
+/* ---- moments ------------------------------------------------------------------------------- */
+
+/* 8 channels from c on: even and odd ones apart, as vpmuldq takes them. */
+static void moments8(const int32_t *acc, size_t pixels, size_t channels, int64_t *sum,
+                     int64_t *square) {
+    const __m256i one = _mm256_set1_epi32(1), zero = _mm256_setzero_si256();
+    __m256i se = zero, so = zero, qe = zero, qo = zero;
+    int64_t part[4][4];
+    for (size_t i = 0; i < pixels; i++) {
+        const __m256i even = _mm256_loadu_si256((const __m256i *)(acc + i * channels));
+        const __m256i odd = _mm256_srli_epi64(even, 32);
+        se = _mm256_add_epi64(se, _mm256_mul_epi32(even, one));
+        so = _mm256_add_epi64(so, _mm256_mul_epi32(odd, one));
+        qe = _mm256_add_epi64(qe, _mm256_mul_epi32(even, even));
+        qo = _mm256_add_epi64(qo, _mm256_mul_epi32(odd, odd));
+    }
+    _mm256_storeu_si256((__m256i *)part[0], se);
+    _mm256_storeu_si256((__m256i *)part[1], so);
+    _mm256_storeu_si256((__m256i *)part[2], qe);
+    _mm256_storeu_si256((__m256i *)part[3], qo);
+    for (size_t c = 0; c < 8; c++) {
+        sum[c] = part[c % 2][c / 2];
+        square[c] = part[2 + c % 2][c / 2];
+    }
+}
+
+static void moments_run(const int32_t *acc, size_t pixels, size_t channels, int64_t *sum,
+                        int64_t *square) {
+    size_t c = 0;
+    for (; c + 8 <= channels; c += 8) moments8(acc + c, pixels, channels, sum + c, square + c);
+    for (; c < channels; c++) {
+        sum[c] = square[c] = 0;
+        for (size_t i = 0; i < pixels; i++) {
+            const int64_t v = acc[i * channels + c];
+            sum[c] += v;
+            square[c] += v * v;
+        }
+    }
+}
+
 extern const nbi_simple_kernels nbi_simple_row_avx2;
 const nbi_simple_kernels nbi_simple_row_avx2 = {
     .isa = NBI_ISA_AVX2,
@@ -222,6 +262,7 @@ const nbi_simple_kernels nbi_simple_row_avx2 = {
     .maxpool = maxpool_run,
     .avgpool = avgpool_run,
     .copy = copy_run,
+    .moments = moments_run,
 };
 
 #endif

@@ -2,7 +2,7 @@
  * MSE and percentile as in the PyTorch baseline (100 shrunken ranges of max|x|); KL after the
  * published TensorRT calibration (Migacz, GTC 2017): the clipped histogram against its quantized
  * version. */
-#include "quant/fit.h"
+#include "schemes/range.h"
 
 #include <float.h>
 #include <math.h>
@@ -64,6 +64,13 @@ nb_status nbi_hist_add(nb_ctx *ctx, nbi_hist *hist, const char *what, const floa
         else hist->zeros++;
     }
     return NB_OK;
+}
+
+void nbi_hist_of(const float *x, size_t n, nbi_hist_room *room, nbi_hist *hist) {
+    memset(room, 0, sizeof *room);
+    *hist = (nbi_hist){.positive = room->positive, .negative = room->negative};
+    nb_status st = nbi_hist_add(NULL, hist, "", x, n);
+    if (st != NB_OK) *hist = (nbi_hist){.positive = room->positive, .negative = room->negative};
 }
 
 static double power(const nbi_hist *h) {
@@ -169,10 +176,14 @@ static void search_range(const nbi_hist *h, nbi_range_method method, set_range s
     *sqnr = decibel(power(h), best);
 }
 
+float nbi_positive(double scale) {
+    if (scale > (double)FLT_MAX) return FLT_MAX;
+    return scale > 1e-30 ? (float)scale : 1e-30f;
+}
+
+/* As before rounding to float32 everywhere else: 1e-30 itself is no float32. */
 static double as_float(double scale) {
-    float f = (float)scale;
-    if (f > FLT_MAX) return FLT_MAX;
-    return f > 1e-30f ? (double)f : 1e-30; /* a positive normal number */
+    return scale > 1e-30 ? (double)nbi_positive(scale) : 1e-30;
 }
 
 static void set_grid(nbi_qparam *q, double lo, double hi) {
@@ -189,6 +200,17 @@ void nbi_fit_activation(const nbi_hist *hist, bool is_unsigned, int bits, nbi_ra
     int levels = is_unsigned ? q.hi : bits > 1 ? q.hi : 1;
     top = hist->width > 0 ? range_of(hist, method, levels, top) : 0;
     search_range(hist, method, set_grid, is_unsigned ? 0 : -top, top, &q, sqnr);
+    *out = q;
+}
+
+void nbi_fit_narrow(const nbi_hist *hist, int bits, nbi_range_method method, nbi_qparam *out,
+                    double *sqnr) {
+    nbi_qparam q = {.dtype = NB_DTYPE_S8, .bits = bits};
+    q.hi = (1 << (bits - 1)) - 1;
+    q.lo = -q.hi;
+    double top = fmax(hist->max, -hist->min);
+    top = hist->width > 0 ? range_of(hist, method, q.hi, top) : 0;
+    search_range(hist, method, set_grid, -top, top, &q, sqnr);
     *out = q;
 }
 

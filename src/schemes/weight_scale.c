@@ -1,0 +1,61 @@
+/* The least-squares scale of weights on a symmetric grid. */
+#include "schemes/range.h"
+
+#include <math.h>
+
+#define STEPS 100
+
+static int level_of(float w, double inverse, int lo, int hi) {
+    double k = rint((double)w * inverse);
+    return k < lo ? lo : k > hi ? hi : (int)k;
+}
+
+/* Σ (w − s·k)² over the weights i = first, first + stride, … */
+static double error_of(const float *w, size_t n, size_t stride, double s, int lo, int hi) {
+    double sum = 0, inverse = 1.0 / s;
+    for (size_t i = 0; i < n; i++) {
+        double e = (double)w[i * stride] - s * level_of(w[i * stride], inverse, lo, hi);
+        sum += e * e;
+    }
+    return sum;
+}
+
+/* One least-squares step: the best scale for the levels that s gives. */
+static double refit(const float *w, size_t n, size_t stride, double s, int lo, int hi) {
+    double wk = 0, kk = 0, inverse = 1.0 / s;
+    for (size_t i = 0; i < n; i++) {
+        double k = level_of(w[i * stride], inverse, lo, hi);
+        wk += (double)w[i * stride] * k;
+        kk += k * k;
+    }
+    return kk > 0 && wk > 0 ? wk / kk : s;
+}
+
+static double scale_of(const float *w, size_t n, size_t stride, int bits) {
+    double top = 0, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = fabs((double)w[i * stride]);
+        top = fmax(top, a);
+        sum += a;
+    }
+    if (bits == 1) return sum / (double)n; /* no zero level: a channel of zeros has scale 0 */
+    if (top == 0) return 1;
+    int lo = -(1 << (bits - 1)), hi = -lo - 1;
+    double best = INFINITY, scale = top / hi;
+    for (int i = 1; i <= STEPS; i++) {
+        double s = 1.2 * top * i / STEPS / ((double)(hi - lo) / 2);
+        double e = error_of(w, n, stride, s, lo, hi);
+        if (e < best) best = e, scale = s;
+    }
+    for (int round = 0; round < 8; round++) {
+        double s = refit(w, n, stride, scale, lo, hi), e = error_of(w, n, stride, s, lo, hi);
+        if (e >= best * (1 - 1e-9)) break;
+        best = e;
+        scale = s;
+    }
+    return scale;
+}
+
+float nbi_fit_scale(const float *w, size_t n, size_t stride, int bits) {
+    return nbi_positive(n ? scale_of(w, n, stride, bits) : 0);
+}
