@@ -58,7 +58,7 @@ static nb_status ask_teacher(nb_ctx *ctx, void *user, const nbi_batch *batch, co
     NB_TRY(nbi_exec_run(ctx, t->teacher_exec, (const void *const[]){batch->x}));
     NB_TRY(nbi_exec_value(ctx, t->teacher_exec, t->teacher->output[0], &v));
     nbi_view_copy(&t->teacher_out, &v);
-    inputs[t->qat->label_loss >= 0 ? 2 : 1] = t->teacher_out.data;
+    inputs[0] = t->teacher_out.data;
     return NB_OK;
 }
 
