@@ -16,6 +16,14 @@ struct nb_model {
 /* path, or path/model.onnx when it is a folder. NB_EIO names what was looked for. */
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size);
 
+/* First thing in every public function that makes or reads JSON. */
+void nbi_json_begin(void);
+/* Did a part of the JSON of this call get lost for want of memory? Text of it is refused. */
+bool nbi_json_lost(void);
+/* A path or another text that may not be UTF-8: then every other byte becomes '?'. */
+json_t *nbi_json_string(const char *text);
+/* A whole file. NB_EFORMAT names the line. */
+nb_status nbi_json_read(nb_ctx *ctx, const char *path, size_t max_bytes, json_t **out);
 /* Dumps `root` (taken over) as text; NULL `text` drops it. */
 nb_status nbi_json_text(nb_ctx *ctx, json_t *root, char **text);
 /* Writes `root` (not taken over) to a file, atomically, indented. */
@@ -33,6 +41,8 @@ nb_status nbi_transform_keep(nb_ctx *ctx, const nbi_transform *t, nbi_graph *gra
 /* Opens the data for a model's (single) input and checks that samples fit it. */
 nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
                         nbi_dataset **out);
+/* The check alone, for a second model on the same data. */
+nb_status nbi_check_fits(nb_ctx *ctx, const nbi_graph *graph, const nbi_dataset_info *info);
 nb_status nbi_parse_split(nb_ctx *ctx, const char *text, nbi_split def, nbi_split *out);
 
 /* Is the data an image set that the model reads through a pixel table? */
@@ -53,6 +63,8 @@ typedef struct nbi_metrics {
 /* NB_EFORMAT names the first label that none of `count` outputs stands for (one output, a score,
  * takes any label). */
 nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count);
+/* Warns of samples whose outputs are not finite numbers. */
+void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t count);
 /* values[n][count]; label may be NULL; reference may be NULL. is_probability: softmax was applied. */
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool is_probability, nbi_metrics *out);

@@ -56,6 +56,7 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->compared, NULL, &s->transform, &a));
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, NULL, program, &s->transform, &b));
     if (s->labelled) NB_TRYG(nbi_check_labels(s->ctx, a.label, a.n, a.count));
+    nbi_warn_not_finite(s->ctx, a.values, a.n, a.count); /* of the integer program they are finite */
     bool probability = s->edge != s->net->output[0];
     const int *label = s->labelled && a.labelled ? a.label : NULL;
     nbi_measure(a.values, NULL, label, a.n, a.count, probability, &m);
@@ -238,8 +239,6 @@ nb_status nbi_deliver(nbi_session *s, const nbi_outcome *o, json_t **result) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     json_t *r = json_object();
-    if (s->o->emit && strcmp(s->o->emit, "c"))
-        return nb_fail(s->ctx, NB_EINVAL, "emit: '%s' is not c", s->o->emit);
     describe_run(s, o, r);
     /* an interrupted search still delivers what it found */
     nb_status st;

@@ -1,6 +1,8 @@
 /* Generated C with self-test vectors that the engine itself computed; copies of QDQ models. */
 #include "api/emit.h"
 
+#include "api/api.h"
+
 #include "onnx/onnx.h"
 #include "runtime/run.h"
 
@@ -64,8 +66,13 @@ nb_status nbi_export_c(nb_ctx *ctx, const nbi_program *program, const nb_export_
         nbi_write_c(ctx, program, inputs, VECTORS, o->command_line, o->output, &report);
     nbi_free(inputs);
     NB_TRY(st);
-    for (int i = 0; i < report.n_files; i++)
-        json_array_append_new(files, json_sprintf("%s/%s", o->output, report.file[i]));
+    for (int i = 0; i < report.n_files; i++) {
+        nbi_buf path = {0};
+        st = nbi_buf_printf(ctx, &path, "%s/%s", o->output, report.file[i]);
+        if (st == NB_OK) json_array_append_new(files, nbi_json_string(path.data));
+        nbi_buf_free(&path);
+        NB_TRY(st);
+    }
     *root = json_pack("{s:I,s:I}", "bytes", (json_int_t)report.const_bytes, "arena_bytes",
                       (json_int_t)report.arena_bytes);
     return NB_OK;
@@ -75,7 +82,7 @@ nb_status nbi_copy_qdq(nb_ctx *ctx, const nbi_graph *graph, const nb_export_opti
                        json_t *files, json_t **root) {
     struct stat info;
     NB_TRY(nbi_onnx_write(ctx, graph, o->output));
-    json_array_append_new(files, json_string(o->output));
+    json_array_append_new(files, nbi_json_string(o->output));
     *root = json_pack("{s:I}", "bytes",
                       (json_int_t)(stat(o->output, &info) == 0 ? info.st_size : 0));
     return NB_OK;

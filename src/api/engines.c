@@ -25,9 +25,15 @@ static void free_run(float_run *r) {
     r->graph = NULL;
 }
 
-static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, float_run *r) {
+static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, size_t floats,
+                      float_run *r) {
     free_run(r);
     NB_TRY(nbi_specialize_batch(ctx, graph, (int64_t)batch, &r->graph));
+    const nbi_tensor *x = r->graph->tensor[r->graph->input[0]];
+    if (x->dtype != NB_DTYPE_F32 || (size_t)nbi_tensor_count(x) != batch * floats)
+        return nb_fail(ctx, NB_EFORMAT, "input '%s' takes %lld values of %s for %zu samples, the "
+                       "data has %zu of float32", x->name, (long long)nbi_tensor_count(x),
+                       nbi_dtype_name(x->dtype), batch, batch * floats);
     return nbi_exec_new(ctx, r->graph, 0, &r->exec);
 }
 
@@ -70,7 +76,7 @@ nb_status nbi_eval_float(nb_ctx *ctx, const nbi_graph *graph, const nbi_images *
     NB_TRYG(nbi_alloc(ctx, batch * floats, sizeof(float), &r.input));
     for (size_t first = 0; first < images->n; first += batch) {
         size_t n = images->n - first < batch ? images->n - first : batch, p = fixed ? fixed : n;
-        if (p != planned) NB_TRYG(plan(ctx, graph, p, &r));
+        if (p != planned) NB_TRYG(plan(ctx, graph, p, floats, &r));
         planned = p;
         nbi_images_fill(images, transform, first, n, r.input);
         const void *inputs[1] = {r.input};
@@ -94,6 +100,10 @@ nb_status nbi_program_inputs(nb_ctx *ctx, const nbi_program *program, const nbi_
                              const nbi_transform *transform, uint8_t **out) {
     const nbi_ptensor *x = &program->tensor[program->input];
     uint8_t *codes;
+    size_t values = images->info.is_image ? images->sample_bytes : images->sample_bytes / 4;
+    if (values != x->count)
+        return nb_fail(ctx, NB_EFORMAT, "the integer program takes %zu values, a sample of the data "
+                       "has %zu", x->count, values);
     NB_TRY(nbi_alloc(ctx, images->n * x->bytes + NBI_KERNEL_SLACK, 1, &codes));
     if (program->input_is_pixels && images->info.is_image) {
         memcpy(codes, images->bytes, images->n * x->bytes);

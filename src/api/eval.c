@@ -111,6 +111,7 @@ static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *v
 }
 
 nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nbi_dataset *data = NULL;
     nbi_split split;
@@ -121,6 +122,7 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
     NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
     NB_TRYG(nbi_check_labels(ctx, out.label, out.n, out.count));
+    nbi_warn_not_finite(ctx, out.values, out.n, out.count);
     if (o->predictions)
         NB_TRYG(write_predictions(ctx, o->predictions, out.values, out.n, out.count));
     nbi_measure(out.values, NULL, out.labelled ? out.label : NULL, out.n, out.count,
@@ -181,6 +183,7 @@ static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data
 
 nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
                      char **json) {
+    nbi_json_begin();
     subject s[2] = {{0}, {0}};
     nbi_dataset *data = NULL;
     nbi_split split;
@@ -188,6 +191,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     nb_status st;
     NB_TRYG(open_pair(ctx, (const char *const[]){a, b}, options, s));
     NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
+    NB_TRYG(nbi_check_fits(ctx, s[1].model->graph, nbi_dataset_get(data)));
     for (int i = 0; i < 2; i++)
         NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,
                                &s[i].transform, &out[i]));
@@ -199,6 +203,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     nbi_metrics ma, mb;
     size_t n = out[0].n, count = out[0].count;
     NB_TRYG(nbi_check_labels(ctx, out[0].label, out[0].n, out[0].count));
+    for (int i = 0; i < 2; i++) nbi_warn_not_finite(ctx, out[i].values, n, count);
     const int *label = out[0].labelled ? out[0].label : NULL;
     bool probability = gives_probabilities(s[0].model->graph);
     nbi_measure(out[0].values, NULL, label, n, count, probability, &ma);
@@ -206,8 +211,9 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     double worst = 0;
     for (size_t i = 0; i < n * count; i++)
         worst = fmax(worst, fabs((double)out[0].values[i] - (double)out[1].values[i]));
-    json_t *root = json_pack("{s:f,s:f,s:o,s:o}", "agreement", mb.agreement, "max_abs_error",
-                             worst, "a", side_json(&s[0], &ma, out[0].rate), "b",
+    json_t *error = isfinite(worst) ? json_real(worst) : json_null();
+    json_t *root = json_pack("{s:f,s:o,s:o,s:o}", "agreement", mb.agreement, "max_abs_error",
+                             error, "a", side_json(&s[0], &ma, out[0].rate), "b",
                              side_json(&s[1], &mb, out[1].rate));
     st = nbi_json_text(ctx, root, json);
 done:
@@ -252,31 +258,48 @@ done:
     return st;
 }
 
+static void free_inputs(const nbi_graph *g, void **inputs) {
+    for (int i = 0; inputs && i < g->n_inputs; i++) nbi_free(inputs[i]);
+    nbi_free(inputs);
+}
+
+/* float32 in [0, 1); zeros, an index that always exists, where the input is of another type. */
+static nb_status random_inputs(nb_ctx *ctx, const nbi_graph *g, void ***out) {
+    void **inputs;
+    nb_status st = NB_OK;
+    nbi_rng rng;
+    nbi_rng_seed(&rng, nb_ctx_seed(ctx), 7);
+    NB_TRY(nbi_alloc(ctx, (size_t)g->n_inputs + 1, sizeof *inputs, &inputs));
+    for (int i = 0; i < g->n_inputs && st == NB_OK; i++) {
+        const nbi_tensor *t = g->tensor[g->input[i]];
+        size_t n = (size_t)nbi_tensor_count(t), bits = (size_t)nbi_dtype_bits(t->dtype);
+        st = nbi_alloc(ctx, n, bits > 8 ? bits / 8 : 1, &inputs[i]);
+        float *x = inputs[i];
+        for (size_t k = 0; st == NB_OK && t->dtype == NB_DTYPE_F32 && k < n; k++)
+            x[k] = nbi_rng_uniform(&rng);
+    }
+    if (st == NB_OK) *out = inputs;
+    else free_inputs(g, inputs);
+    return st;
+}
+
 static nb_status bench_float(nb_ctx *ctx, const subject *s, bench *b) {
     nbi_graph *g = NULL;
     nbi_exec *exec = NULL;
-    float *input[8] = {NULL};
-    const void *inputs[8] = {NULL};
-    nbi_rng rng;
+    void **inputs = NULL;
     nb_status st;
-    nbi_rng_seed(&rng, nb_ctx_seed(ctx), 7);
     NB_TRYG(nbi_specialize_batch(ctx, s->model->graph, b->batch, &g));
     NB_TRYG(nbi_exec_new(ctx, g, 0, &exec));
-    for (int i = 0; i < g->n_inputs && i < 8; i++) {
-        size_t n = (size_t)nbi_tensor_count(g->tensor[g->input[i]]);
-        NB_TRYG(nbi_alloc(ctx, n, sizeof(float), &input[i]));
-        for (size_t k = 0; k < n; k++) input[i][k] = nbi_rng_uniform(&rng);
-        inputs[i] = input[i];
-    }
-    NB_TRYG(nbi_exec_run(ctx, exec, inputs));
+    NB_TRYG(random_inputs(ctx, g, &inputs));
+    NB_TRYG(nbi_exec_run(ctx, exec, (const void *const *)inputs));
     while (b->busy < b->seconds && !nb_cancelled(ctx)) {
         double start = nb_seconds(ctx);
-        NB_TRYG(nbi_exec_run(ctx, exec, inputs));
+        NB_TRYG(nbi_exec_run(ctx, exec, (const void *const *)inputs));
         b->busy += nb_seconds(ctx) - start;
         b->images += b->batch;
     }
 done:
-    for (int i = 0; i < 8; i++) nbi_free(input[i]);
+    free_inputs(g, inputs);
     nbi_exec_free(exec);
     nbi_graph_free(g);
     return st;
@@ -321,6 +344,7 @@ done:
 }
 
 nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nb_data_options none = nb_data_options_default();
     bench b = {.batch = o->batch > 0 ? o->batch : 1, .seconds = o->seconds > 0 ? o->seconds : 1};
@@ -347,6 +371,7 @@ nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, cha
 /* ---- export ---------------------------------------------------------------------------------- */
 
 nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, char **json) {
+    nbi_json_begin();
     subject s;
     nb_data_options none = nb_data_options_default();
     json_t *root = NULL, *files = json_array();

@@ -91,6 +91,7 @@ static void list_formats(json_t *list) {
 }
 
 nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
+    nbi_json_begin();
     static const struct {
         const char *name;
         void (*fill)(json_t *);

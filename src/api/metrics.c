@@ -41,8 +41,9 @@ static void against_reference(const float *x, const float *r, size_t n, bool pro
         xx += (double)x[i] * (double)x[i];
         rr += (double)r[i] * (double)r[i];
     }
-    s->cosine += xx > 0 && rr > 0 ? xr / sqrt(xx * rr) : 1;
-    s->agree += nbi_argmax(x, n) == nbi_argmax(r, n);
+    size_t best = nbi_argmax(x, n);
+    s->cosine += xx == 0 || rr == 0 ? 1 : xr / sqrt(xx * rr);
+    s->agree += best == nbi_argmax(r, n) && !isnan(x[best]) && !isnan(r[best]);
 }
 
 typedef struct ranked {
@@ -91,6 +92,18 @@ nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count
     return NB_OK;
 }
 
+void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t count) {
+    size_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool finite = true;
+        for (size_t k = 0; k < count; k++) finite &= isfinite(values[i * count + k]) != 0;
+        bad += !finite;
+    }
+    if (bad)
+        nb_log(ctx, NB_LOG_WARNING, "the outputs of %zu of %zu samples hold NaN or infinity: NaN "
+               "counts as wrong, and there is no loss", bad, n);
+}
+
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool probability, nbi_metrics *out) {
     sums s = {0};
@@ -102,7 +115,8 @@ void nbi_measure(const float *values, const float *reference, const int *label, 
         if (!label || label[i] < 0 || (size_t)label[i] >= count) continue;
         size_t y = (size_t)label[i], above = 0;
         double top, sum = log_sum(x, count, &top);
-        for (size_t k = 0; k < count; k++) above += x[k] > x[y] || (x[k] == x[y] && k < y);
+        for (size_t k = 0; k < count; k++) /* NaN counts against the label, wherever it stands */
+            above += k != y && !(x[k] < x[y] || (x[k] == x[y] && k > y));
         s.right += above == 0;
         s.right5 += above < 5;
         s.loss -= log_probability(x, y, sum, probability);

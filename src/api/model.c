@@ -67,8 +67,8 @@ static void add_layers(const nbi_graph *g, json_t *root) {
     double macs = 0;
     for (int i = 0; i < g->n_nodes; i++) {
         const nbi_node *node = g->node[i];
-        nbi_cost cost = {0};
-        if (node->op && node->op->cost) node->op->cost(g, node, &cost);
+        nbi_cost cost;
+        nbi_node_cost(g, node, &cost);
         macs += cost.macs;
         json_t *row = json_pack("{s:s,s:s,s:f,s:f}", "name", node->name, "op", node->op_type,
                                 "macs", cost.macs, "parameters", cost.parameters);
@@ -144,7 +144,7 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
         return st == NB_EUNSUPPORTED ? NB_OK : st;
     }
     add_layers(one, root);
-    if (nbi_exec_new(ctx, one, 0, &exec) == NB_OK)
+    if (nbi_exec_new(ctx, one, NBI_EXEC_PLAN_ONLY, &exec) == NB_OK)
         json_object_set_new(root, "peak_activation_bytes",
                             json_integer((json_int_t)nbi_exec_arena_bytes(exec)));
     else json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
@@ -155,11 +155,12 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
 }
 
 nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
+    nbi_json_begin();
     const nbi_graph *g = model->graph;
     double parameters;
     NB_TRY(parameters_of(ctx, g, &parameters));
     json_t *root = json_object();
-    json_object_set_new(root, "path", json_string(model->path));
+    json_object_set_new(root, "path", nbi_json_string(model->path));
     json_object_set_new(root, "opset", json_integer(g->opset));
     json_object_set_new(root, "nodes", json_integer(g->n_nodes));
     json_object_set_new(root, "parameters", json_real(parameters));
@@ -373,6 +374,7 @@ done:
 
 nb_status nb_model_run(nb_ctx *ctx, const nb_model *model, const nb_run_options *options,
                        char **json) {
+    nbi_json_begin();
     nbi_graph *store = NULL;
     json_t *root = json_object();
     mismatch m = {.file = NULL};

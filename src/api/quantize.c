@@ -20,10 +20,10 @@ static json_t *limit_row(const char *name, double wanted, double got) {
 
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
-    json_t *root = json_object(), *rows = json_array();
     nb_status st = NB_OK;
     uint8_t *bits;
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->n_weight_bits && st == NB_OK; w++)
         for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++) {
             nbi_net_cost c;
@@ -114,6 +114,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
 
 nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                       char **json) {
+    nbi_json_begin();
     nbi_session s = {0};
     nbi_outcome out = {0};
     json_t *result = NULL;
@@ -124,7 +125,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     if (st == NB_OK && !met) describe_miss(result, missed, sizeof missed);
     if (st == NB_OK && !options->dry_run) {
         json_object_set_new(result, "met", json_boolean(out.feasible));
-        json_object_set_new(result, "model", json_string(s.model->path));
+        json_object_set_new(result, "model", nbi_json_string(s.model->path));
         nbi_buf file = {0};
         st = nbi_buf_printf(ctx, &file, "%s/results.json", options->output);
         if (st == NB_OK) st = nbi_json_write(ctx, result, file.data);
@@ -190,6 +191,7 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
 
 nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                          char **json) {
+    nbi_json_begin();
     nbi_session s = {0};
     json_t *root = NULL;
     nb_status st = nbi_session_open(ctx, path, options, &s);

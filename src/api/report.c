@@ -8,24 +8,16 @@
 static nb_status read_json(nb_ctx *ctx, const char *folder, const char *name, bool needed,
                            json_t **out) {
     nbi_buf path = {0};
-    void *data = NULL;
-    size_t size;
-    json_error_t error;
     *out = NULL;
     nb_status st = nbi_buf_printf(ctx, &path, "%s/%s", folder, name);
     if (st == NB_OK && (needed || nbi_file_exists(path.data)))
-        st = nbi_file_read(ctx, path.data, (size_t)256 << 20, &data, &size);
-    if (st == NB_OK && data) {
-        *out = json_loadb(data, size, 0, &error);
-        if (!*out)
-            st = nb_fail(ctx, NB_EFORMAT, "'%s', line %d: %s", path.data, error.line, error.text);
-    }
-    nbi_free(data);
+        st = nbi_json_read(ctx, path.data, (size_t)256 << 20, out);
     nbi_buf_free(&path);
     return st;
 }
 
 nb_status nb_report(nb_ctx *ctx, const char *folder, char **json) {
+    nbi_json_begin();
     json_t *results = NULL, *sensitivity = NULL, *pareto = NULL;
     nbi_buf html = {0}, path = {0};
     nb_status st;
@@ -36,7 +28,7 @@ nb_status nb_report(nb_ctx *ctx, const char *folder, char **json) {
     NB_TRYG(nbi_report_html(ctx, title ? title : folder, results, sensitivity, pareto, &html));
     NB_TRYG(nbi_buf_printf(ctx, &path, "%s/report.html", folder));
     NB_TRYG(nbi_file_write(ctx, path.data, html.data, html.size));
-    json_t *root = json_pack("{s:[s],s:I}", "files", path.data, "bytes", (json_int_t)html.size);
+    json_t *root = json_pack("{s:[o],s:I}", "files", nbi_json_string(path.data), "bytes", (json_int_t)html.size);
     st = nbi_json_text(ctx, root, json);
 done:
     json_decref(results);

@@ -102,6 +102,8 @@ static nb_status parse_options(nbi_session *s) {
                            "%d", o->weight_bits, s->opset);
         s->n_weight_bits = n;
     }
+    if (o->emit && strcmp(o->emit, "c"))
+        return nb_fail(ctx, NB_EINVAL, "emit: '%s' is not c", o->emit);
     if (o->residual_bits < 2 || o->residual_bits > 8)
         return nb_fail(ctx, NB_EINVAL, "residual-bits: %d; 2 to 8 are possible", o->residual_bits);
     return NB_OK;
@@ -419,15 +421,9 @@ json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits) {
 }
 
 nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits) {
-    void *text = NULL;
-    size_t size, i;
-    json_error_t error;
-    json_t *row;
-    NB_TRY(nbi_file_read(s->ctx, path, (size_t)64 << 20, &text, &size));
-    json_t *root = json_loadb(text, size, 0, &error);
-    nbi_free(text);
-    if (!root)
-        return nb_fail(s->ctx, NB_EFORMAT, "'%s', line %d: %s", path, error.line, error.text);
+    size_t i;
+    json_t *root, *row;
+    NB_TRY(nbi_json_read(s->ctx, path, (size_t)64 << 20, &root));
     nb_status st = NB_OK;
     json_t *list = json_is_array(root) ? root : json_object_get(root, "policy");
     if (!json_is_array(list)) st = nb_fail(s->ctx, NB_EFORMAT, "'%s' holds no policy array", path);

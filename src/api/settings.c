@@ -25,27 +25,6 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     return NB_OK;
 }
 
-nb_status nbi_json_text(nb_ctx *ctx, json_t *root, char **text) {
-    if (!root) return nb_fail(ctx, NB_ENOMEM, "no memory for the results");
-    if (text) {
-        *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(10));
-        if (!*text) {
-            json_decref(root);
-            return nb_fail(ctx, NB_ENOMEM, "no memory for the results");
-        }
-    }
-    json_decref(root);
-    return NB_OK;
-}
-
-nb_status nbi_json_write(nb_ctx *ctx, const json_t *root, const char *path) {
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
-    if (!text) return nb_fail(ctx, NB_ENOMEM, "no memory for '%s'", path);
-    nb_status st = nbi_file_write(ctx, path, text, strlen(text));
-    free(text);
-    return st;
-}
-
 nb_status nbi_parse_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[8],
                          int *n) {
     bool offered[9] = {false};
@@ -156,9 +135,16 @@ void nbi_set_pixels(nbi_qnet *net, const nbi_transform *transform) {
         nbi_transform_table(transform, c, net->input_table[c]);
 }
 
-static nb_status check_fits(nb_ctx *ctx, const nbi_tensor *x, const nbi_dataset_info *info) {
+nb_status nbi_check_fits(nb_ctx *ctx, const nbi_graph *graph, const nbi_dataset_info *info) {
     char shape[96];
+    if (graph->n_inputs != 1)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "the model has %d inputs; data sets feed one",
+                       graph->n_inputs);
+    const nbi_tensor *x = graph->tensor[graph->input[0]];
     nbi_shape_text(x, shape, sizeof shape);
+    if (x->dtype != NB_DTYPE_F32)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "the model's input '%s' is %s; data sets feed float32",
+                       x->name, nbi_dtype_name(x->dtype));
     if (info->is_image) {
         bool fits = x->rank == 4 && x->dim[1] == info->channels &&
                     (x->dim[2] < 0 || x->dim[2] == info->height) &&
@@ -192,7 +178,7 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
     nbi_dataset *data;
     NB_TRY(nbi_dataset_open(ctx, &d, &data));
     const nbi_dataset_info *info = nbi_dataset_get(data);
-    nb_status st = check_fits(ctx, x, info);
+    nb_status st = nbi_check_fits(ctx, graph, info);
     nbi_transform t;
     if (st == NB_OK) st = nbi_transform_of(ctx, o, graph, &t);
     if (st == NB_OK && info->is_image && t.n > 1 && t.n != info->channels)

@@ -50,11 +50,17 @@ double nb_seconds(const nb_ctx *ctx);
 nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
 /* Grows *pointer (from nbi_alloc or NULL) to hold `count` items, keeping the first `old_count`. */
 nb_status nbi_grow(nb_ctx *ctx, void *pointer, size_t old_count, size_t count, size_t size);
+/* malloc that nbi_alloc_fail_after reaches: for libraries that take an allocator. */
+void *nbi_malloc(size_t size);
 void nbi_free(void *pointer); /* NULL is allowed */
+/* NB_ENOMEM unless `bytes` of address space could be had now: before calls of libraries that crash without memory. */
+nb_status nbi_memory_check(nb_ctx *ctx, size_t bytes);
 /* true and *out = a*b, or false on overflow. */
 bool nbi_mul_size(size_t a, size_t b, size_t *out);
 /* Makes the k-th allocation from now fail (k = 1 is the next one; 0 = never). Tests only. */
 void nbi_alloc_fail_after(long k);
+/* Likewise, and all that follow fail, too. */
+void nbi_alloc_fail_from(long k);
 /* How many allocations are left before that; 0 when it has failed or was never asked for. */
 long nbi_alloc_fail_left(void);
 
@@ -138,6 +144,9 @@ uint64_t nbi_hash(uint64_t hash, const void *data, size_t size);
 typedef nb_status (*nbi_range_fn)(void *user, size_t begin, size_t end, int worker);
 nb_status nbi_parallel(nb_ctx *ctx, size_t n, size_t chunk, nbi_range_fn fn, void *user);
 
+/* NB_ENOMEM when the context's threads cannot be started: OpenMP would end the process. nbi_parallel
+ * checks for itself; for libraries that start threads of their own. */
+nb_status nbi_threads_check(nb_ctx *ctx);
 /* Makes libraries that start threads of their own (oneDNN) use this context's number of threads in
  * calls from this thread. */
 void nbi_threads_apply(const nb_ctx *ctx);

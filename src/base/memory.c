@@ -1,5 +1,6 @@
 /* Allocation with checked sizes, arenas, buffers; one place where an allocation can be made to
  * fail, so that tests can walk through every out-of-memory path. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "base/base.h"
 
 #include <stdarg.h>
@@ -7,23 +8,40 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define BLOCK_BYTES ((size_t)64 * 1024)
 
 static atomic_long fail_after;
+static atomic_bool fail_on; /* after the first failed one */
 
 void nbi_alloc_fail_after(long k) {
+    atomic_store(&fail_on, false);
     atomic_store(&fail_after, k);
+}
+
+void nbi_alloc_fail_from(long k) {
+    atomic_store(&fail_after, k);
+    atomic_store(&fail_on, k > 0);
 }
 
 long nbi_alloc_fail_left(void) {
     return atomic_load(&fail_after);
 }
 
+/* Is this the allocation that a test makes fail? */
+static bool refused(void) {
+    if (atomic_load_explicit(&fail_after, memory_order_relaxed) > 0)
+        return atomic_fetch_sub(&fail_after, 1) == 1;
+    return atomic_load_explicit(&fail_on, memory_order_relaxed);
+}
+
+void *nbi_malloc(size_t size) {
+    return refused() ? NULL : malloc(size);
+}
+
 static void *raw_alloc(size_t bytes) {
-    if (atomic_load_explicit(&fail_after, memory_order_relaxed) > 0 &&
-        atomic_fetch_sub(&fail_after, 1) == 1)
-        return NULL;
+    if (refused()) return NULL;
     if (bytes > SIZE_MAX - 63) return NULL;
     return aligned_alloc(64, (bytes + 63) & ~(size_t)63);
 }
@@ -45,6 +63,14 @@ nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
         memset(p, 0, bytes);
     }
     memcpy(out_pointer, &p, sizeof p);
+    return NB_OK;
+}
+
+nb_status nbi_memory_check(nb_ctx *ctx, size_t bytes) {
+    /* address space, not what the heap has left: generated code is mapped */
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nb_fail_memory(ctx, bytes);
+    munmap(p, bytes);
     return NB_OK;
 }
 

@@ -78,6 +78,13 @@ nb_status nbi_dataset_open(nb_ctx *ctx, const nbi_data_options *options, nbi_dat
     for (size_t i = 0; i < n && !row; i++)
         if (rows[i]->recognise(options->path)) row = rows[i];
     if (!row) {
+        nbi_arena names = {0};
+        const char **name;
+        /* nobody could look into it? Then that is the error. */
+        nb_status listed = nbi_is_folder(options->path)
+                               ? nbi_folder_list(ctx, options->path, &names, &name, &n) : NB_OK;
+        nbi_arena_free(&names);
+        NB_TRY(listed);
         if (strncmp(options->path, "builtin:", 8) != 0 && !nbi_file_exists(options->path))
             return nb_fail(ctx, NB_EIO, "'%s' does not exist", options->path);
         return no_reader(ctx, options->path);

@@ -99,6 +99,9 @@ static nb_status find_label_bytes(nb_ctx *ctx, cifar *c) {
                     "files, %d (CIFAR-100): truncated?",
                     c->parts[i].file.path, (unsigned long long)c->parts[i].file.size,
                     PIXEL_BYTES + 1, PIXEL_BYTES + 2);
+    for (int i = 0; i < c->n; i++)
+        if (c->parts[i].file.size == 0)
+            return nb_fail(ctx, NB_EFORMAT, "'%s' is empty", c->parts[i].file.path);
     c->label_bytes = fits[1] ? 2 : 1;
     return NB_OK;
 }

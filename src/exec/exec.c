@@ -175,6 +175,8 @@ nb_status nbi_exec_steps(nb_ctx *ctx, nbi_exec *e, int begin, int end) {
 }
 
 static nb_status run_all(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
+    if (e->flags & NBI_EXEC_PLAN_ONLY)
+        return nb_fail(ctx, NB_EINVAL, "a plan without buffers cannot be run");
     for (int i = 0; i < e->graph->n_inputs; i++)
         memcpy(&e->slot[e->graph->input[i]].view.data, &inputs[i], sizeof inputs[i]);
     return nbi_exec_steps(ctx, e, 0, e->n_steps);

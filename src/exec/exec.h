@@ -10,6 +10,7 @@ typedef struct nbi_exec nbi_exec;
 
 enum {
     NBI_EXEC_REFERENCE = 1u << 0, /* plain C only, contiguous ONNX order: the oracle */
+    NBI_EXEC_PLAN_ONLY = 1u << 2, /* for nbi_exec_arena_bytes: no buffers, it cannot be run */
     NBI_EXEC_KEEP_ALL = 1u << 1   /* no buffer is re-used: every tensor can be read afterwards */
 };
 

@@ -243,6 +243,7 @@ static nb_status place_slots(nb_ctx *ctx, nbi_exec *e) {
         n_live = kept;
     }
     nbi_free(live);
+    if (e->flags & NBI_EXEC_PLAN_ONLY) return NB_OK;
     return nbi_alloc(ctx, e->bytes + 64, 1, &e->buffer);
 }
 

@@ -16,6 +16,18 @@ nb_status nbi_dnnl_check(nb_ctx *ctx, dnnl_status_t status, const char *what) {
                    "oneDNN: %s failed with status %d", what, (int)status);
 }
 
+nb_status nbi_dnnl_make(nb_ctx *ctx, dnnl_primitive_t *out, const_dnnl_primitive_desc_t pd,
+                        const char *what) {
+    NB_TRY(nbi_memory_check(ctx, NBI_DNNL_HEADROOM));
+    return nbi_dnnl_check(ctx, dnnl_primitive_create(out, pd), what);
+}
+
+nb_status nbi_dnnl_first_run(nb_ctx *ctx, nbi_la_plan *plan) {
+    if (!plan->ran) NB_TRY(nbi_memory_check(ctx, NBI_DNNL_HEADROOM));
+    plan->ran = true;
+    return NB_OK;
+}
+
 const char *nbi_la_name(void) {
     static char text[48];
     if (!*text) {
@@ -28,6 +40,8 @@ const char *nbi_la_name(void) {
 nb_status nbi_la_new(nb_ctx *ctx, nbi_la **out) {
     nbi_la *la = NULL;
     nb_status st;
+    NB_TRY(nbi_threads_check(ctx));
+    NB_TRY(nbi_memory_check(ctx, NBI_DNNL_HEADROOM));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *la, &la));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_engine_create(&la->engine, dnnl_cpu, 0), "engine"));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_stream_create(&la->stream, la->engine, dnnl_stream_default_flags),
@@ -74,7 +88,7 @@ static nb_status reorder(nb_ctx *ctx, nbi_la *la, const dnnl_memory_desc_t *from
     NB_TRYG(nbi_dnnl_check(ctx,
                   dnnl_reorder_primitive_desc_create(&pd, from, la->engine, to, la->engine, NULL),
                   "reorder"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_create(&p, pd), "reorder"));
+    NB_TRYG(nbi_dnnl_make(ctx, &p, pd, "reorder"));
     dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, *out}};
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_execute(p, la->stream, 2, args), "reorder"));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_stream_wait(la->stream), "reorder"));
@@ -113,7 +127,7 @@ static nb_status finish(nb_ctx *ctx, nbi_la *la, const_dnnl_op_desc_t desc,
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_desc_create(&pd, desc, attr, la->engine, NULL), "primitive"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_create(&plan->primitive, pd), "primitive"));
+    NB_TRYG(nbi_dnnl_make(ctx, &plan->primitive, pd, "primitive"));
     const dnnl_memory_desc_t *src = dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
     const dnnl_memory_desc_t *dst = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&plan->src, src, la->engine, DNNL_MEMORY_NONE), "x"));
@@ -210,6 +224,7 @@ nb_status nbi_la_pool(nb_ctx *ctx, nbi_la *la, const nbi_la_pool_desc *d, nbi_la
 nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x, float *y) {
     void *handle;
     memcpy(&handle, &x, sizeof x);
+    NB_TRY(nbi_dnnl_first_run(ctx, plan));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->src, handle), "x"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->dst, y), "y"));
     dnnl_exec_arg_t args[4] = {{DNNL_ARG_SRC, plan->src}, {DNNL_ARG_DST, plan->dst}};

@@ -21,12 +21,19 @@ struct nbi_la {
 struct nbi_la_plan {
     dnnl_primitive_t primitive;
     dnnl_memory_t src, dst, weights, bias;
+    bool ran; /* some code is made at the first run */
     /* Training: weights in ONNX order, and the reorder between them and `weights` (NULL: none). */
     nbi_la_pass pass;
     dnnl_memory_t plain;
     dnnl_primitive_t reorder;
 };
 
+/* oneDNN 2.7 does not survive a failed allocation while it generates code: what one primitive takes
+ * is seen to be there first, here and before a plan's first run. */
+#define NBI_DNNL_HEADROOM ((size_t)16 << 20)
+nb_status nbi_dnnl_make(nb_ctx *ctx, dnnl_primitive_t *out, const_dnnl_primitive_desc_t pd,
+                        const char *what);
+nb_status nbi_dnnl_first_run(nb_ctx *ctx, nbi_la_plan *plan);
 nb_status nbi_dnnl_check(nb_ctx *ctx, dnnl_status_t status, const char *what);
 nb_status nbi_dnnl_describe(nb_ctx *ctx, dnnl_memory_desc_t *md, int rank, const dnnl_dims_t dim,
                             dnnl_format_tag_t tag);

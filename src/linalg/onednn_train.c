@@ -29,7 +29,7 @@ static nb_status add_reorder(nb_ctx *ctx, nbi_la *la, const maker *m, const dnnl
     NB_TRYG(nbi_dnnl_check(
         ctx, dnnl_reorder_primitive_desc_create(&pd, from, la->engine, to, la->engine, NULL),
         "reorder"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_create(&plan->reorder, pd), "reorder"));
+    NB_TRYG(nbi_dnnl_make(ctx, &plan->reorder, pd, "reorder"));
 done:
     if (pd) dnnl_primitive_desc_destroy(pd);
     return st;
@@ -41,7 +41,7 @@ static nb_status finish(nb_ctx *ctx, nbi_la *la, const maker *m, nbi_la_pass pas
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
     plan->pass = pass;
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_create(&plan->primitive, m->pd), "primitive"));
+    NB_TRYG(nbi_dnnl_make(ctx, &plan->primitive, m->pd, "primitive"));
     const dnnl_memory_desc_t *w = dnnl_primitive_desc_query_md(
         m->pd, pass == NBI_LA_BACKWARD_WEIGHTS ? dnnl_query_diff_weights_md : dnnl_query_weights_md,
         0);
@@ -164,6 +164,7 @@ nb_status nbi_la_run_train(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const nbi
     static const int b_arg[] = {DNNL_ARG_BIAS, DNNL_ARG_BIAS, DNNL_ARG_DIFF_BIAS};
     static const int y_arg[] = {DNNL_ARG_DST, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_DST};
     nbi_la_pass pass = plan->pass;
+    NB_TRY(nbi_dnnl_first_run(ctx, plan));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->src, a->x), "x"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->dst, a->y), "y"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->plain, a->w), "w"));

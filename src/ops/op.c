@@ -96,6 +96,16 @@ nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return st == NB_EUNSUPPORTED ? leave_alone(ctx, node) : st;
 }
 
+void nbi_node_cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out) {
+    *out = (nbi_cost){0};
+    if (!node->op || !node->op->cost || !node->params) return;
+    for (int i = 0; i < node->n_in + node->n_out; i++) {
+        int t = i < node->n_in ? node->in[i] : node->out[i - node->n_in];
+        if (t >= 0 && !nbi_shape_known(graph->tensor[t])) return;
+    }
+    node->op->cost(graph, node, out);
+}
+
 nb_status nbi_graph_infer(nb_ctx *ctx, nbi_graph *graph) {
     for (int n = 0; n < graph->n_nodes; n++) NB_TRY(nbi_node_infer(ctx, graph, graph->node[n]));
     return NB_OK;

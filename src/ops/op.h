@@ -97,6 +97,8 @@ const nbi_op *nbi_op_find(const char *domain, const char *op_type);
  * does a known one used in a way that is not supported (NB_EUNSUPPORTED of prepare or infer is
  * logged). */
 nb_status nbi_node_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
+/* What one run costs; zeros for an unknown operator, or behind one, where shapes are not known. */
+void nbi_node_cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *out);
 /* prepare (where params are missing) and infer of one node; unknown operators are left alone. */
 nb_status nbi_node_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node);
 /* prepare (where params are missing) and infer for every node in order; constants known. Nodes that

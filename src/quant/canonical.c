@@ -67,10 +67,9 @@ int nbi_canon_next(const nbi_canon *c, int tensor) {
     return c->uses[tensor] == 1 ? c->consumer[tensor] : -1;
 }
 
-nb_status nbi_canon_edge(nbi_canon *c, int tensor, int producer, float lo, float hi, int *out) {
+/* Geometry is kept in 16 bits, counts in 31. */
+static nb_status check_shape(nbi_canon *c, int tensor) {
     const nbi_tensor *t = c->graph->tensor[tensor];
-    nbi_edge e = {.name = t->name, .tensor = tensor, .rank = t->rank, .producer = producer,
-                  .site = -1, .lo = lo, .hi = hi};
     char shape[96];
     if (t->rank > 0 && t->dim[0] != 1)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "tensor '%s' has shape %s: its first dimension is "
@@ -83,6 +82,14 @@ nb_status nbi_canon_edge(nbi_canon *c, int tensor, int producer, float lo, float
     if (nbi_tensor_count(t) < 1 || nbi_tensor_count(t) > INT32_MAX / 4)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "tensor '%s' has an unusable shape %s", t->name,
                        nbi_shape_text(t, shape, sizeof shape));
+    return NB_OK;
+}
+
+nb_status nbi_canon_edge(nbi_canon *c, int tensor, int producer, float lo, float hi, int *out) {
+    const nbi_tensor *t = c->graph->tensor[tensor];
+    nbi_edge e = {.name = t->name, .tensor = tensor, .rank = t->rank, .producer = producer,
+                  .site = -1, .lo = lo, .hi = hi};
+    NB_TRY(check_shape(c, tensor));
     memcpy(e.dim, t->dim, sizeof e.dim);
     nbi_storage_shape(t->rank, t->dim, &e.h, &e.w, &e.c);
     NB_TRY(nbi_qnet_add_edge(c->ctx, c->net, &e, out));
@@ -167,7 +174,11 @@ static nb_status build_node(nbi_canon *c, int n) {
     if (reachable && nbi_canon_reads_codes(c, node)) {
         NB_TRY(nbi_canon_codes(c, n, build, &built));
     } else if (reachable) {
-        if (build && node->n_out >= 1) NB_TRY(build(c, n, &built));
+        if (build && node->n_out >= 1) {
+            if (c->graph->tensor[node->out[0]]->dtype == NB_DTYPE_F32)
+                NB_TRY(check_shape(c, node->out[0])); /* builders rely on it */
+            NB_TRY(build(c, n, &built));
+        }
         if (!built) NB_TRY(build_float(c, n, &built));
     }
     return built ? NB_OK : leave_untouched(c, n);
@@ -212,10 +223,12 @@ static nb_status set_outputs(nbi_canon *c) {
                            NBI_COUNT(net->output));
         net->output[net->n_outputs++] = e;
     }
+    if (net->n_outputs == 0 && net->n_untouched == 0)
+        return nb_fail(c->ctx, NB_EUNSUPPORTED, "no output of the network depends on its input '%s'",
+                       c->graph->tensor[c->graph->input[0]]->name);
     if (net->n_outputs == 0)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "no output of the network can be computed: node "
-                       "'%s' is the first that is not supported",
-                       net->n_untouched ? net->untouched[0] : "?");
+                       "'%s' is the first that is not supported", net->untouched[0]);
     return NB_OK;
 }
 

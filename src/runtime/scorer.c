@@ -17,7 +17,7 @@
 
 #define CHUNK     8 /* images per task */
 #define MAX_PACKS 4
-#define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish */
+#define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
 
 typedef struct weight_fit { /* one layer at one width */
     int8_t *levels;
@@ -82,6 +82,23 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s);
 }
 
+nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
+    size_t most = 0; /* of the largest layer that fits the bound */
+    int32_t *sums;
+    for (int i = 0; i < s->net->n_layers; i++) {
+        const nbk_conv *g = &s->net->layer[i].geometry;
+        size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
+                       s->options.stat_images;
+        if (s->net->layer[i].type == NBI_LAYER_CONV && count <= bytes / 4 && count > most)
+            most = count;
+    }
+    NB_TRY(nbi_alloc(ctx, most + NBI_KERNEL_SLACK, sizeof *sums, &sums));
+    nbi_free(s->sums);
+    s->sums = sums;
+    s->sums_count = most;
+    return NB_OK;
+}
+
 nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
                          nbi_scorer **out) {
     nbi_scorer *s = NULL;
@@ -103,17 +120,12 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->readers, &s->readers));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->tensor, &s->tensor));
     NB_TRYG(nbi_alloc(ctx, (size_t)s->workers, sizeof *s->scratch, &s->scratch));
-    for (int i = 0; i < net->n_layers; i++) { /* the largest layer that fits the bound */
-        if (net->layer[i].type != NBI_LAYER_CONV) continue;
-        const nbk_conv *g = &net->layer[i].geometry;
-        size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
-                       s->options.stat_images;
-        if (count <= MOST_SUMS / 4 && count > s->sums_count) s->sums_count = count;
-        if ((size_t)g->out_c > channels) channels = (size_t)g->out_c;
-    }
+    for (int i = 0; i < net->n_layers; i++)
+        if (net->layer[i].type == NBI_LAYER_CONV && (size_t)net->layer[i].geometry.out_c > channels)
+            channels = (size_t)net->layer[i].geometry.out_c;
     NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
                       &s->moments));
-    NB_TRYG(nbi_alloc(ctx, s->sums_count + NBI_KERNEL_SLACK, sizeof *s->sums, &s->sums));
+    NB_TRYG(nbi_scorer_bound_sums(ctx, s, MOST_SUMS));
     *out = s;
     return NB_OK;
 done:

@@ -21,6 +21,9 @@ typedef struct nbi_scorer nbi_scorer;
 nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
                          nbi_scorer **out);
 void nbi_scorer_free(nbi_scorer *scorer);
+/* Bounds the memory for sums kept between a layer's statistics and its outputs (64 MiB at first).
+ * Larger layers compute theirs twice: slower, the same bits. */
+nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *scorer, size_t bytes);
 /* bits[n_sites] → values of edge `edge` for every image: float32 [images][count], storage order. */
 nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits, int edge,
                          float *values);

@@ -42,6 +42,7 @@ struct nbi_study {
 static nb_status fail(nb_ctx *ctx, const nbi_study *s, const char *doing) {
     int code = sqlite3_errcode(s->db) & 0xff;
     const char *why = sqlite3_errmsg(s->db);
+    if (sqlite3_extended_errcode(s->db) == SQLITE_IOERR_NOMEM) code = SQLITE_NOMEM;
     switch (code) {
     case SQLITE_NOMEM: return nb_fail_memory(ctx, 0);
     case SQLITE_CORRUPT:

@@ -73,7 +73,7 @@ static void test_cifar_hostile(void **state) {
     free(b);
     refuse(p, "l", NB_EFORMAT, "record 3 has label 10, want 0..9");
     put(p, "e/test.bin", "", 0);
-    refuse(p, "e", NB_EFORMAT, "holds no samples");
+    refuse(p, "e", NB_EFORMAT, "is empty");
     put(p, "n/other.txt", "x", 1);
     refuse(p, "n", NB_EFORMAT, "looked for");
     refuse(p, "absent", NB_EIO, "does not exist");

@@ -131,6 +131,24 @@ static void test_scores_do_not_depend_on_how(void **state) {
     }
 }
 
+/* Layers whose sums do not fit are computed twice: some of them, then all. */
+static void test_scores_do_not_depend_on_room_for_sums(void **state) {
+    fixture *f = *state;
+    int edge = nbi_score_edge(f->net);
+    const size_t room[] = {(size_t)64 << 20, (size_t)600 << 10, 0};
+    static float scores[3][IMAGES * 10];
+    uint8_t bits[256];
+    nb_ctx_set_threads(f->ctx, 2);
+    make_bits(f, 1, bits);
+    for (size_t i = 0; i < NBI_COUNT(room); i++) {
+        nbi_scorer *s = new_scorer(f, 0);
+        assert_int_equal(nbi_scorer_bound_sums(f->ctx, s, room[i]), NB_OK);
+        assert_int_equal(nbi_scorer_run(f->ctx, s, bits, edge, scores[i]), NB_OK);
+        nbi_scorer_free(s);
+        assert_memory_equal(scores[i], scores[0], sizeof scores[0]);
+    }
+}
+
 static void test_frozen_program_is_what_was_scored(void **state) {
     fixture *f = *state;
     int edge = nbi_score_edge(f->net);
@@ -209,6 +227,7 @@ static void test_wrong_widths_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_do_not_depend_on_how),
+        cmocka_unit_test(test_scores_do_not_depend_on_room_for_sums),
         cmocka_unit_test(test_frozen_program_is_what_was_scored),
         cmocka_unit_test(test_corrections_are_small_at_8_bits),
         cmocka_unit_test(test_wrong_widths_are_named),

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "search/study.h"
 #include "unit/toy_problem.h"
@@ -50,6 +51,94 @@ static nb_status check_trial(void *user, const nbi_study_trial *t) {
     assert_true(t->cost[NBI_COST_RAM] == 7 && t->cost[NBI_COST_BOPS] == INFINITY);
     (*next)++;
     return NB_OK;
+}
+
+/* ---- out of memory --------------------------------------------------------------------------- */
+
+/* SQLite's allocator, behind the counter of nbi_alloc_fail_after. */
+static sqlite3_mem_methods sqlite;
+
+static void *refusable(int n) {
+    void *p = nbi_malloc(1);
+    free(p);
+    return p ? sqlite.xMalloc(n) : NULL;
+}
+
+static void *refusable_again(void *old, int n) {
+    void *p = nbi_malloc(1);
+    free(p);
+    return p ? sqlite.xRealloc(old, n) : NULL;
+}
+
+static void use_refusable(void) {
+    sqlite3_config(SQLITE_CONFIG_GETMALLOC, &sqlite);
+    sqlite3_mem_methods own = sqlite;
+    own.xMalloc = refusable;
+    own.xRealloc = refusable_again;
+    sqlite3_config(SQLITE_CONFIG_MALLOC, &own);
+    sqlite3_config(SQLITE_CONFIG_LOOKASIDE, 0, 0); /* every allocation is one */
+    sqlite3_initialize();
+}
+
+static nb_status count_trial(void *user, const nbi_study_trial *t) {
+    (void)t;
+    (*(long *)user)++;
+    return NB_OK;
+}
+
+static nb_status use_study(nb_ctx *ctx, int *recorded) {
+    nbi_study *s = NULL;
+    long listed = 0;
+    bool found;
+    double score;
+    void *data = NULL;
+    size_t size;
+    nb_status st;
+    NB_TRY(nbi_study_open(ctx, path, &s));
+    NB_TRYG(nbi_study_begin(ctx, s, "oom", true, NULL));
+    for (int i = 0; i < 3; i++) {
+        uint8_t policy[2] = {(uint8_t)i, 1};
+        nbi_study_trial t = {.policy = policy, .n_policy = 2, .score = i};
+        NB_TRYG(nbi_study_record(ctx, s, &t));
+        *recorded = i + 1;
+        NB_TRYG(nbi_study_lookup(ctx, s, policy, 2, &found, &score));
+        assert_true(found && score == i);
+    }
+    NB_TRYG(nbi_study_put(ctx, s, "key", "value", 5));
+    NB_TRYG(nbi_study_get(ctx, s, "key", &data, &size));
+    assert_memory_equal(data, "value", 5);
+    NB_TRYG(nbi_study_list(ctx, s, count_trial, &listed));
+    assert_int_equal(listed, 3);
+done:
+    nbi_free(data);
+    nbi_study_close(s);
+    return st;
+}
+
+static void survives_no_memory(void **state) {
+    void (*const modes[])(long) = {nbi_alloc_fail_after, nbi_alloc_fail_from};
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    for (size_t m = 0; m < NBI_COUNT(modes); m++)
+        for (long k = 1, missed = 0; !missed; k += 1 + k / 8) {
+            int recorded = 0;
+            long known = 0;
+            nbi_study *s;
+            remove_study();
+            modes[m](k);
+            nb_status st = use_study(ctx, &recorded);
+            missed = nbi_alloc_fail_left() > 0;
+            nbi_alloc_fail_after(0);
+            if (st != NB_OK && st != NB_ENOMEM)
+                fail_msg("allocation %ld: status %d (%s)", k, (int)st, nb_ctx_message(ctx));
+            assert_true(st == NB_OK || *nb_ctx_message(ctx));
+            assert_true(!missed || st == NB_OK);
+            assert_int_equal(nbi_study_open(ctx, path, &s), NB_OK); /* what was kept is there */
+            assert_int_equal(nbi_study_begin(ctx, s, "oom", true, &known), NB_OK);
+            assert_true(known >= recorded);
+            nbi_study_close(s);
+        }
+    nb_ctx_free(ctx);
 }
 
 static void keeps_trials_and_state(void **state) {
@@ -220,6 +309,8 @@ int main(void) {
         cmocka_unit_test(keeps_trials_and_state),
         cmocka_unit_test(tells_damage),
         cmocka_unit_test(resumed_equals_uninterrupted),
+        cmocka_unit_test(survives_no_memory),
     };
+    use_refusable();
     return cmocka_run_group_tests(tests, setup, teardown);
 }
