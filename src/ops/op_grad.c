@@ -28,10 +28,6 @@ static size_t chunk_size(int64_t n, int64_t work) {
     return (size_t)((n + chunks - 1) / chunks);
 }
 
-nb_status nbi_grad_images(nb_ctx *ctx, int64_t n, int64_t work, nbi_range_fn fn, void *user) {
-    return nbi_parallel(ctx, (size_t)n, chunk_size(n, work), fn, user);
-}
-
 /* ---- rows ---------------------------------------------------------------------------------- */
 
 static void load(nb_dtype dtype, const char *p, int64_t step, int64_t n, float *out) {

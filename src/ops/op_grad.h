@@ -28,8 +28,6 @@ nb_status nbi_grad_spread(nb_ctx *ctx, const nbi_view *to, const nbi_view *from,
 /* sum, contiguous and of to's shape, into `to`; with strides. */
 void nbi_grad_store(const nbi_view *to, const double *sum);
 void nbi_grad_zero(const nbi_view *to);
-/* fn on images 0…n−1 in chunks that depend on n and on `work` (elements) only. */
-nb_status nbi_grad_images(nb_ctx *ctx, int64_t n, int64_t work, nbi_range_fn fn, void *user);
 
 /* out[o…] = factor·Σ_s a[o…,s…]·b[o…,s…], summed in double in one fixed order. A stride of 0: the
  * operand does not have that dimension. */

@@ -1,6 +1,6 @@
 /* QuantizeLinear: q = saturate(round_half_even(x/scale) + zero); DequantizeLinear:
  * x = (q − zero)·scale. Per tensor, per index of an axis, or per block along an axis (opset 21). */
-#include "ops/op_util.h"
+#include "ops/op_grad.h"
 
 #include <math.h>
 #include <string.h>
@@ -172,6 +172,39 @@ static nb_status dequantize_forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
+/* Σ gy·(q − zero) */
+static void scale_term(const void *user, const float *const *x, int64_t n, float *out) {
+    const float *g = x[0], *q = x[1], *zero = x[2];
+    if (*(const bool *)user)
+        for (int64_t i = 0; i < n; i++) out[i] = g[i] * (q[i] - zero[i]);
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = g[i] * q[i];
+}
+
+/* Of the scales; codes and zero points have none. */
+static nb_status dequantize_backward(const nbi_grad_call *call) {
+    const nbi_quant_params *p = call->node->params;
+    const nbi_view *x = &call->in[0], *gy = &call->gout[0], *to = &call->gin[1];
+    bool has_zero = call->node->n_in > 2 && call->in[2].data;
+    const nbi_view *zero = has_zero ? &call->in[2] : x;
+    if (!to->data) return NB_OK;
+    if (p->block == 0 || p->axis < 0) {
+        nbi_view s = along(to, x, p->axis), z = has_zero ? along(zero, x, p->axis) : *x;
+        return nbi_grad_reduce(call->ctx, &s, 3, (const nbi_view *const[]){gy, x, &z}, scale_term,
+                               &has_zero);
+    }
+    for (int64_t b = 0; b < to->dim[p->axis]; b++) {
+        int64_t first = b * p->block, left = x->dim[p->axis] - first;
+        nbi_view s = at_index(to, p->axis, b);
+        nbi_view q = at_index(x, p->axis, first), g = at_index(gy, p->axis, first);
+        q.dim[p->axis] = g.dim[p->axis] = left < p->block ? left : p->block;
+        nbi_view z = has_zero ? at_index(zero, p->axis, b) : q;
+        NB_TRY(nbi_grad_reduce(call->ctx, &s, 3, (const nbi_view *const[]){&g, &q, &z}, scale_term,
+                               &has_zero));
+    }
+    return NB_OK;
+}
+
 const nbi_op nbi_op_quantizelinear = {.name = "QuantizeLinear",
                                       .types = NBI_TYPES_NUMBER,
                                       .domain = "",
@@ -195,4 +228,7 @@ const nbi_op nbi_op_dequantizelinear = {.name = "DequantizeLinear",
                                         .flags = NBI_OP_STRIDED,
                                         .prepare = prepare,
                                         .infer = dequantize_infer,
-                                        .forward = dequantize_forward};
+                                        .forward = dequantize_forward,
+                                        .backward = dequantize_backward,
+                                        .keep_in = 1 << 0 | 1 << 2,
+                                        .grad_in = 1 << 1};

@@ -1,5 +1,5 @@
-/* One node, its gradient by backward() and by central differences. A case: begin(), inputs and
- * attributes, check(). Included by one test program. */
+/* One node, its gradient by backward() and by central differences. A case: gc_begin(), inputs,
+ * gc_node(), attributes, gc_check(). */
 #ifndef NIBBLE_TESTS_GRADIENT_CHECK_H
 #define NIBBLE_TESTS_GRADIENT_CHECK_H
 
@@ -33,13 +33,14 @@ typedef struct gradient_case {
     double step;          /* of the differences */
     unsigned gout;        /* bit i: a gradient flows into output i */
     uint64_t seed;
+    bool surrogate; /* the gradient is not the derivative: no differences */
 } gradient_case;
 
 static char gc_seen[GC_MAX_NAME][64];
 static int gc_n_seen;
 static gradient_case gc;
 
-static void gc_begin(const char *domain, const char *op, int opset) {
+static inline void gc_begin(const char *domain, const char *op, int opset) {
     gc = (gradient_case){.op = op, .domain = domain, .n_out = 1, .gout = 1};
     /* Values lie on a grid whose cells are wider than this, off 0 and off each other: a difference
      * never crosses a kink or changes a maximum. */
@@ -50,7 +51,7 @@ static void gc_begin(const char *domain, const char *op, int opset) {
 }
 
 /* A float input: distinct values between lo and hi in random order. */
-static void gc_float(int rank, const int64_t *dim, double lo, double hi) {
+static inline void gc_float(int rank, const int64_t *dim, double lo, double hi) {
     int t, k = gc.n_in++;
     nbi_rng rng;
     assert_int_equal(nbi_graph_add_tensor(gc.ctx, gc.g, NULL, NB_DTYPE_F32, rank, dim, &t), NB_OK);
@@ -66,21 +67,21 @@ static void gc_float(int rank, const int64_t *dim, double lo, double hi) {
     free(order);
 }
 
-static void *gc_const(nb_dtype dtype, int rank, const int64_t *dim) {
+static inline void *gc_const(nb_dtype dtype, int rank, const int64_t *dim) {
     int t;
     assert_int_equal(nbi_graph_add_const(gc.ctx, gc.g, NULL, dtype, rank, dim, &t), NB_OK);
     gc.in[gc.n_in++] = t;
     return gc.g->tensor[t]->data;
 }
-static void gc_ints(int n, const int64_t *v) {
+static inline void gc_ints(int n, const int64_t *v) {
     memcpy(gc_const(NB_DTYPE_S64, 1, (int64_t[]){n}), v, (size_t)n * sizeof *v);
 }
-static void gc_omit(void) {
+static inline void gc_omit(void) {
     gc.in[gc.n_in++] = NBI_NO_TENSOR;
 }
 
 /* The node, after its inputs; attributes follow. */
-static void gc_node(void) {
+static inline void gc_node(void) {
     int y[GC_MAX_IO];
     for (int i = 0; i < gc.n_out; i++)
         assert_int_equal(nbi_graph_add_tensor(gc.ctx, gc.g, NULL, NB_DTYPE_NONE, -1, NULL, &y[i]),
@@ -89,19 +90,19 @@ static void gc_node(void) {
                                         gc.n_out, y, &gc.node),
                      NB_OK);
 }
-static void gc_attr_ints(const char *name, size_t n, const int64_t *v) {
+static inline void gc_attr_ints(const char *name, size_t n, const int64_t *v) {
     assert_int_equal(nbi_node_set_ints(gc.ctx, gc.g, gc.node, name, n, v), NB_OK);
 }
-static void gc_attr_int(const char *name, int64_t v) {
+static inline void gc_attr_int(const char *name, int64_t v) {
     assert_int_equal(nbi_node_set_int(gc.ctx, gc.g, gc.node, name, v), NB_OK);
 }
-static void gc_attr_float(const char *name, double v) {
+static inline void gc_attr_float(const char *name, double v) {
     assert_int_equal(nbi_node_set_float(gc.ctx, gc.g, gc.node, name, (float)v), NB_OK);
 }
 
 /* ---- views --------------------------------------------------------------------------------- */
 
-static nbi_view gc_shape(int tensor) {
+static inline nbi_view gc_shape(int tensor) {
     nbi_view v = {0};
     if (tensor < 0) return v;
     const nbi_tensor *t = gc.g->tensor[tensor];
@@ -113,7 +114,7 @@ static nbi_view gc_shape(int tensor) {
     return v;
 }
 
-static void gc_strides(nbi_view *v, gc_layout layout) {
+static inline void gc_strides(nbi_view *v, gc_layout layout) {
     nbi_view_contiguous(v);
     if (layout == GC_CHANNELS_LAST) nbi_view_channels_last(v);
     int64_t step = 2;
@@ -124,7 +125,7 @@ static void gc_strides(nbi_view *v, gc_layout layout) {
 }
 
 /* A buffer for the view in that layout, filled with NaN (or zeros); `from` (plain) is copied in. */
-static void gc_place(nbi_view *v, gc_layout layout, const void *from) {
+static inline void gc_place(nbi_view *v, gc_layout layout, const void *from) {
     nbi_view plain = *v;
     gc_strides(v, layout);
     nbi_view_contiguous(&plain);
@@ -136,7 +137,7 @@ static void gc_place(nbi_view *v, gc_layout layout, const void *from) {
     if (from && nbi_view_count(v)) nbi_view_copy(v, &plain);
 }
 
-static void gc_unplace(float *to, nbi_view *v) {
+static inline void gc_unplace(float *to, nbi_view *v) {
     nbi_view plain = *v;
     nbi_view_contiguous(&plain);
     plain.data = to;
@@ -145,7 +146,7 @@ static void gc_unplace(float *to, nbi_view *v) {
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-static void gc_run_forward(nbi_view *in, nbi_view *out, gc_layout layout) {
+static inline void gc_run_forward(nbi_view *in, nbi_view *out, gc_layout layout) {
     for (int i = 0; i < gc.n_in; i++) {
         in[i] = gc_shape(gc.in[i]);
         if (gc.in[i] >= 0) gc_place(&in[i], layout, gc.x[i] ? gc.x[i] : in[i].data);
@@ -160,12 +161,12 @@ static void gc_run_forward(nbi_view *in, nbi_view *out, gc_layout layout) {
     assert_int_equal(st, NB_OK);
 }
 
-static void gc_free_views(nbi_view *v, int n) {
+static inline void gc_free_views(nbi_view *v, int n) {
     for (int i = 0; i < n; i++) free(v[i].data);
 }
 
 /* Σ gy·y, and Σ |gy·y| over the outputs that differ from `base` (how far rounding can reach). */
-static double gc_loss(const nbi_view *out, float *const *base, double *reach) {
+static inline double gc_loss(const nbi_view *out, float *const *base, double *reach) {
     double sum = 0;
     for (int o = 0; o < gc.n_out; o++)
         for (int64_t i = 0; gc.gy[o] && i < nbi_view_count(&out[o]); i++) {
@@ -176,7 +177,7 @@ static double gc_loss(const nbi_view *out, float *const *base, double *reach) {
     return sum;
 }
 
-static bool gc_wanted(int i) {
+static inline bool gc_wanted(int i) {
     const nbi_op *op = gc.node->op;
     if (!gc.x[i]) return false;
     return op->grad_in == 0 || (op->grad_in >> i & 1);
@@ -184,7 +185,8 @@ static bool gc_wanted(int i) {
 
 /* Gradients of the inputs in `which` in that layout, into gx (plain). Values outside keep_in and
  * keep_out are not there. */
-static void gc_run_backward(gc_layout layout, unsigned which, bool in_place, float *const *gx) {
+static inline void gc_run_backward(gc_layout layout, unsigned which, bool in_place,
+                                   float *const *gx) {
     const nbi_op *op = gc.node->op;
     nbi_view in[GC_MAX_IO], out[GC_MAX_IO], gout[GC_MAX_IO], gin[GC_MAX_IO];
     gc_run_forward(in, out, layout);
@@ -223,13 +225,13 @@ static void gc_run_backward(gc_layout layout, unsigned which, bool in_place, flo
 
 /* ---- checks -------------------------------------------------------------------------------- */
 
-static void gc_differ(const char *what, int input, int64_t i, double got, double want) {
+static inline void gc_differ(const char *what, int input, int64_t i, double got, double want) {
     print_message("%s (%s), input %d, value %lld: %.9g, want %.9g\n", gc.op, what, input,
                   (long long)i, got, want);
     fail();
 }
 
-static void gc_equal(const char *what, float *const *got, unsigned which, double tolerance) {
+static inline void gc_equal(const char *what, float *const *got, unsigned which, double tolerance) {
     for (int k = 0; k < gc.n_in; k++) {
         if (!gc_wanted(k) || !(which >> k & 1)) continue;
         int64_t n = nbi_tensor_count(gc.g->tensor[gc.in[k]]);
@@ -244,7 +246,7 @@ static void gc_equal(const char *what, float *const *got, unsigned which, double
  * off by up to 2·2^-24·Σ|gy·y|/(2·step) = 6.1e-5·Σ|gy·y| at the default step; the gradient itself
  * is float32 of a sum (1e-4 relative covers cancelling terms); the cubic term is step²/6·f''' ≈
  * 1.6e-7·f''', 1e-5 for the functions and ranges used here. */
-static void gc_difference(int k, int64_t i, float *const *base) {
+static inline void gc_difference(int k, int64_t i, float *const *base) {
     nbi_view in[GC_MAX_IO], out[GC_MAX_IO];
     float x = gc.x[k][i];
     double loss[2], at[2], reach = 0;
@@ -262,7 +264,7 @@ static void gc_difference(int k, int64_t i, float *const *base) {
     if (!(fabs(got - want) <= tolerance)) gc_differ("differences", k, i, got, want);
 }
 
-static void gc_fill_gout(void) {
+static inline void gc_fill_gout(void) {
     nbi_rng rng;
     nbi_rng_seed(&rng, 5, 11);
     for (int o = 0; o < gc.n_out; o++) {
@@ -273,7 +275,7 @@ static void gc_fill_gout(void) {
     }
 }
 
-static void gc_layouts(float *const *other) {
+static inline void gc_layouts(float *const *other) {
     const nbi_op *op = gc.node->op;
     for (int k = 0; k < gc.n_in; k++) {
         if (!gc_wanted(k)) continue;
@@ -296,7 +298,7 @@ static void gc_layouts(float *const *other) {
     }
 }
 
-static void gc_end(void) {
+static inline void gc_end(void) {
     for (int i = 0; i < GC_MAX_IO; i++) {
         free(gc.x[i]);
         free(gc.gx[i]);
@@ -306,7 +308,7 @@ static void gc_end(void) {
     nb_ctx_free(gc.ctx);
 }
 
-static void gc_infer(void) {
+static inline void gc_infer(void) {
     nb_status st = nbi_node_infer(gc.ctx, gc.g, gc.node);
     if (st != NB_OK || !gc.node->op) print_message("%s: %s\n", gc.op, nb_ctx_message(gc.ctx));
     assert_int_equal(st, NB_OK);
@@ -314,23 +316,42 @@ static void gc_infer(void) {
     assert_non_null(gc.node->op->backward);
 }
 
-static void gc_check(void) {
-    nbi_view in[GC_MAX_IO], out[GC_MAX_IO];
-    float *base[GC_MAX_IO] = {0}, *other[GC_MAX_IO] = {0};
+/* Buffers for the gradients, gy drawn. */
+static inline void gc_prepare(float **other) {
     gc_infer();
-    snprintf(gc_seen[gc_n_seen++ % GC_MAX_NAME], sizeof gc_seen[0], "%s/%s", gc.domain, gc.op);
     gc_fill_gout();
-    gc_run_forward(in, out, GC_PLAIN);
-    for (int o = 0; o < gc.n_out; o++)
-        if (gc.gy[o]) base[o] = out[o].data;
     for (int k = 0; k < gc.n_in; k++) {
         if (!gc_wanted(k)) continue;
         size_t n = (size_t)nbi_tensor_count(gc.g->tensor[gc.in[k]]);
         gc.gx[k] = calloc(n + 1, sizeof(float));
         other[k] = calloc(n + 1, sizeof(float));
     }
+}
+
+static inline bool gc_was_seen(const nbi_op *op) {
+    char name[64];
+    snprintf(name, sizeof name, "%s/%s", op->domain, op->name);
+    for (int i = 0; i < gc_n_seen; i++)
+        if (!strcmp(gc_seen[i], name)) return true;
+    return false;
+}
+
+static inline void gc_mark_seen(const nbi_op *op) {
+    if (gc_was_seen(op)) return;
+    assert_true(gc_n_seen < GC_MAX_NAME);
+    snprintf(gc_seen[gc_n_seen++], sizeof gc_seen[0], "%s/%s", op->domain, op->name);
+}
+
+static inline void gc_check(void) {
+    nbi_view in[GC_MAX_IO], out[GC_MAX_IO];
+    float *base[GC_MAX_IO] = {0}, *other[GC_MAX_IO] = {0};
+    gc_prepare(other);
+    gc_mark_seen(gc.node->op);
+    gc_run_forward(in, out, GC_PLAIN);
+    for (int o = 0; o < gc.n_out; o++)
+        if (gc.gy[o]) base[o] = out[o].data;
     gc_run_backward(GC_PLAIN, ~0u, false, gc.gx);
-    for (int k = 0; k < gc.n_in; k++)
+    for (int k = 0; k < gc.n_in && !gc.surrogate; k++)
         for (int64_t i = 0; gc_wanted(k) && i < nbi_tensor_count(gc.g->tensor[gc.in[k]]); i++)
             gc_difference(k, i, base);
     gc_layouts(other);
@@ -338,14 +359,6 @@ static void gc_check(void) {
     gc_free_views(out, gc.n_out);
     for (int k = 0; k < gc.n_in; k++) free(other[k]);
     gc_end();
-}
-
-static bool gc_was_seen(const nbi_op *op) {
-    char name[64];
-    snprintf(name, sizeof name, "%s/%s", op->domain, op->name);
-    for (int i = 0; i < gc_n_seen && i < GC_MAX_NAME; i++)
-        if (!strcmp(gc_seen[i], name)) return true;
-    return false;
 }
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "gradient_check.h"
+#include "schemes/schemes.h"
 
 #define DIMS(...)                                                                                  \
     (int64_t[]) {                                                                                  \
@@ -332,10 +333,15 @@ static void test_matmul(void **state) {
     static const struct {
         int rank_a, rank_b;
         int64_t a[4], b[4];
-    } shape[] = {{2, 2, {3, 4}, {4, 2}},    {3, 2, {2, 3, 4}, {4, 2}},
-                 {2, 3, {3, 4}, {2, 4, 2}}, {4, 3, {2, 1, 3, 4}, {3, 4, 2}},
-                 {1, 2, {4}, {4, 3}},       {3, 1, {2, 3, 4}, {4}},
-                 {1, 1, {4}, {4}},          {1, 3, {4}, {2, 4, 3}}};
+    } shape[] = {{2, 2, {3, 4}, {4, 2}},
+                 {3, 2, {2, 3, 4}, {4, 2}},
+                 {2, 3, {3, 4}, {2, 4, 2}},
+                 {4, 3, {2, 1, 3, 4}, {3, 4, 2}},
+                 {1, 2, {4}, {4, 3}},
+                 {3, 1, {2, 3, 4}, {4}},
+                 {1, 1, {4}, {4}},
+                 {1, 3, {4}, {2, 4, 3}},
+                 {2, 4, {3, 4}, {3, 2, 4, 2}}};
     (void)state;
     for (size_t i = 0; i < NBI_COUNT(shape); i++) {
         gc_begin("", "MatMul", 13);
@@ -431,6 +437,70 @@ static void test_moves(void **state) {
     gc_check();
 }
 
+/* codes: 4, 3 */
+static void dequantize(int rank, const int64_t *dim, int64_t block, bool zero) {
+    gc_begin("", "DequantizeLinear", 21);
+    memcpy(gc_const(NB_DTYPE_S8, 2, DIMS(4, 3)), "\1\7\3\377\0\2\374\5\1\6\2\371", 12);
+    gc_float(rank, dim, 0.5, 2);
+    if (zero) {
+        int8_t *z = gc_const(NB_DTYPE_S8, rank, dim);
+        for (int64_t i = 0; i < nbi_tensor_count(gc.g->tensor[gc.in[1]]); i++)
+            z[i] = (int8_t)(3 - i);
+    }
+    gc_node();
+    gc_attr_int("axis", rank == 2 ? 0 : 1);
+    if (block) gc_attr_int("block_size", block);
+    gc_check();
+}
+
+static void test_dequantize(void **state) {
+    (void)state;
+    for (int zero = 0; zero < 2; zero++) {
+        dequantize(0, NULL, 0, zero);
+        dequantize(1, DIMS(3), 0, zero);
+        dequantize(2, DIMS(2, 3), 3, zero); /* blocks of 3 and 1 */
+    }
+}
+
+static void attr_text(const char *name, const char *text) {
+    assert_int_equal(nbi_node_set_text(gc.ctx, gc.g, gc.node, name, text), NB_OK);
+}
+
+static void fake_quant(const nbi_scheme *s, bool weights, bool per_channel) {
+    bool is_unsigned = !weights && (s->flags & NBI_SCHEME_UNSIGNED);
+    nbi_scheme_use use = {nbi_scheme_max_bits(s, weights), weights, is_unsigned, false,
+                          NBI_RANGE_MSE};
+    gc_begin("org.nibble", "FakeQuant", 13);
+    gc.surrogate = true;
+    gc.n_out = 3; /* x̂, new params, used params: backward reads the last */
+    gc_float(4, DIMS(3, 4, 3, 2), is_unsigned ? 0 : -1, 1);
+    int64_t dim[2] = {per_channel ? 4 : 1, s->n_params(&use)};
+    gc_float(2, dim, 0, 1);
+    gc_float(0, NULL, use.bits - 0.3, use.bits);
+    for (int64_t g = 0; g < dim[0]; g++) s->fit(&use, gc.x[0], 72, gc.x[1] + g * dim[1]);
+    gc_node();
+    attr_text("scheme", s->name);
+    attr_text("role", weights ? "weights" : "activations");
+    gc_attr_int("training", 1);
+    gc_attr_int("unsigned", is_unsigned);
+    if (per_channel) gc_attr_int("axis", 1);
+    gc_check();
+}
+
+/* A surrogate gradient is tested where the schemes are; here that layouts, in place and one input
+ * alone give the same, from the kept values only. */
+static void test_fake_quant(void **state) {
+    size_t n;
+    const nbi_scheme *const *s = nbi_schemes(&n);
+    (void)state;
+    for (size_t i = 0; i < n; i++) {
+        if (s[i]->flags & NBI_SCHEME_WEIGHTS) fake_quant(s[i], true, false);
+        if (s[i]->flags & NBI_SCHEME_ACTIVATIONS) fake_quant(s[i], false, false);
+        if ((s[i]->flags & NBI_SCHEME_WEIGHTS) && (s[i]->flags & NBI_SCHEME_CHANNELS))
+            fake_quant(s[i], true, true);
+    }
+}
+
 static void test_slice_pad(void **state) {
     static const char *const mode[] = {"constant", "edge", "reflect", "wrap"};
     (void)state;
@@ -515,7 +585,9 @@ int main(void) {
         cmocka_unit_test(test_softmax),        cmocka_unit_test(test_matmul),
         cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_fakequant),      cmocka_unit_test(test_every_operator),
+        cmocka_unit_test(test_fakequant),
+        cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_dequantize),
+        cmocka_unit_test(test_every_operator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
