@@ -78,6 +78,7 @@ static int work(cli *c, quantize_args *a, const char *path) {
     o->rules = a->rules.items;
     o->n_rules = a->rules.n;
     o->command_line = c->command_line;
+    c->tells = o->finetune > 0;
     char *json = NULL;
     nb_status status = nb_quantize(c->ctx, path, o, &json);
     return cli_finish(c, status, json, o->dry_run ? print_dry_run : print_quantize, o->output);

@@ -7,7 +7,6 @@
 #include "onnx/onnx.h"
 #include "quant/generate.h"
 #include "runtime/footprint.h"
-#include "runtime/lower.h"
 #include "runtime/run.h"
 
 #include <math.h>
@@ -241,13 +240,7 @@ nb_status nbi_deliver(nbi_session *s, const nbi_outcome *o, json_t **result) {
     json_t *r = json_object();
     describe_run(s, o, r);
     /* an interrupted search still delivers what it found */
-    nb_status st;
-    if (s->o->finetune > 0 && !o->cancelled) {
-        st = nbi_finetune(s, o->bits, &frozen, r);
-        if (st == NB_OK) st = nbi_lower(s->ctx, frozen, &program);
-    } else {
-        st = nbi_session_freeze(s, o->bits, &frozen, &program);
-    }
+    nb_status st = nbi_session_freeze(s, o->bits, &frozen, &program);
     if (st == NB_OK) st = deliver(s, o, frozen, program, r);
     nbi_frozen_free(frozen);
     nbi_program_free(program);

@@ -30,7 +30,6 @@ typedef struct tuning {
     float *input;
     nbi_images judges;
     nbi_metrics deployed, sim;
-    nbi_frozen *best;
     json_t *epochs;
 } tuning;
 
@@ -127,20 +126,6 @@ done:
     return st;
 }
 
-static nb_status keep_best(nb_ctx *ctx, void *user) {
-    tuning *t = user;
-    nbi_frozen *frozen = NULL;
-    nb_status st = nbi_qat_freeze(ctx, t->qat, &frozen);
-    if (st == NB_OK) st = nbi_frozen_fold(ctx, frozen);
-    if (st != NB_OK) {
-        nbi_frozen_free(frozen);
-        return st;
-    }
-    nbi_frozen_free(t->best);
-    t->best = frozen;
-    return NB_OK;
-}
-
 static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
     tuning *t = user;
     const char *name = t->s->labelled ? "top-1" : t->s->loss == NBI_LOSS_KL ? "kl" : "mse";
@@ -195,12 +180,11 @@ static void stop(tuning *t) {
     nbi_free(t->teacher_out.data);
     nbi_free(t->input);
     nbi_qat_free(t->simulated);
-    nbi_qat_free(t->qat);
+    nbi_qat_free(t->qat); /* NULL where the session has it now */
     nbi_batches_free(t->batches);
-    nbi_frozen_free(t->best);
 }
 
-static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t *result) {
+static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t **result) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param;
@@ -240,7 +224,6 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, j
                           .user = t,
                           .more = ask_teacher,
                           .evaluate = evaluate,
-                          .improved = keep_best,
                           .line = tell,
                           .checkpoint = checkpoint,
                           .resume = s->o->resume,
@@ -249,25 +232,23 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, j
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
-    if (!t->best) NB_TRY(keep_best(s->ctx, t)); /* no epoch was finished: what there is */
-    json_object_set_new(result, "finetune",
-                        json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch",
-                                  r.best_epoch, "seconds", r.seconds, "images_per_second",
-                                  r.images_per_second, "lines", t->epochs));
-    return NB_OK;
+    *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
+                        "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",
+                        t->epochs);
+    return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
 }
 
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, nbi_frozen **out, json_t *result) {
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
     size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
     if (s->info.count[NBI_SPLIT_TRAIN] < batch) batch = s->info.count[NBI_SPLIT_TRAIN];
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
     if (st == NB_OK) st = start(&t, bits, batch);
-    if (st == NB_OK) st = train(&t, path.data, bits, result);
+    if (st == NB_OK) st = train(&t, path.data, bits, lines);
     if (st == NB_OK) {
-        *out = t.best;
-        t.best = NULL;
+        s->tuned = t.qat;
+        t.qat = NULL;
     }
     stop(&t);
     json_decref(t.epochs);

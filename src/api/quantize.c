@@ -98,6 +98,21 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
     }
 }
 
+/* The drop that counts is the one after fine-tuning. */
+static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
+    NB_TRY(nbi_finetune(s, out->bits, lines));
+    if (!isfinite(out->drop_bound)) return NB_OK;
+    nb_status st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
+    if (st != NB_OK) {
+        json_decref(*lines);
+        *lines = NULL;
+        return st;
+    }
+    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
+    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
+    return NB_OK;
+}
+
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
@@ -107,7 +122,14 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     NB_TRY(nbi_set_limits(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &out->bits));
     NB_TRY(nbi_choose(s, out));
-    NB_TRY(nbi_deliver(s, out, result));
+    json_t *lines = NULL;
+    if (s->o->finetune > 0 && !out->cancelled) NB_TRY(finetune(s, out, &lines));
+    nb_status st = nbi_deliver(s, out, result);
+    if (st != NB_OK) {
+        json_decref(lines);
+        return st;
+    }
+    if (lines) json_object_set_new(*result, "finetune", lines);
     add_limits(s, out, *result);
     return check_latency(s, out, *result);
 }

@@ -31,6 +31,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_study_close(s->study);
     nbi_images_free(&s->images);
     nbi_dataset_free(s->data);
+    nbi_qat_free(s->tuned);
     nbi_qnet_free(s->net);
     nbi_graph_free(s->cut);
     nb_model_free(s->model);
@@ -365,8 +366,11 @@ void nbi_session_uniform(const nbi_session *s, int w, int a, uint8_t *bits) {
 
 nb_status nbi_session_freeze(nbi_session *s, const uint8_t *bits, nbi_frozen **frozen,
                              nbi_program **program) {
-    NB_TRY(nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen));
-    nb_status st = nbi_lower(s->ctx, *frozen, program);
+    bool tuned = s->tuned && !memcmp(bits, s->tuned->bits, (size_t)s->net->n_sites);
+    NB_TRY(tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
+                 : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen));
+    nb_status st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
+    if (st == NB_OK) st = nbi_lower(s->ctx, *frozen, program);
     if (st != NB_OK) {
         nbi_frozen_free(*frozen);
         *frozen = NULL;

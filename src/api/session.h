@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "ir/program.h"
 #include "quant/fit.h"
+#include "quant/qat.h"
 #include "search/netproblem.h"
 #include "search/pareto.h"
 
@@ -42,6 +43,7 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     double **delta;        /* sensitivities, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
     float *drop_float;      /* float outputs on them, [n][drop_count] */
@@ -89,10 +91,10 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound);
-/* Fine-tunes the policy o->finetune epochs; *out is the best one's frozen graph, ready to lower.
- * Adds "finetune" to `result`. */
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, nbi_frozen **out, json_t *result);
-/* Fine-tunes if asked to, writes everything into o->output; *result = results.json. */
+/* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
+ * results.json says of it. Cancelled: the best so far. */
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines);
+/* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
 /* Layers of the sensitivity table. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
