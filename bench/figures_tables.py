@@ -176,7 +176,33 @@ def demo_table():
     return table(["`make demo`", "wall", "CPU", "load"], rows)
 
 
-TABLES = {"float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
+def train_table():
+    ours, torch = results("nibble_train"), results("train_torch")
+    rows = []
+    for name, key, rival, want in (("float", "float", "float", 1.1),
+                                   ("W4A4, learned steps", "w4a4_lsq", "lsq", 1.4),
+                                   ("W4A4, learned steps", "w4a4_lsq", "fused", 1.4)):
+        if key in ours and rival in torch:
+            a, b = (r["images_per_second"] for r in (ours[key], torch[rival]))
+            rows.append([name, "%.0f" % a, rival, "%.0f" % b, "%.2f" % (a / b), "%.1f" % want,
+                         verdict(a / b >= want)])
+    return table(["nibble", "images/s", "PyTorch", "images/s", "ratio", "wanted", "met"], rows)
+
+
+def qat_table():
+    wanted = {"W4A4": 91.1, "W3A3": 89.8, "W2A2": 86.1}
+    rows = []
+    for key, r in results("nibble_qat").items():
+        model, width, seed = key.split("/")
+        rows.append([NAMES[model], width, seed, "%.2f" % r["top1"],
+                     "%.2f" % (r["top1"] - r["float_top1"]), "%.1f" % wanted[width],
+                     "%.2f" % r["validation_deployed"], "%.2f" % r["validation_simulated"],
+                     "%.2f" % r["agreement"], "%.0f s" % r["seconds"]])
+    return table(["network", "widths", "seed", "top-1", "against float", "wanted",
+                  "validation, deployed", "simulated", "same class, %", "training"], rows)
+
+
+TABLES = {"train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
           "speed": speed_table, "demo": demo_table}
 

@@ -1,0 +1,65 @@
+"""Section `qat` of figures.py: fine-tuning with quantization in the loop, three epochs from the given
+networks, on the integer program; section `train`: training speed beside PyTorch
+(bench/rival_train_torch.py writes train_torch.json)."""
+
+import json
+import os
+
+from figures_run import quantize, uniform_options
+from rival_common import say
+
+QAT_MODELS = ("resnet20", "resnet20_torch_export")
+QAT_WIDTHS = ((2, 2), (3, 3), (4, 4))
+EPOCHS = 3
+
+
+def tuned(folder):
+    with open(os.path.join(folder, "results.json")) as file:
+        found = json.load(file)
+    lines = found["finetune"]["lines"]
+    return {"top1": round(found["quantized"]["top1"], 3),
+            "float_top1": round(found["float"]["top1"], 3), "bytes": found["quantized"]["bytes"],
+            "epochs": found["finetune"]["epochs"], "best_epoch": found["finetune"]["best_epoch"],
+            "seconds": round(found["finetune"]["seconds"], 1),
+            "images_per_second": round(found["finetune"]["images_per_second"], 1),
+            "validation_deployed": round(lines[-1]["deployed"], 3),
+            "validation_simulated": round(lines[-1]["simulated"], 3),
+            "agreement": round(lines[-1]["agreement"], 3)}
+
+
+def run_qat(job):
+    results = job.results("nibble_qat", "`nibble quantize --search uniform --finetune 3`; keys: "
+                                        "model/widths/seed")
+    for model in QAT_MODELS:
+        for w, a in QAT_WIDTHS:
+            key = "%s/W%dA%d/0" % (model, w, a)
+            if results.done(key):
+                continue
+            folder, run = quantize(job, "qat_" + key.replace("/", "_"), model,
+                                   *uniform_options(w, a), "--finetune", str(EPOCHS))
+            row = tuned(folder)
+            row.update(run)
+            results.put(key, row)
+            say("qat", key, row)
+
+
+def run_train(job):
+    """Images per second of whole steps, batches prepared, two threads."""
+    results = job.results("nibble_train", "training speed, ResNet-20, batch 128; keys: what")
+    small = ["--limit", "12800", "--calib", "128", "--no-distill"]
+    for key, options in (("w4a4_lsq", uniform_options(4, 4)), ("w2a2_lsq", uniform_options(2, 2))):
+        if results.done(key):
+            continue
+        folder, run = quantize(job, "speed_" + key, "resnet20", *options, *small, "--finetune", "1")
+        results.put(key, {"images_per_second": tuned(folder)["images_per_second"],
+                          "peak_memory_mb": run["peak_memory_mb"],
+                          "load_average": run["load_average"]})
+        say("train", key, results.get(key))
+    if not results.done("float"):
+        from figures_run import TRANSFORM, json_of
+        out = os.path.join(job.work, "trained.onnx")
+        found = json_of(job.nibble("train", job.model("resnet20"), *job.cifar, *TRANSFORM,
+                                   "--limit", "12800", "--epochs", "1", "--lr", "0.001", "-o", out,
+                                   "--json"))
+        results.put("float", {"images_per_second": round(found["images_per_second"], 1)})
+        say("train float", results.get("float"))

@@ -1,0 +1,152 @@
+"""Training speed of ResNet-20 in PyTorch: float, and with quantization in the loop, the figures that
+ours stand beside.
+
+    /usr/bin/python3 bench/rival_train_torch.py --out bench/results/train_torch.json
+
+A fixed batch of 128 (no loading), channels last, SGD with momentum 0.9 and weight decay; median of the
+steps' times. Weights per output channel, activations per tensor, at the sites of rival_ptq_torch.py's
+residual8.
+float   no quantization
+fused   torch.ao.quantization.FusedMovingAvgObsFakeQuantize on weights and activations, 8 bits
+lsq     learned steps (Esser et al. 2020) as an autograd function, 4 bits
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.ao.quantization import (FusedMovingAvgObsFakeQuantize, MovingAverageMinMaxObserver,
+                                   MovingAveragePerChannelMinMaxObserver)
+
+from rival_common import Results, say
+
+BATCH = 128
+
+
+class Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, step, low, high, scale):
+        ctx.save_for_backward(x, step)
+        ctx.range = low, high, scale
+        return (x / step).round().clamp(low, high) * step
+
+    @staticmethod
+    def backward(ctx, g):
+        x, step = ctx.saved_tensors
+        low, high, scale = ctx.range
+        v = x / step
+        inside = (v >= low) & (v <= high)
+        slope = torch.where(inside, v.round() - v, v.clamp(low, high))
+        gs = (g * slope * scale)
+        gs = gs.sum(tuple(range(1, gs.dim()))).reshape(step.shape) if step.numel() > 1 else gs.sum()
+        return g * inside, gs.reshape(step.shape), None, None, None
+
+
+class Lsq(torch.nn.Module):
+    def __init__(self, bits, channels=0, signed=False):
+        super().__init__()
+        self.low, self.high = (-2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed or channels else \
+            (0, 2 ** bits - 1)
+        shape = (channels, 1, 1, 1) if channels else (1,)
+        self.step = torch.nn.Parameter(torch.full(shape, 0.05))
+
+    def forward(self, x):
+        n = x.numel() / self.step.numel()
+        return Round.apply(x, self.step, self.low, self.high, (n * self.high) ** -0.5)
+
+
+def quantizer(kind, channels=0, signed=False):
+    if kind == "float":
+        return torch.nn.Identity()
+    if kind == "lsq":
+        return Lsq(4, channels, signed)
+    if channels:
+        return FusedMovingAvgObsFakeQuantize(
+            MovingAveragePerChannelMinMaxObserver, quant_min=-128, quant_max=127,
+            dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
+    return FusedMovingAvgObsFakeQuantize(MovingAverageMinMaxObserver, quant_min=0, quant_max=255,
+                                         dtype=torch.quint8)
+
+
+class Conv(torch.nn.Conv2d):
+    def __init__(self, kind, n, m, stride):
+        super().__init__(n, m, 3, stride, 1, bias=False)
+        self.fq = quantizer(kind, m)
+
+    def forward(self, x):
+        return self._conv_forward(x, self.fq(self.weight), None)
+
+
+class Block(torch.nn.Module):
+    def __init__(self, kind, n, m, stride):
+        super().__init__()
+        self.stride, self.extra = stride, m - n
+        self.conv1, self.bn1 = Conv(kind, n, m, stride), torch.nn.BatchNorm2d(m)
+        self.conv2, self.bn2 = Conv(kind, m, m, 1), torch.nn.BatchNorm2d(m)
+        self.inner, self.mid = quantizer(kind), quantizer(kind)
+        self.branch, self.stream = quantizer(kind, signed=True), quantizer(kind)
+
+    def forward(self, x):
+        y = self.mid(F.relu(self.bn1(self.conv1(self.inner(x)))))
+        y = self.branch(self.bn2(self.conv2(y)))
+        if self.extra:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
+        return self.stream(F.relu(x + y))
+
+
+class ResNet20(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.input, self.stem, self.pooled = (quantizer(kind, signed=True), quantizer(kind),
+                                              quantizer(kind))
+        self.conv, self.bn = Conv(kind, 3, 16, 1), torch.nn.BatchNorm2d(16)
+        blocks, n = [], 16
+        for m in (16, 32, 64):
+            for i in range(3):
+                blocks.append(Block(kind, n, m, 2 if m != n else 1))
+                n = m
+        self.blocks, self.linear = torch.nn.Sequential(*blocks), torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.blocks(self.stem(F.relu(self.bn(self.conv(self.input(x))))))
+        return self.linear(self.pooled(x.mean((2, 3))))
+
+
+def measure(kind, seconds):
+    net = ResNet20(kind).to(memory_format=torch.channels_last).train()
+    x = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    target = torch.randint(0, 10, (BATCH,))
+    optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=1e-4)
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 8:
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(x), target).backward()
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    return BATCH / statistics.median(times[3:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=15)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    results = Results(args.out, {"what": "training images per second, ResNet-20, batch 128",
+                                 "torch": torch.__version__, "threads": args.threads,
+                                 "script": "bench/rival_train_torch.py"}, {})
+    for kind in ("float", "fused", "lsq"):
+        if results.done(kind):
+            continue
+        results.put(kind, {"images_per_second": round(measure(kind, args.seconds), 1)})
+        say(kind, results.get(kind))
+
+
+if __name__ == "__main__":
+    main()
