@@ -160,7 +160,7 @@ nb_status nbi_tape_find_chain(nb_ctx *ctx, nbi_tape *t, int n) {
 
 /* ---- one tile ------------------------------------------------------------------------------- */
 
-static void norm_tile(const tape_chain *c, const float *x, int64_t pixels, float *y) {
+NBI_WIDE static void norm_tile(const tape_chain *c, const float *x, int64_t pixels, float *y) {
     for (int64_t p = 0; p < pixels; p++)
         for (int64_t k = 0; k < c->channels; k++)
             y[p * c->channels + k] = (x[p * c->channels + k] - c->mean[k]) * c->a[k] + c->b[k];
@@ -173,7 +173,7 @@ static void quant_tile(const chain_link *l, const float *params, const float *x,
 }
 
 /* Link `l` from x to y (which may be x); `at`: where the tile begins. */
-static void link_tile(const tape_chain *c, const chain_link *l, const exec_step *s, int64_t at,
+NBI_WIDE static void link_tile(const tape_chain *c, const chain_link *l, const exec_step *s, int64_t at,
                       const float *x, float *y, int64_t pixels) {
     int64_t n = pixels * c->channels;
     const float *other = l->other >= 0 ? s->in_view[l->in].data : NULL;
@@ -201,7 +201,7 @@ typedef struct job {
 
 /* Mean and M2 = Σ(x − mean)² of a chunk: tile by tile around the tile's own mean, joined as in Chan,
  * Golub, LeVeque 1983. */
-static nb_status statistics_chunk(void *user, size_t begin, size_t end, int worker) {
+NBI_WIDE static nb_status statistics_chunk(void *user, size_t begin, size_t end, int worker) {
     const job *j = user;
     const tape_chain *c = j->c;
     const float *x = j->s->in_view[0].data;
@@ -335,7 +335,7 @@ static void quant_back(const chain_link *l, const tape_chain *c, const float *pa
 }
 
 /* Σ g and Σ g·(x − mean) per channel. */
-static void norm_back(const tape_chain *c, const float *x, const float *g, int64_t pixels,
+NBI_WIDE static void norm_back(const tape_chain *c, const float *x, const float *g, int64_t pixels,
                       double *sums) {
     float bias[MAX_TILE], scale[MAX_TILE];
     int64_t channels = c->channels;
@@ -354,7 +354,7 @@ static void norm_back(const tape_chain *c, const float *x, const float *g, int64
 }
 
 /* g of one tile through all links, last first; `value[i]` is what link i reads. */
-static void back_tile(const tape_chain *c, const exec_step *s, int64_t at, int64_t pixels,
+NBI_WIDE static void back_tile(const tape_chain *c, const exec_step *s, int64_t at, int64_t pixels,
                       const float *const *value, float *g, double *sums) {
     int64_t n = pixels * c->channels;
     double *mine = sums + c->sums;
@@ -409,7 +409,7 @@ static nb_status backward_chunk(void *user, size_t begin, size_t end, int worker
 }
 
 /* The second pass of BatchNormalization: gx holds the gradient of its output. */
-static nb_status norm_chunk(void *user, size_t begin, size_t end, int worker) {
+NBI_WIDE static nb_status norm_chunk(void *user, size_t begin, size_t end, int worker) {
     const job *j = user;
     const tape_chain *c = j->c;
     const float *x = j->s->in_view[0].data;

@@ -83,7 +83,7 @@ typedef struct add_job {
     float *y;
 } add_job;
 
-static nb_status add_range(void *user, size_t begin, size_t end, int worker) {
+NBI_WIDE static nb_status add_range(void *user, size_t begin, size_t end, int worker) {
     const add_job *job = user;
     (void)worker;
     for (size_t i = begin; i < end; i++) job->y[i] = job->a[i] + job->b[i];

@@ -66,7 +66,7 @@ nbi_steps nbi_steps_of(float scale, int bits, bool is_unsigned) {
     return s;
 }
 
-void nbi_steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
+NBI_WIDE void nbi_steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
     float v[NBI_BLOCK]; /* y may be x: without it compilers expect an overlap and do not vectorise */
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
@@ -88,7 +88,7 @@ void nbi_steps_grid(const nbi_steps *s, nbi_scheme_grid *out) {
     for (int c = 0; c < out->n; c++) out->level[c] = (int16_t)(s->lo + c);
 }
 
-double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
+NBI_WIDE double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
     double lane[NBI_LANES] = {0};
     float d[NBI_BLOCK];
@@ -211,7 +211,7 @@ void nbi_pass_all(const float *g, float *dx, size_t n) {
     if (dx != g) memmove(dx, g, n * sizeof *dx);
 }
 
-void nbi_pass_inside(float lo, float hi, const float *x, const float *g, float *dx, size_t n) {
+NBI_WIDE void nbi_pass_inside(float lo, float hi, const float *x, const float *g, float *dx, size_t n) {
     float v[NBI_BLOCK]; /* dx may be g */
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
