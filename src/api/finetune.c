@@ -184,7 +184,8 @@ static void stop(tuning *t) {
     nbi_batches_free(t->batches);
 }
 
-static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t **result) {
+static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t **result,
+                       bool *stopped) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param;
@@ -232,20 +233,23 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, j
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
+    nbi_cancel_clear(s->ctx); /* what was trained is still delivered */
+    if (!r.stopped) remove(checkpoint); /* its work is done */
+    *stopped = r.stopped;
     *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
                         "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",
                         t->epochs);
     return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
 }
 
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines, bool *stopped) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
     size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
     if (s->info.count[NBI_SPLIT_TRAIN] < batch) batch = s->info.count[NBI_SPLIT_TRAIN];
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
     if (st == NB_OK) st = start(&t, bits, batch);
-    if (st == NB_OK) st = train(&t, path.data, bits, lines);
+    if (st == NB_OK) st = train(&t, path.data, bits, lines, stopped);
     if (st == NB_OK) {
         s->tuned = t.qat;
         t.qat = NULL;

@@ -100,7 +100,9 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
 
 /* The drop that counts is the one after fine-tuning. */
 static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
-    NB_TRY(nbi_finetune(s, out->bits, lines));
+    bool stopped = false;
+    NB_TRY(nbi_finetune(s, out->bits, lines, &stopped));
+    out->cancelled |= stopped;
     if (!isfinite(out->drop_bound)) return NB_OK;
     nb_status st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
     if (st != NB_OK) {
