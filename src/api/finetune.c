@@ -150,6 +150,7 @@ static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
                          .per_channel = s->per_channel,
                          .classes = s->labelled ? s->info.classes : 0,
                          .distill = s->o->distill || !s->labelled,
+                         .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
                          .temperature = s->labelled ? TEMPERATURE : 1};
     nbi_batches_spec spec = {.data = s->data,
                              .split = NBI_SPLIT_TRAIN,
@@ -167,8 +168,9 @@ static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
     if (t->qat->teacher >= 0) NB_TRY(start_teacher(t, (int64_t)batch));
     const nbi_tensor *x = t->qat->graph->tensor[t->qat->x];
     NB_TRY(nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input));
-    size_t most = s->info.count[NBI_SPLIT_VAL] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
-    nbi_draw draw = {.split = NBI_SPLIT_VAL, .count = most, .seed = nb_ctx_seed(s->ctx)};
+    nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
+    size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
+    nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};
     return nbi_images_draw(s->ctx, s->data, &draw, &t->judges);
 }
 
@@ -184,7 +186,9 @@ static void stop(tuning *t) {
     nbi_batches_free(t->batches);
 }
 
-static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t **result) {
+/* *tuned: an epoch was judged, and the best one's values are in place. */
+static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, bool *tuned,
+                       json_t **result) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param;
@@ -232,21 +236,45 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, j
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
+    *tuned = r.best_epoch > 0;
+    if (!*tuned)
+        nb_log(s->ctx, NB_LOG_WARNING,
+               "fine-tuning was stopped before its first epoch was finished: the policy is delivered "
+               "without it; --resume goes on from '%s'",
+               checkpoint);
     *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
                         "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",
                         t->epochs);
     return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
 }
 
+static size_t wanted_batch(const nbi_session *s) {
+    return s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
+}
+
+nb_status nbi_finetune_check(nbi_session *s) {
+    const char *name = s->net->edge[s->net->input].name;
+    int x = nbi_graph_find(s->source, name);
+    if (x < 0) return nb_fail(s->ctx, NB_EFORMAT, "the graph has no input '%s'", name);
+    const nbi_tensor *input = s->source->tensor[x];
+    if (input->rank < 1 || input->dim[0] < 0 || (size_t)input->dim[0] == wanted_batch(s))
+        return NB_OK;
+    return nb_fail(s->ctx, NB_EUNSUPPORTED,
+                   "input '%s' has a fixed batch of %lld, and fine-tuning wants %zu: export the model "
+                   "with a free batch, or give --batch %lld",
+                   name, (long long)input->dim[0], wanted_batch(s), (long long)input->dim[0]);
+}
+
 nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
-    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
+    bool tuned = false;
+    size_t batch = wanted_batch(s);
     if (s->info.count[NBI_SPLIT_TRAIN] < batch) batch = s->info.count[NBI_SPLIT_TRAIN];
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
     if (st == NB_OK) st = start(&t, bits, batch);
-    if (st == NB_OK) st = train(&t, path.data, bits, lines);
-    if (st == NB_OK) {
+    if (st == NB_OK) st = train(&t, path.data, bits, &tuned, lines);
+    if (st == NB_OK && tuned) {
         s->tuned = t.qat;
         t.qat = NULL;
     }

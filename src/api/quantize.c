@@ -98,11 +98,15 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
     }
 }
 
-/* The drop that counts is the one after fine-tuning. */
+/* The drop that counts is the one after fine-tuning. What was trained when a request to stop came is
+ * still measured and delivered. */
 static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
-    NB_TRY(nbi_finetune(s, out->bits, lines));
-    if (!isfinite(out->drop_bound)) return NB_OK;
-    nb_status st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
+    nb_status st = nbi_finetune(s, out->bits, lines);
+    out->cancelled = nb_cancelled(s->ctx);
+    nbi_cancel_clear(s->ctx);
+    if (st != NB_OK && st != NB_ECANCELLED) return st;
+    if (!isfinite(out->drop_bound) || !s->tuned) return NB_OK;
+    st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
     if (st != NB_OK) {
         json_decref(*lines);
         *lines = NULL;
@@ -117,6 +121,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
     if (!s->o->output) return nb_fail(ctx, NB_EINVAL, "no folder for the results: name it with -o");
+    if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_make_folder(ctx, s->o->output));
     NB_TRY(nbi_session_calibrate(s));
     NB_TRY(nbi_set_limits(s));
