@@ -89,6 +89,39 @@ static nb_status deploy(tuning *t, nbi_frozen **frozen, nbi_program **program) {
     return nbi_lower(ctx, *frozen, program);
 }
 
+/* Rows of scores become what the Softmax behind them makes of them. */
+static void softmax(float *values, size_t n, size_t width) {
+    for (float *x = values; x < values + n * width; x += width) {
+        double most = (double)x[nbi_argmax(x, width)], sum = 0;
+        for (size_t i = 0; i < width; i++) sum += exp((double)x[i] - most);
+        for (size_t i = 0; i < width; i++) x[i] = (float)(exp((double)x[i] - most) / sum);
+    }
+}
+
+/* The simulation against the float network, but for the agreement, which is with the program. */
+static nb_status measure_simulation(tuning *t, const float *deployed, const float *reference,
+                                    size_t count) {
+    const nbi_session *s = t->s;
+    const int *label = s->labelled ? t->judges.label : NULL;
+    bool probability = s->edge != s->net->output[0];
+    const nbi_tensor *logits = t->simulated->graph->tensor[t->simulated->logits];
+    size_t batch = (size_t)logits->dim[0], width = (size_t)nbi_tensor_count(logits) / batch;
+    float *values = NULL;
+    nbi_metrics both;
+    nb_status st;
+    if (width != count)
+        return nb_fail(s->ctx, NB_EFORMAT, "the networks have outputs of two sizes");
+    NB_TRY(nbi_alloc(s->ctx, t->judges.n * width, sizeof *values, &values));
+    NB_TRYG(simulate(t, batch, values, width));
+    if (probability) softmax(values, t->judges.n, width);
+    nbi_measure(values, deployed, label, t->judges.n, width, probability, &both);
+    nbi_measure(values, reference, label, t->judges.n, width, probability, &t->sim);
+    t->sim.agreement = both.agreement;
+done:
+    nbi_free(values);
+    return st;
+}
+
 static double merit(const nbi_session *s, const nbi_metrics *m) {
     return s->labelled ? m->top1 : s->loss == NBI_LOSS_KL ? -m->kl : -m->mse;
 }
@@ -99,7 +132,7 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     nbi_session *s = t->s;
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
-    float *deployed = NULL, *reference = NULL, *simulated = NULL;
+    float *deployed = NULL, *reference = NULL;
     size_t count = 0, same = 0;
     nb_status st;
     const int *label = s->labelled ? t->judges.label : NULL;
@@ -110,17 +143,11 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     if (count != same) st = nb_fail(ctx, NB_EFORMAT, "the networks have outputs of two sizes");
     if (st != NB_OK) goto done;
     nbi_measure(deployed, reference, label, t->judges.n, count, probability, &t->deployed);
-    const nbi_tensor *logits = t->simulated->graph->tensor[t->simulated->logits];
-    size_t batch = (size_t)logits->dim[0], width = (size_t)nbi_tensor_count(logits) / batch;
-    NB_TRYG(nbi_alloc(ctx, t->judges.n * width, sizeof *simulated, &simulated));
-    NB_TRYG(simulate(t, batch, simulated, width));
-    nbi_measure(simulated, width == count ? deployed : NULL, label, t->judges.n, width, false,
-                &t->sim);
+    NB_TRYG(measure_simulation(t, deployed, reference, count));
     *metric = merit(s, &t->deployed);
 done:
     nbi_free(deployed);
     nbi_free(reference);
-    nbi_free(simulated);
     nbi_program_free(program);
     nbi_frozen_free(frozen);
     return st;
@@ -261,8 +288,8 @@ nb_status nbi_finetune_check(nbi_session *s) {
         return NB_OK;
     return nb_fail(s->ctx, NB_EUNSUPPORTED,
                    "input '%s' has a fixed batch of %lld, and fine-tuning wants %zu: export the model "
-                   "with a free batch, or give --batch %lld",
-                   name, (long long)input->dim[0], wanted_batch(s), (long long)input->dim[0]);
+                   "with a free batch",
+                   name, (long long)input->dim[0], wanted_batch(s));
 }
 
 nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
