@@ -171,14 +171,24 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+static size_t batch_of(const nbi_session *s) {
+    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
+    size_t have = s->info.count[NBI_SPLIT_TRAIN];
+    return have < batch ? have : batch;
+}
+
+static nbi_qat_options options_of(const nbi_session *s, size_t batch) {
+    return (nbi_qat_options){.batch = (int64_t)batch,
+                             .per_channel = s->per_channel,
+                             .classes = s->labelled ? s->info.classes : 0,
+                             .distill = s->o->distill || !s->labelled,
+                             .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
+                             .temperature = s->labelled ? TEMPERATURE : 1};
+}
+
 static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
     nbi_session *s = t->s;
-    nbi_qat_options o = {.batch = (int64_t)batch,
-                         .per_channel = s->per_channel,
-                         .classes = s->labelled ? s->info.classes : 0,
-                         .distill = s->o->distill || !s->labelled,
-                         .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
-                         .temperature = s->labelled ? TEMPERATURE : 1};
+    nbi_qat_options o = options_of(s, batch);
     nbi_batches_spec spec = {.data = s->data,
                              .split = NBI_SPLIT_TRAIN,
                              .batch = batch,
@@ -275,29 +285,30 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, b
     return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
 }
 
-static size_t wanted_batch(const nbi_session *s) {
-    return s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
-}
-
 nb_status nbi_finetune_check(nbi_session *s) {
-    const char *name = s->net->edge[s->net->input].name;
-    int x = nbi_graph_find(s->source, name);
-    if (x < 0) return nb_fail(s->ctx, NB_EFORMAT, "the graph has no input '%s'", name);
-    const nbi_tensor *input = s->source->tensor[x];
-    if (input->rank < 1 || input->dim[0] < 0 || (size_t)input->dim[0] == wanted_batch(s))
-        return NB_OK;
-    return nb_fail(s->ctx, NB_EUNSUPPORTED,
-                   "input '%s' has a fixed batch of %lld, and fine-tuning wants %zu: export the model "
-                   "with a free batch",
-                   name, (long long)input->dim[0], wanted_batch(s));
+    nbi_qat_options o = options_of(s, batch_of(s));
+    nbi_qat *q = NULL;
+    nbi_tape *tape = NULL;
+    uint8_t *bits = NULL;
+    nb_status st;
+    NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
+    NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
+    nbi_tape_spec spec = {.n_wrt = q->n_train, .wrt = q->train, .n_losses = 1,
+                          .loss = q->label_loss >= 0 ? &q->label_loss : &q->teacher_loss};
+    NB_TRYG(nbi_tape_new(s->ctx, q->graph, &spec, &tape));
+done:
+    nbi_tape_free(tape);
+    nbi_qat_free(q);
+    nbi_free(bits);
+    return st == NB_OK ? NB_OK : nb_fail_prefix(s->ctx, st, "fine-tuning");
 }
 
 nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
     bool tuned = false;
-    size_t batch = wanted_batch(s);
-    if (s->info.count[NBI_SPLIT_TRAIN] < batch) batch = s->info.count[NBI_SPLIT_TRAIN];
+    size_t batch = batch_of(s);
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
     if (st == NB_OK) st = start(&t, bits, batch);
     if (st == NB_OK) st = train(&t, path.data, bits, &tuned, lines);

@@ -121,10 +121,10 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
     if (!s->o->output) return nb_fail(ctx, NB_EINVAL, "no folder for the results: name it with -o");
-    if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_make_folder(ctx, s->o->output));
     NB_TRY(nbi_session_calibrate(s));
     NB_TRY(nbi_set_limits(s));
+    if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &out->bits));
     NB_TRY(nbi_choose(s, out));
     json_t *lines = NULL;

@@ -438,8 +438,8 @@ static nb_status build(builder *b, int edge) {
     const nbi_tensor *x = b->g->tensor[b->q->x];
     if (x->rank < 1 || x->dim[0] != b->o->batch)
         return nb_fail(b->ctx, NB_EUNSUPPORTED,
-                       "input '%s' has a fixed batch of %lld, not of %lld: the model cannot be trained "
-                       "with it",
+                       "input '%s' has a fixed batch of %lld, training wants %lld: export the model "
+                       "with a free batch",
                        input->name, (long long)(x->rank < 1 ? 0 : x->dim[0]),
                        (long long)b->o->batch);
     NB_TRY(quantized(b, input->site, b->q->x, &b->value[b->net->input]));
