@@ -273,11 +273,12 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, b
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
+    if (!r.stopped) remove(checkpoint); /* its work is done */
     *tuned = r.best_epoch > 0;
     if (!*tuned)
         nb_log(s->ctx, NB_LOG_WARNING,
-               "fine-tuning was stopped before its first epoch was finished: the policy is delivered "
-               "without it; --resume goes on from '%s'",
+               "fine-tuning was stopped before its first epoch was finished: the policy is "
+               "delivered without it; --resume goes on from '%s'",
                checkpoint);
     *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
                         "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",

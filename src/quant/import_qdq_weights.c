@@ -115,8 +115,8 @@ static bool biases_allow(const nbi_layer *l, const nbi_qparam *x, const nbi_froz
 }
 
 /* Brings levels onto the grid of the narrowest width that holds them, or of `width` where that is
- * known and fits: multiples of its level step, with the scale that keeps the real values. The steps of
- * the sums become wider only where the biases stay exact. */
+ * known and fits: multiples of its level step, with the scale that keeps the real values. The steps
+ * of the sums become wider only where the biases stay exact. */
 static void settle_width(const nbi_layer *l, const nbi_qparam *x, const nbi_frozen_conv *conv,
                          int width, int8_t *levels, float *scale, int *bits) {
     int all = 0, lo = 0, hi = 0, unit = 128;

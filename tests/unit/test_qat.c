@@ -220,8 +220,8 @@ static int small(case_of *c) {
     return x;
 }
 
-/* A single value learns from the float network's by squared differences; the divergence of one class
- * would be 0 whatever it is. */
+/* A single value learns from the float network's by squared differences; the divergence of one
+ * class would be 0 whatever it is. */
 static void test_regression(void **state) {
     (void)state;
     case_of c = {0};

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# nibble quantize --finetune on drawn glyphs: simulation and integer program agree, the same seed gives
+# the same bytes, kill -9 and Ctrl-C lose nothing, a resumed run ends like an uninterrupted one.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C OMP_WAIT_POLICY=passive
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+job=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 256 --calib 64 --threads 1
+    --search uniform --weight-bits 2 --activation-bits 2 --max-size 1M --batch 32 --lr 0.003)
+field() { sed -n "s/.*\"$2\": \([-0-9.]*\).*/\1/p" "$1/results.json" | tail -1; }
+
+works "${job[@]}" --quiet --finetune 3 -o whole
+grep -q '"finetune"' whole/results.json || fail "results.json does not say what fine-tuning did"
+[[ $(grep -c '"deployed"' whole/results.json) == 3 ]] || fail "not a line for each of three epochs"
+awk -v a="$(field whole agreement)" 'BEGIN { exit !(a >= 99) }' ||
+    fail "simulation and integer program agree on $(field whole agreement) % only"
+[[ ! -e whole/finetune.npz ]] || fail "a checkpoint is left behind"
+works "${job[@]}" --quiet --finetune 3 -o again
+cmp -s whole/model.onnx again/model.onnx || fail "the same seed gives other bytes"
+works "${job[@]}" --quiet -o plain
+cmp -s whole/model.onnx plain/model.onnx && fail "fine-tuning changed nothing"
+works eval whole --data builtin:glyphs --limit 64 --quiet
+works "${job[@]}" --quiet --finetune 1 --no-distill --emit c -o labels
+cc -std=c99 -O1 labels/c/*.c -o selftest && ./selftest > /dev/null || fail "the C's self-test fails"
+
+# ---- kill -9, Ctrl-C ------------------------------------------------------------------------------
+wait_for() { # FILE PID
+    for ((i = 0; i < 2000; i++)); do
+        [[ -s $1 ]] && return
+        kill -0 "$2" 2> waiting || return
+        sleep 0.01
+    done
+}
+"$program" "${job[@]}" --quiet --finetune 3 -o killed & pid=$!
+wait_for killed/finetune.npz "$pid"
+kill -9 "$pid" 2> waiting
+wait "$pid" 2> waiting
+works "${job[@]}" --quiet --finetune 3 --resume -o killed
+cmp -s whole/model.onnx killed/model.onnx || fail "the resumed run ends with other bytes"
+
+"$program" "${job[@]}" --finetune 400 -o stopped > out 2> err & pid=$!
+for ((i = 0; i < 2000; i++)); do
+    grep -q 'epoch 1 of 400' err && break
+    sleep 0.01
+done
+kill -INT "$pid" 2> waiting
+wait "$pid"
+status=$?
+[[ $status == 0 ]] || fail "Ctrl-C: exit status $status ($(tail -c 200 err))"
+[[ -s stopped/model.onnx && -s stopped/results.json ]] || fail "Ctrl-C: nothing was delivered"
+
+refuses 2 "lr" quantize "$root/examples/glyphs.onnx" --lr 0 -o x
+
+if ((failures)); then
+    echo "$failures failures"
+    exit 1
+fi
+echo "fine-tuning keeps what it promises"
