@@ -89,6 +89,39 @@ static nb_status deploy(tuning *t, nbi_frozen **frozen, nbi_program **program) {
     return nbi_lower(ctx, *frozen, program);
 }
 
+/* Rows of scores become what the Softmax behind them makes of them. */
+static void softmax(float *values, size_t n, size_t width) {
+    for (float *x = values; x < values + n * width; x += width) {
+        double most = (double)x[nbi_argmax(x, width)], sum = 0;
+        for (size_t i = 0; i < width; i++) sum += exp((double)x[i] - most);
+        for (size_t i = 0; i < width; i++) x[i] = (float)(exp((double)x[i] - most) / sum);
+    }
+}
+
+/* The simulation against the float network, but for the agreement, which is with the program. */
+static nb_status measure_simulation(tuning *t, const float *deployed, const float *reference,
+                                    size_t count) {
+    const nbi_session *s = t->s;
+    const int *label = s->labelled ? t->judges.label : NULL;
+    bool probability = s->edge != s->net->output[0];
+    const nbi_tensor *logits = t->simulated->graph->tensor[t->simulated->logits];
+    size_t batch = (size_t)logits->dim[0], width = (size_t)nbi_tensor_count(logits) / batch;
+    float *values = NULL;
+    nbi_metrics both;
+    nb_status st;
+    if (width != count)
+        return nb_fail(s->ctx, NB_EFORMAT, "the networks have outputs of two sizes");
+    NB_TRY(nbi_alloc(s->ctx, t->judges.n * width, sizeof *values, &values));
+    NB_TRYG(simulate(t, batch, values, width));
+    if (probability) softmax(values, t->judges.n, width);
+    nbi_measure(values, deployed, label, t->judges.n, width, probability, &both);
+    nbi_measure(values, reference, label, t->judges.n, width, probability, &t->sim);
+    t->sim.agreement = both.agreement;
+done:
+    nbi_free(values);
+    return st;
+}
+
 static double merit(const nbi_session *s, const nbi_metrics *m) {
     return s->labelled ? m->top1 : s->loss == NBI_LOSS_KL ? -m->kl : -m->mse;
 }
@@ -99,7 +132,7 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     nbi_session *s = t->s;
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
-    float *deployed = NULL, *reference = NULL, *simulated = NULL;
+    float *deployed = NULL, *reference = NULL;
     size_t count = 0, same = 0;
     nb_status st;
     const int *label = s->labelled ? t->judges.label : NULL;
@@ -110,17 +143,11 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     if (count != same) st = nb_fail(ctx, NB_EFORMAT, "the networks have outputs of two sizes");
     if (st != NB_OK) goto done;
     nbi_measure(deployed, reference, label, t->judges.n, count, probability, &t->deployed);
-    const nbi_tensor *logits = t->simulated->graph->tensor[t->simulated->logits];
-    size_t batch = (size_t)logits->dim[0], width = (size_t)nbi_tensor_count(logits) / batch;
-    NB_TRYG(nbi_alloc(ctx, t->judges.n * width, sizeof *simulated, &simulated));
-    NB_TRYG(simulate(t, batch, simulated, width));
-    nbi_measure(simulated, width == count ? deployed : NULL, label, t->judges.n, width, false,
-                &t->sim);
+    NB_TRYG(measure_simulation(t, deployed, reference, count));
     *metric = merit(s, &t->deployed);
 done:
     nbi_free(deployed);
     nbi_free(reference);
-    nbi_free(simulated);
     nbi_program_free(program);
     nbi_frozen_free(frozen);
     return st;
@@ -144,13 +171,24 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+static size_t batch_of(const nbi_session *s) {
+    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
+    size_t have = s->info.count[NBI_SPLIT_TRAIN];
+    return have < batch ? have : batch;
+}
+
+static nbi_qat_options options_of(const nbi_session *s, size_t batch) {
+    return (nbi_qat_options){.batch = (int64_t)batch,
+                             .per_channel = s->per_channel,
+                             .classes = s->labelled ? s->info.classes : 0,
+                             .distill = s->o->distill || !s->labelled,
+                             .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
+                             .temperature = s->labelled ? TEMPERATURE : 1};
+}
+
 static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
     nbi_session *s = t->s;
-    nbi_qat_options o = {.batch = (int64_t)batch,
-                         .per_channel = s->per_channel,
-                         .classes = s->labelled ? s->info.classes : 0,
-                         .distill = s->o->distill || !s->labelled,
-                         .temperature = s->labelled ? TEMPERATURE : 1};
+    nbi_qat_options o = options_of(s, batch);
     nbi_batches_spec spec = {.data = s->data,
                              .split = NBI_SPLIT_TRAIN,
                              .batch = batch,
@@ -167,8 +205,9 @@ static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
     if (t->qat->teacher >= 0) NB_TRY(start_teacher(t, (int64_t)batch));
     const nbi_tensor *x = t->qat->graph->tensor[t->qat->x];
     NB_TRY(nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input));
-    size_t most = s->info.count[NBI_SPLIT_VAL] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
-    nbi_draw draw = {.split = NBI_SPLIT_VAL, .count = most, .seed = nb_ctx_seed(s->ctx)};
+    nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
+    size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
+    nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};
     return nbi_images_draw(s->ctx, s->data, &draw, &t->judges);
 }
 
@@ -184,8 +223,9 @@ static void stop(tuning *t) {
     nbi_batches_free(t->batches);
 }
 
-static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, json_t **result,
-                       bool *stopped) {
+/* *tuned: an epoch was judged, and the best one's values are in place. */
+static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, bool *tuned,
+                       json_t **result) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param;
@@ -233,24 +273,47 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, j
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
-    nbi_cancel_clear(s->ctx); /* what was trained is still delivered */
     if (!r.stopped) remove(checkpoint); /* its work is done */
-    *stopped = r.stopped;
+    *tuned = r.best_epoch > 0;
+    if (!*tuned)
+        nb_log(s->ctx, NB_LOG_WARNING,
+               "fine-tuning was stopped before its first epoch was finished: the policy is "
+               "delivered without it; --resume goes on from '%s'",
+               checkpoint);
     *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
                         "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",
                         t->epochs);
     return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
 }
 
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines, bool *stopped) {
+nb_status nbi_finetune_check(nbi_session *s) {
+    nbi_qat_options o = options_of(s, batch_of(s));
+    nbi_qat *q = NULL;
+    nbi_tape *tape = NULL;
+    uint8_t *bits = NULL;
+    nb_status st;
+    NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
+    NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
+    nbi_tape_spec spec = {.n_wrt = q->n_train, .wrt = q->train, .n_losses = 1,
+                          .loss = q->label_loss >= 0 ? &q->label_loss : &q->teacher_loss};
+    NB_TRYG(nbi_tape_new(s->ctx, q->graph, &spec, &tape));
+done:
+    nbi_tape_free(tape);
+    nbi_qat_free(q);
+    nbi_free(bits);
+    return st == NB_OK ? NB_OK : nb_fail_prefix(s->ctx, st, "fine-tuning");
+}
+
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
-    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
-    if (s->info.count[NBI_SPLIT_TRAIN] < batch) batch = s->info.count[NBI_SPLIT_TRAIN];
+    bool tuned = false;
+    size_t batch = batch_of(s);
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
     if (st == NB_OK) st = start(&t, bits, batch);
-    if (st == NB_OK) st = train(&t, path.data, bits, lines, stopped);
-    if (st == NB_OK) {
+    if (st == NB_OK) st = train(&t, path.data, bits, &tuned, lines);
+    if (st == NB_OK && tuned) {
         s->tuned = t.qat;
         t.qat = NULL;
     }

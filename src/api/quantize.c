@@ -98,13 +98,15 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
     }
 }
 
-/* The drop that counts is the one after fine-tuning. */
+/* The drop that counts is the one after fine-tuning. What was trained when a request to stop came is
+ * still measured and delivered. */
 static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
-    bool stopped = false;
-    NB_TRY(nbi_finetune(s, out->bits, lines, &stopped));
-    out->cancelled |= stopped;
-    if (!isfinite(out->drop_bound)) return NB_OK;
-    nb_status st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
+    nb_status st = nbi_finetune(s, out->bits, lines);
+    out->cancelled = nb_cancelled(s->ctx);
+    nbi_cancel_clear(s->ctx);
+    if (st != NB_OK && st != NB_ECANCELLED) return st;
+    if (!isfinite(out->drop_bound) || !s->tuned) return NB_OK;
+    st = nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound);
     if (st != NB_OK) {
         json_decref(*lines);
         *lines = NULL;
@@ -122,6 +124,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     NB_TRY(nbi_make_folder(ctx, s->o->output));
     NB_TRY(nbi_session_calibrate(s));
     NB_TRY(nbi_set_limits(s));
+    if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &out->bits));
     NB_TRY(nbi_choose(s, out));
     json_t *lines = NULL;

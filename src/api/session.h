@@ -91,9 +91,13 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound);
+/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node,
+ * or an input whose batch the file fixes to another one. */
+nb_status nbi_finetune_check(nbi_session *s);
 /* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
- * results.json says of it. On a request to stop: the best so far, and *stopped. */
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines, bool *stopped);
+ * results.json says of it. Cancelled: the best so far; s->tuned is NULL where no epoch was judged.
+ */
+nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines);
 /* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
 /* Layers of the sensitivity table. */

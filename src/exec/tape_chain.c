@@ -68,16 +68,21 @@ static bool quant_link(const nbi_graph *g, const nbi_node *node, chain_link *l) 
     return true;
 }
 
-static bool norm_link(const nbi_node *node, chain_link *l) {
+/* Its statistics are there when the whole chain has run: no other node may read them before. */
+static bool norm_link(const nbi_graph *g, const nbi_node *node, chain_link *l) {
     const nbi_batchnorm_params *p = node->params;
     l->kind = LINK_NORM;
+    for (int o = 1; o < node->n_out; o++)
+        for (int n = 0; n < g->n_nodes && node->out[o] >= 0; n++)
+            for (int i = 0; i < g->node[n]->n_in; i++)
+                if (g->node[n]->in[i] == node->out[o]) return false;
     return p->training;
 }
 
 static bool link_of(const nbi_tape *t, const nbi_node *node, int x, bool first, chain_link *l) {
     const nbi_graph *g = t->graph;
     *l = (chain_link){.node = node, .other = -1, .gout = -1, .lo = -INFINITY, .hi = INFINITY};
-    if (is(node, "", "BatchNormalization")) return first && norm_link(node, l);
+    if (is(node, "", "BatchNormalization")) return first && norm_link(g, node, l);
     if (is(node, "", "Add")) {
         l->kind = LINK_ADD;
         l->other = node->in[0] == x ? node->in[1] : node->in[0];

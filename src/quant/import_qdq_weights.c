@@ -95,34 +95,56 @@ static float scale_of(const nbi_qdq_const_entry *w, int channel) {
     return ((const float *)w->scale->data)[w->axis < 0 ? 0 : channel];
 }
 
+/* The narrowest width that holds levels lo…hi, all multiples of `unit`. */
+static int width_of(int lo, int hi, int unit, bool zeros) {
+    int bits = 2;
+    if (!zeros && lo >= -unit && hi <= unit) return 1;
+    while (lo / unit < -(1 << (bits - 1)) || hi / unit >= 1 << (bits - 1)) bits++;
+    return bits;
+}
+
+/* Every bias is a whole number of steps that are `times` as wide as those of scale. */
+static bool biases_allow(const nbi_layer *l, const nbi_qparam *x, const nbi_frozen_conv *conv,
+                         const float *scale, int times) {
+    for (int c = 0; c < l->geometry.out_c; c++) {
+        double unit = conv->gain[c] * x->scale * (double)scale[c], k = conv->shift[c] / unit;
+        if (!(unit > 0) || conv->shift[c] == 0) continue; /* such a channel is made anew */
+        if (!(fabs(k - times * rint(k / times)) < 1e-6)) return false;
+    }
+    return true;
+}
+
 /* Brings levels onto the grid of the narrowest width that holds them, or of `width` where that is
- * known and fits: multiples of its level step, with the scale that keeps the real values. */
-static void settle_width(const nbi_layer *l, int width, int8_t *levels, float *scale, int *bits) {
+ * known and fits: multiples of its level step, with the scale that keeps the real values. The steps
+ * of the sums become wider only where the biases stay exact. */
+static void settle_width(const nbi_layer *l, const nbi_qparam *x, const nbi_frozen_conv *conv,
+                         int width, int8_t *levels, float *scale, int *bits) {
     int all = 0, lo = 0, hi = 0, unit = 128;
+    bool zeros = false;
     for (size_t i = 0; i < l->n_weights; i++) {
         all |= levels[i];
         lo = levels[i] < lo ? levels[i] : lo;
         hi = levels[i] > hi ? levels[i] : hi;
+        zeros |= levels[i] == 0;
     }
     while (unit > 1 && all % unit) unit /= 2;
-    int known = width ? nbk_level_step(width) : 1;
+    int known = width ? nbk_level_step(width) : 1, step;
     if (width > 1 && all % known == 0 && lo >= -known * (1 << (width - 1)) &&
         hi < known * (1 << (width - 1)))
         unit = known;
-    bool zeros = false;
-    for (size_t i = 0; i < l->n_weights; i++) zeros |= levels[i] == 0;
-    *bits = 1;
-    if (zeros || lo < -unit || hi > unit)
-        for (*bits = 2; lo / unit < -(1 << (*bits - 1)) || hi / unit >= 1 << (*bits - 1);) ++*bits;
-    if (width > *bits) *bits = width;
-    int step = nbk_level_step(*bits);
+    for (;; unit /= 2) {
+        *bits = width_of(lo, hi, unit, zeros);
+        if (width > *bits) *bits = width;
+        step = nbk_level_step(*bits);
+        if (unit <= step || biases_allow(l, x, conv, scale, unit / step)) break;
+    }
     for (size_t i = 0; i < l->n_weights; i++) levels[i] = (int8_t)(levels[i] / unit * step);
     for (int c = 0; c < l->geometry.out_c; c++) scale[c] *= (float)unit / (float)step;
 }
 
-/* Fills conv->levels, scale and gain. `width`: bits as the file's policy gives them, 0: unknown. */
+/* Fills conv->levels, scale and gain, all as in the file. */
 static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qdq_const_entry *w,
-                            int width, int8_t *levels, float *scale, double *gain, int *bits) {
+                            int8_t *levels, float *scale, double *gain) {
     const nbi_node *node = first_node(im, l);
     const nbi_gemm_params *p = nbi_op_is(node, "Gemm") ? node->params : NULL;
     double alpha = p ? fabs((double)p->alpha) : 1;
@@ -139,7 +161,6 @@ static nb_status set_levels(nbi_qdq_import *im, const nbi_layer *l, const nbi_qd
                            "channel %d does not fit int8", node->name, node->op_type, k, c);
         levels[i] = (int8_t)k;
     }
-    settle_width(l, width, levels, scale, bits);
     return NB_OK;
 }
 
@@ -239,9 +260,10 @@ static nb_status freeze_layer(nbi_qdq_import *im, int layer) {
     const char *name;
     int width;
     NB_TRY(site_name(im, w, &name, &width));
-    NB_TRY(set_levels(im, l, w, width, levels, scale, conv->gain, &conv->bits));
-    NB_TRY(add_site(im, layer, name, conv->bits));
+    NB_TRY(set_levels(im, l, w, levels, scale, conv->gain));
     set_shift(im, l, conv);
+    settle_width(l, x, conv, width, levels, scale, &conv->bits);
+    NB_TRY(add_site(im, layer, name, conv->bits));
     settle(x, (int)channels, conv, scale);
     return NB_OK;
 }

@@ -230,8 +230,8 @@ static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool co
     trains(b, ql->weight, true);
     int64_t groups = b->o->per_channel ? m : 1;
     NB_TRY(constant(b, w->name, "step", 2, (int64_t[]){groups, 1}, &ql->weight_scale));
-    int8_t *levels;
-    float *scale;
+    int8_t *levels = NULL;
+    float *scale = NULL;
     NB_TRY(nbi_alloc(b->ctx, l->n_weights, 1, &levels));
     nb_status st = nbi_alloc(b->ctx, (size_t)m, sizeof *scale, &scale);
     if (st == NB_OK)
@@ -361,16 +361,26 @@ static nb_status add_loss(builder *b, const char *type, int other, int *out) {
     return finish(b, node);
 }
 
+static nb_status flat(builder *b, int *x) {
+    int in[1] = {*x};
+    nbi_node *node;
+    NB_TRY(add(b, "flat", "", "Flatten", 1, in, 1, x, &node));
+    return finish(b, node);
+}
+
 static nb_status add_losses(builder *b, int edge) {
     nbi_qat *q = b->q;
     int input[3] = {q->x}, n = 1;
     q->logits = b->value[edge];
     const nbi_tensor *y = b->g->tensor[q->logits];
     if (b->o->classes && !b->o->evaluate) {
-        if (y->rank != 2 || y->dim[1] != b->o->classes)
+        int64_t count = nbi_tensor_count(y) / b->o->batch;
+        if (count != b->o->classes)
             return nb_fail(b->ctx, NB_EUNSUPPORTED,
-                           "output '%s' has %lld values, the data has %d classes", b->net->edge[edge].name,
-                           (long long)(y->rank == 2 ? y->dim[1] : -1), b->o->classes);
+                           "output '%s' has %lld values, the data has %d classes",
+                           b->net->edge[edge].name, (long long)count, b->o->classes);
+        if (y->rank != 2) NB_TRY(flat(b, &q->logits)); /* N,C,1,1 of a global pool */
+        y = b->g->tensor[q->logits];
         NB_TRY(nbi_graph_add_tensor(b->ctx, b->g, "targets", NB_DTYPE_F32, 2, y->dim, &q->target));
         input[n++] = q->target;
         NB_TRY(add_loss(b, "CrossEntropy", q->target, &q->label_loss));
@@ -380,7 +390,8 @@ static nb_status add_losses(builder *b, int edge) {
         NB_TRY(nbi_graph_add_tensor(b->ctx, b->g, "teacher", NB_DTYPE_F32, y->rank, y->dim,
                                     &q->teacher));
         input[n++] = q->teacher;
-        NB_TRY(add_loss(b, y->rank == 2 ? "KlDivergence" : "MeanSquaredError", q->teacher,
+        bool kl = y->rank == 2 && !b->o->mean_squared;
+        NB_TRY(add_loss(b, kl ? "KlDivergence" : "MeanSquaredError", q->teacher,
                         &q->teacher_loss));
     }
     NB_TRY(nbi_graph_set_inputs(b->ctx, b->g, n, input));
@@ -424,6 +435,13 @@ static nb_status build(builder *b, int edge) {
     b->q->x = nbi_graph_find(b->g, input->name);
     if (b->q->x < 0)
         return nb_fail(b->ctx, NB_EFORMAT, "the graph has no input '%s'", input->name);
+    const nbi_tensor *x = b->g->tensor[b->q->x];
+    if (x->rank < 1 || x->dim[0] != b->o->batch)
+        return nb_fail(b->ctx, NB_EUNSUPPORTED,
+                       "input '%s' has a fixed batch of %lld, training wants %lld: export the model "
+                       "with a free batch",
+                       input->name, (long long)(x->rank < 1 ? 0 : x->dim[0]),
+                       (long long)b->o->batch);
     NB_TRY(quantized(b, input->site, b->q->x, &b->value[b->net->input]));
     for (int l = 0; l < b->net->n_layers; l++) {
         NB_TRY(build_layer(b, l));

@@ -24,6 +24,7 @@ typedef struct nbi_qat_options {
     bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated */
     int classes;        /* of the targets; 0 = no labels: distillation only */
     bool distill;       /* an input for the float network's outputs */
+    bool mean_squared;  /* they are compared as values; else rows of scores by their divergence */
     float temperature;  /* of distillation */
 } nbi_qat_options;
 

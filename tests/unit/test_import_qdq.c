@@ -335,6 +335,45 @@ static void test_biases_are_exact(void **state) {
     done(m);
 }
 
+/* int8 levels that are multiples of a power of two, all zero among them: weights and biases keep
+ * their real values, and only biases that are multiples, too, let the width shrink. */
+static void test_coarse_levels_are_exact(void **state) {
+    static const double scales[OUT] = {0.03, 0.011, 0.05}, biases[OUT] = {100, -40, 7};
+    static const int factors[] = {0, 1, 2, 4, 8, 16, 8, 16};
+    (void)state;
+    for (size_t f = 0; f < NBI_COUNT(factors); f++) {
+        maker made = start(), *m = &made;
+        nbi_qnet *net = NULL;
+        nbi_frozen *frozen = NULL;
+        bool multiples = f > 5;
+        OK(finish(m, build(m, UNSCALED)));
+        int8_t *codes = m->g->tensor[nbi_graph_find(m->g, "w_codes")]->data;
+        int32_t *bias_codes = m->g->tensor[nbi_graph_find(m->g, "bias_codes")]->data;
+        for (int i = 0; i < OUT * C * 9; i++) codes[i] = (int8_t)(codes[i] * factors[f]);
+        for (int c = 0; c < OUT && multiples; c++) bias_codes[c] *= factors[f];
+        OK(nbi_import_qdq(m->ctx, m->g, &net, &frozen));
+        const nbi_frozen_conv *conv = &frozen->conv[0];
+        int step = nbk_level_step(conv->bits);
+        if (multiples || (factors[f] > 0 && factors[f] <= 2)) assert_int_equal(conv->bits, 4);
+        for (int i = 0; i < OUT * C * 9; i++) { /* [out][kernel][in] */
+            int o = i / (C * 9), at = o * C * 9 + i % C * 9 + i / C % 9;
+            double want = (double)(float)scales[o] * codes[at];
+            double have = conv->levels[i] * (double)conv->scale[o];
+            assert_int_equal(conv->levels[i] % step, 0);
+            if (!(fabs(have - want) <= 1e-12)) fail_msg("%zu: weight %d: %g, %g", f, i, have, want);
+        }
+        for (int c = 0; c < OUT; c++) {
+            double unit = (double)(float)X_SCALE * (double)(float)scales[c];
+            double want = biases[c] * unit * (multiples ? factors[f] : 1);
+            if (!(fabs(conv->shift[c] - want) <= 1e-9 * unit))
+                fail_msg("%zu: bias %d: %g, %g", f, c, conv->shift[c], want);
+        }
+        nbi_frozen_free(frozen);
+        nbi_qnet_free(net);
+        done(m);
+    }
+}
+
 /* ---- what is refused ------------------------------------------------------------------------- */
 
 enum fault {
@@ -517,6 +556,7 @@ static void test_is_qdq(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),    cmocka_unit_test(test_biases_are_exact),
+        cmocka_unit_test(test_coarse_levels_are_exact),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_is_qdq),
     };

@@ -184,9 +184,110 @@ static void test_widths(void **state) {
     }
 }
 
+/* One convolution's weights used by another, a value added to itself; the
+ * scores of a global pool, N,C,1,1, have labels or none. */
+static void test_shared(void **state) {
+    (void)state;
+    for (int labels = 0; labels < 2; labels++) {
+        case_of c = {0};
+        hand *h = &c.h;
+        int x = HAND_IMAGE(h, 5, 4, 6, 6);
+        int a = hand_op(h, "Relu", hand_bn(h, hand_conv3(h, x, 4, 4), 4, NULL));
+        int b = hand_conv3(h, a, 4, 4);
+        int weight = h->node->in[1];
+        b = hand_op(h, "Relu", hand_op2(h, "Add", b, b));
+        b = hand_conv3(h, b, 4, 4);
+        h->node->in[1] = weight;
+        b = hand_op(h, "Relu", hand_op2(h, "Add", b, a));
+        int y = hand_op(h, "GlobalAveragePool", hand_conv3(h, b, 4, 5));
+        hand_outputs(h, 1, &y);
+        generate(&c, 4, 4);
+        build(&c, labels);
+        assert_int_equal(c.train->graph->tensor[c.train->logits]->rank, labels ? 2 : 4);
+        step(&c, 1e-2f);
+        is_same(&c, labels ? "labels" : "no labels", 1e-3);
+        release(&c);
+    }
+}
+
+static int small(case_of *c) {
+    hand *h = &c->h;
+    int x = HAND_IMAGE(h, 9, 2, 4, 4);
+    int a = hand_op(h, "Relu", hand_conv3(h, x, 2, 4));
+    int y = hand_gemm(h, hand_op(h, "Flatten", a), 64, 1);
+    hand_outputs(h, 1, &y);
+    generate(c, 4, 4);
+    return x;
+}
+
+/* A single value learns from the float network's by squared differences; the divergence of one
+ * class would be 0 whatever it is. */
+static void test_regression(void **state) {
+    (void)state;
+    case_of c = {0};
+    hand *h = &c.h;
+    small(&c);
+    nbi_qat_options o = {.batch = BATCH, .per_channel = false, .distill = true,
+                         .mean_squared = true, .temperature = 1};
+    HAND_OK(nbi_qat_new(h->ctx, h->g, h->net, c.bits, nbi_score_edge(h->net), &o, &c.train));
+    o.evaluate = true;
+    HAND_OK(nbi_qat_new(h->ctx, h->g, h->net, c.bits, nbi_score_edge(h->net), &o, &c.check));
+    step(&c, 1e-3f); /* some gradients are not 0 */
+    is_same(&c, "regression", 1e-3);
+    release(&c);
+}
+
+static void test_fixed_batch(void **state) {
+    (void)state;
+    case_of c = {0};
+    hand *h = &c.h;
+    int x = small(&c);
+    nbi_qat_options o = {.batch = BATCH, .per_channel = true, .distill = true, .temperature = 1};
+    h->g->tensor[x]->dim[0] = 1;
+    nb_status st =
+        nbi_qat_new(h->ctx, h->g, h->net, c.bits, nbi_score_edge(h->net), &o, &c.train);
+    assert_int_equal(st, NB_EUNSUPPORTED);
+    assert_non_null(strstr(nb_ctx_message(h->ctx), "input 'x' has a fixed batch of 1"));
+    release(&c);
+}
+
+/* The k-th allocation fails, for every k. */
+static void test_no_memory(void **state) {
+    (void)state;
+    case_of c = {0};
+    hand *h = &c.h;
+    nb_status st = NB_ENOMEM;
+    small(&c);
+    nbi_qat_options o = {.batch = BATCH, .per_channel = true, .distill = true, .temperature = 1};
+    for (long k = 1; st != NB_OK; k++) {
+        nbi_qat *q = NULL;
+        nbi_tape *tape = NULL;
+        nbi_frozen *frozen = NULL;
+        nbi_alloc_fail_after(k);
+        st = nbi_qat_new(h->ctx, h->g, h->net, c.bits, nbi_score_edge(h->net), &o, &q);
+        if (st == NB_OK) {
+            nbi_tape_spec spec = {.n_wrt = q->n_train, .wrt = q->train, .n_losses = 1,
+                                  .loss = &q->teacher_loss, .n_states = q->n_states,
+                                  .state = q->state};
+            st = nbi_tape_new(h->ctx, q->graph, &spec, &tape);
+        }
+        if (st == NB_OK) st = nbi_qat_freeze(h->ctx, q, &frozen);
+        if (st == NB_OK) st = nbi_frozen_fold(h->ctx, frozen);
+        nbi_alloc_fail_after(0);
+        if (st != NB_OK && st != NB_ENOMEM) fail_msg("%ld: %s", k, nb_ctx_message(h->ctx));
+        nbi_frozen_free(frozen);
+        nbi_tape_free(tape);
+        nbi_qat_free(q);
+        assert_true(k < 100000);
+    }
+    release(&c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_widths),     cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_regression), cmocka_unit_test(test_fixed_batch),
+        cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_every_architecture),
     };
     return cmocka_run_group_tests_name("qat", tests, NULL, NULL);

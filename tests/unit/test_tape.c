@@ -250,12 +250,97 @@ static void test_weights_of_losses(void **state) {
     release(n);
 }
 
+static void begin(net *n, int64_t c, int64_t size) {
+    *n = (net){.ctx = nb_ctx_new()};
+    nbi_rng_seed(&n->rng, 4, 1);
+    MUST(nbi_graph_new(n->ctx, &n->g));
+    n->g->opset = 17;
+    inputs(n, 4, c, size, 5);
+}
+
+static int dense(net *n, int x, int64_t k, int64_t m, float spread) {
+    int in[3] = {x, constant(n, 2, (int64_t[]){k, m}, 0, spread, true),
+                 constant(n, 1, &m, 0, 0.1f, true)}, out;
+    finish(n, node(n, "", "Gemm", 3, in, 1, &out));
+    return out;
+}
+
+static void loss_of(net *n, int y) {
+    int in[2] = {y, n->target};
+    finish(n, node(n, "org.nibble", "CrossEntropy", 2, in, 1, &n->loss));
+}
+
+static void compare(net *n) {
+    nbi_tape *fast = tape(n, false, true), *plain = tape(n, true, true);
+    for (int round = 0; round < 2; round++) {
+        double a = run(n, fast, true), b = run(n, plain, true);
+        assert_true(fabs(a - b) < 1e-5 * (1 + fabs(b)));
+        for (int i = 0; i <= n->n_wrt; i++) {
+            const nbi_tensor *w = n->g->tensor[i < n->n_wrt ? n->wrt[i] : n->x];
+            close_arrays(nbi_tape_gradient(fast, i), nbi_tape_gradient(plain, i),
+                         nbi_tensor_count(w), w->name);
+        }
+        for (int i = 0; i < n->g->n_outputs; i++) {
+            nbi_view v, w;
+            MUST(nbi_tape_value(n->ctx, fast, n->g->output[i], &v));
+            MUST(nbi_tape_value(n->ctx, plain, n->g->output[i], &w));
+            close_arrays(v.data, w.data, nbi_view_count(&v), "output");
+        }
+        nbi_tape_advance(fast);
+    }
+    nbi_tape_free(fast);
+    nbi_tape_free(plain);
+}
+
+/* Values that one node reads twice, weights of two layers, a reshaped value with two readers, and
+ * statistics that a node reads while their chain is not at its end. */
+static void test_tangled(void **state) {
+    (void)state;
+    net m, *n = &m;
+    begin(n, 3, 6);
+    int y = batchnorm(n, conv(n, n->x, 3, 8, 1, 1, true), 8);
+    int mean = n->state[n->n_states - 2].from, seen = simple(n, "Mul", mean, mean);
+    int r = simple(n, "Relu", simple(n, "Relu", y, -1), -1);
+    int d = simple(n, "Mul", r, r);
+    d = simple(n, "Add", simple(n, "Sub", simple(n, "Add", d, d), r), r);
+    int once = conv(n, d, 8, 8, 1, 1, false), in[3] = {once, -1, -1}, twice;
+    in[1] = n->wrt[n->n_wrt - 1];
+    nbi_node *made = node(n, "", "Conv", 2, in, 1, &twice);
+    MUST(nbi_node_set_ints(n->ctx, n->g, made, "pads", 4, (int64_t[]){1, 1, 1, 1}));
+    finish(n, made);
+    y = simple(n, "Relu", simple(n, "Add", batchnorm(n, twice, 8), once), -1);
+    int f = simple(n, "Flatten", y, -1), g = simple(n, "Add", f, f);
+    g = simple(n, "Sigmoid", simple(n, "Sub", g, f), -1);
+    loss_of(n, dense(n, simple(n, "Add", g, f), 288, 5, 0.05f));
+    MUST(nbi_graph_set_outputs(n->ctx, n->g, 1, &seen));
+    compare(n);
+    release(n);
+}
+
+/* Rank 2, at the limits of a tile. */
+static void test_wide(void **state) {
+    static const int64_t widths[] = {1, 1023, 1025, 2048, 2049, 5000};
+    (void)state;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+        net m, *n = &m;
+        begin(n, 3, 2);
+        int x = simple(n, "Flatten", n->x, -1), skip = dense(n, x, 12, widths[i], 0.3f);
+        int y = batchnorm(n, dense(n, x, 12, widths[i], 0.3f), widths[i]);
+        y = simple(n, "Relu", simple(n, "Add", y, skip), -1);
+        loss_of(n, dense(n, y, widths[i], 5, 0.05f));
+        compare(n);
+        release(n);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fast_equals_plain),
         cmocka_unit_test(test_direction),
         cmocka_unit_test(test_state_and_repeat),
         cmocka_unit_test(test_weights_of_losses),
+        cmocka_unit_test(test_tangled),
+        cmocka_unit_test(test_wide),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);
 }
