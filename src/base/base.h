@@ -10,8 +10,8 @@
 #else
 #define NBI_PRINTF(f, a)
 #endif
-/* Before a function whose loops gain by wider vectors: compiled for AVX2, too, and chosen when the
- * program is loaded. Results are the same, because nothing is contracted or reordered. */
+/* Before a static function whose loops gain by wider vectors: compiled for AVX2, too, and chosen
+ * when the program is loaded. Results are the same, because nothing is contracted or reordered. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&        \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define NBI_WIDE __attribute__((target_clones("avx2", "default")))

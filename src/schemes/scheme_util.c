@@ -66,15 +66,19 @@ nbi_steps nbi_steps_of(float scale, int bits, bool is_unsigned) {
     return s;
 }
 
-NBI_WIDE void nbi_steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
+NBI_WIDE static void steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
-    float v[NBI_BLOCK]; /* y may be x: without it compilers expect an overlap and do not vectorise */
+    float
+        v[NBI_BLOCK]; /* y may be x: without it compilers expect an overlap and do not vectorise */
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
-        for (size_t k = 0; k < count; k++)
-            v[k] = nbi_nearest(nbi_clip(x[i + k] / scale, lo, hi));
+        for (size_t k = 0; k < count; k++) v[k] = nbi_nearest(nbi_clip(x[i + k] / scale, lo, hi));
         for (size_t k = 0; k < count; k++) y[i + k] = scale * v[k];
     }
+}
+
+void nbi_steps_forward(const nbi_steps *s, const float *x, float *y, size_t n) {
+    steps_forward(s, x, y, n);
 }
 
 void nbi_steps_encode(const nbi_steps *s, const float *x, uint8_t *code, size_t n) {
@@ -88,7 +92,7 @@ void nbi_steps_grid(const nbi_steps *s, nbi_scheme_grid *out) {
     for (int c = 0; c < out->n; c++) out->level[c] = (int16_t)(s->lo + c);
 }
 
-NBI_WIDE double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
+NBI_WIDE static double steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
     const float scale = s->scale, lo = (float)s->lo, hi = (float)s->hi;
     double lane[NBI_LANES] = {0};
     float d[NBI_BLOCK];
@@ -102,6 +106,10 @@ NBI_WIDE double nbi_steps_dscale(const nbi_steps *s, const float *x, const float
         nbi_lanes_add(lane, d, count);
     }
     return nbi_lane_sum(lane);
+}
+
+double nbi_steps_dscale(const nbi_steps *s, const float *x, const float *g, size_t n) {
+    return steps_dscale(s, x, g, n);
 }
 
 /* ---- half steps ------------------------------------------------------------------------------ */
@@ -201,8 +209,7 @@ void nbi_table_forward(const nbi_scheme_grid *t, const float *x, float *y, size_
 void nbi_table_encode(const nbi_scheme_grid *t, const float *x, uint8_t *code, size_t n) {
     float cut[256];
     cuts_of(t, cut);
-    for (size_t i = 0; i < n; i++)
-        code[i] = (uint8_t)count_cuts(cut, t->n - 1, x[i] / t->scale);
+    for (size_t i = 0; i < n; i++) code[i] = (uint8_t)count_cuts(cut, t->n - 1, x[i] / t->scale);
 }
 
 /* ---- gradients ------------------------------------------------------------------------------- */
@@ -211,7 +218,8 @@ void nbi_pass_all(const float *g, float *dx, size_t n) {
     if (dx != g) memmove(dx, g, n * sizeof *dx);
 }
 
-NBI_WIDE void nbi_pass_inside(float lo, float hi, const float *x, const float *g, float *dx, size_t n) {
+NBI_WIDE static void pass_inside(float lo, float hi, const float *x, const float *g, float *dx,
+                                 size_t n) {
     float v[NBI_BLOCK]; /* dx may be g */
     for (size_t i = 0; i < n; i += NBI_BLOCK) {
         size_t count = n - i < NBI_BLOCK ? n - i : NBI_BLOCK;
@@ -221,6 +229,10 @@ NBI_WIDE void nbi_pass_inside(float lo, float hi, const float *x, const float *g
         }
         memcpy(dx + i, v, count * sizeof *v);
     }
+}
+
+void nbi_pass_inside(float lo, float hi, const float *x, const float *g, float *dx, size_t n) {
+    pass_inside(lo, hi, x, g, dx, n);
 }
 
 void nbi_sum_outside(float lo, float hi, const float *x, const float *g, size_t n, double *below,
