@@ -11,12 +11,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BATCH 128
+#define BATCH         128
 #define LEARNING_RATE 0.01
-#define WEIGHT_DECAY 1e-4f
-#define TEMPERATURE 4.0f
+#define WEIGHT_DECAY  1e-4f
+#define TEMPERATURE   4.0f
 #define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
-#define JUDGE_IMAGES 2000
+#define JUDGE_IMAGES  2000
 
 typedef struct tuning {
     nbi_session *s;
@@ -162,11 +162,11 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
            "%.2f %%), %.0f s, %.0f s left%s",
            line->epoch, line->epochs, line->loss, name, deployed, sim, t->sim.agreement,
            line->seconds, line->left, line->improved ? ", best" : "");
-    json_array_append_new(
-        t->epochs, json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f}", "epoch", line->epoch, "loss",
-                             line->loss, "deployed", deployed, "simulated", sim, "agreement",
-                             t->sim.agreement, "learning_rate", line->lr, "seconds",
-                             line->seconds));
+    json_array_append_new(t->epochs,
+                          json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f}", "epoch", line->epoch, "loss",
+                                    line->loss, "deployed", deployed, "simulated", sim, "agreement",
+                                    t->sim.agreement, "learning_rate", line->lr, "seconds",
+                                    line->seconds));
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
@@ -247,29 +247,29 @@ static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, b
     NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
     for (int i = 0; i < q->n_train; i++)
         param[i] = (nbi_loop_param){q->train[i], 1, q->decays[i] ? WEIGHT_DECAY : 0};
-    nbi_loop_spec spec = {.graph = q->graph,
-                          .n_params = q->n_train,
-                          .param = param,
-                          .n_losses = n,
-                          .loss = loss,
-                          .weight = weight,
-                          .n_states = q->n_states,
-                          .state = q->state,
-                          .batches = t->batches,
-                          .epochs = s->o->finetune,
-                          .optimizer = nbi_optimizer_options_default(),
-                          .schedule = {.kind = NBI_LR_COSINE,
-                                       .lr = s->o->learning_rate > 0 ? s->o->learning_rate
-                                                                     : LEARNING_RATE},
-                          .seed = nb_ctx_seed(s->ctx),
-                          .user = t,
-                          .more = ask_teacher,
-                          .evaluate = evaluate,
-                          .line = tell,
-                          .checkpoint = checkpoint,
-                          .resume = s->o->resume,
-                          .identity = identity,
-                          .n_identity = 2};
+    nbi_loop_spec spec = {
+        .graph = q->graph,
+        .n_params = q->n_train,
+        .param = param,
+        .n_losses = n,
+        .loss = loss,
+        .weight = weight,
+        .n_states = q->n_states,
+        .state = q->state,
+        .batches = t->batches,
+        .epochs = s->o->finetune,
+        .optimizer = nbi_optimizer_options_default(),
+        .schedule = {.kind = NBI_LR_COSINE,
+                     .lr = s->o->learning_rate > 0 ? s->o->learning_rate : LEARNING_RATE},
+        .seed = nb_ctx_seed(s->ctx),
+        .user = t,
+        .more = ask_teacher,
+        .evaluate = evaluate,
+        .line = tell,
+        .checkpoint = checkpoint,
+        .resume = s->o->resume,
+        .identity = identity,
+        .n_identity = 2};
     nb_status st = nbi_loop_run(s->ctx, &spec, &r);
     nbi_free(param);
     NB_TRY(st);
@@ -295,7 +295,9 @@ nb_status nbi_finetune_check(nbi_session *s) {
     NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
     nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
-    nbi_tape_spec spec = {.n_wrt = q->n_train, .wrt = q->train, .n_losses = 1,
+    nbi_tape_spec spec = {.n_wrt = q->n_train,
+                          .wrt = q->train,
+                          .n_losses = 1,
                           .loss = q->label_loss >= 0 ? &q->label_loss : &q->teacher_loss};
     NB_TRYG(nbi_tape_new(s->ctx, q->graph, &spec, &tape));
 done:

@@ -31,12 +31,12 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
             nbi_session_uniform(s, s->weight_bits[w], s->activation_bits[a], bits);
             nbi_net_cost_of(s->net, bits, s->containers, &c);
             st = nbi_footprint_ram(s->ctx, s->net, bits, &ram);
-            json_array_append_new(
-                rows, json_pack("{s:i,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits", s->weight_bits[w],
-                                "activation_bits", s->activation_bits[a], "bytes", c.bytes,
-                                "bytes_onnx", c.bytes_onnx, "average_weight_bits",
-                                c.weights > 0 ? c.weight_bits / c.weights : 0.0, "bops", c.bops,
-                                "peak_ram", (double)ram));
+            json_array_append_new(rows, json_pack("{s:i,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
+                                                  s->weight_bits[w], "activation_bits",
+                                                  s->activation_bits[a], "bytes", c.bytes,
+                                                  "bytes_onnx", c.bytes_onnx, "average_weight_bits",
+                                                  c.weights > 0 ? c.weight_bits / c.weights : 0.0,
+                                                  "bops", c.bops, "peak_ram", (double)ram));
         }
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
@@ -49,15 +49,17 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));
     json_decref(policy);
     nbi_free(bits);
-    if (st == NB_OK) *out = root;
-    else json_decref(root);
+    if (st == NB_OK)
+        *out = root;
+    else
+        json_decref(root);
     return st;
 }
 
 static nb_status check_latency(nbi_session *s, nbi_outcome *out, json_t *result) {
     if (s->o->max_latency <= 0) return NB_OK;
-    double got = json_number_value(
-        json_object_get(json_object_get(result, "quantized"), "latency"));
+    double got =
+        json_number_value(json_object_get(json_object_get(result, "quantized"), "latency"));
     out->feasible &= got <= s->o->max_latency;
     json_array_append_new(json_object_get(result, "limits"),
                           limit_row("max-latency", s->o->max_latency, got));
@@ -69,8 +71,10 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
     static const struct {
         nbi_cost_id id;
         const char *name;
-    } rows[] = {{NBI_COST_BYTES, "max-size"}, {NBI_COST_BYTES_ONNX, "max-size (onnx)"},
-                {NBI_COST_AVG_BITS, "avg-bits"}, {NBI_COST_RAM, "max-ram"},
+    } rows[] = {{NBI_COST_BYTES, "max-size"},
+                {NBI_COST_BYTES_ONNX, "max-size (onnx)"},
+                {NBI_COST_AVG_BITS, "avg-bits"},
+                {NBI_COST_RAM, "max-ram"},
                 {NBI_COST_BOPS, "max-bops"}};
     json_t *limits = json_array();
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
@@ -78,9 +82,8 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
             json_array_append_new(limits, limit_row(rows[i].name, s->problem->limit[rows[i].id],
                                                     o->cost[rows[i].id]));
     if (isfinite(o->drop_bound))
-        json_array_append_new(limits, limit_row("max-drop",
-                                                s->o->max_drop >= 0 ? s->o->max_drop : 1,
-                                                o->drop_bound));
+        json_array_append_new(
+            limits, limit_row("max-drop", s->o->max_drop >= 0 ? s->o->max_drop : 1, o->drop_bound));
     json_object_set_new(result, "limits", limits);
 }
 
@@ -90,16 +93,18 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
     json_t *row;
     json_array_foreach(json_object_get(result, "limits"), i, row) {
         if (json_is_true(json_object_get(row, "ok"))) continue;
-        snprintf(text, size, "%s %.6g cannot be met: the closest policy, which was written, has "
-                 "%.6g (more widths, or --first-last searched, give more room)", json_string_value(json_object_get(row, "limit")),
+        snprintf(text, size,
+                 "%s %.6g cannot be met: the closest policy, which was written, has "
+                 "%.6g (more widths, or --first-last searched, give more room)",
+                 json_string_value(json_object_get(row, "limit")),
                  json_number_value(json_object_get(row, "wanted")),
                  json_number_value(json_object_get(row, "got")));
         return;
     }
 }
 
-/* The drop that counts is the one after fine-tuning. What was trained when a request to stop came is
- * still measured and delivered. */
+/* The drop that counts is the one after fine-tuning. What was trained when a request to stop came
+ * is still measured and delivered. */
 static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
     nb_status st = nbi_finetune(s, out->bits, lines);
     out->cancelled = nb_cancelled(s->ctx);
@@ -192,16 +197,17 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
                 const nbi_site *t = &s->net->site[site];
                 json_object_set_new(row, "tensor", json_string(t->name));
                 json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
-                json_object_set_new(row, "kind", json_string(t->kind == NBI_SITE_WEIGHT
-                                                                 ? "weight" : "activation"));
+                json_object_set_new(
+                    row, "kind", json_string(t->kind == NBI_SITE_WEIGHT ? "weight" : "activation"));
                 json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
             }
             if (st == NB_OK && s->net->site[site].kind == NBI_SITE_WEIGHT)
                 st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, site, bits[site], &sqnr);
-            else sqnr = s->net->site[site].sqnr[bits[site]];
-            json_array_append_new(
-                options, json_pack("{s:i,s:f,s:f,s:f}", "bits", bits[site], "loss", delta[v][o],
-                                   "sqnr", sqnr, "bytes", cost[NBI_COST_BYTES]));
+            else
+                sqnr = s->net->site[site].sqnr[bits[site]];
+            json_array_append_new(options, json_pack("{s:i,s:f,s:f,s:f}", "bits", bits[site],
+                                                     "loss", delta[v][o], "sqnr", sqnr, "bytes",
+                                                     cost[NBI_COST_BYTES]));
         }
         json_object_set_new(row, "options", options);
         json_array_append_new(list, row);
@@ -211,8 +217,10 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
     json_object_set_new(root, "tensors", list);
     json_object_set_new(root, "loss", json_string(s->loss == NBI_LOSS_KL ? "kl" : "mse"));
     json_object_set_new(root, "images", json_integer((json_int_t)(s->images.n - s->calib)));
-    if (st == NB_OK) *out = root;
-    else json_decref(root);
+    if (st == NB_OK)
+        *out = root;
+    else
+        json_decref(root);
     return st;
 }
 

@@ -1,15 +1,16 @@
 /* One thread or all of them? A small batch is a few dozen short parallel regions; on a busy machine
- * every one of them may wait for a partner that is not running, and all threads are then slower than
- * one by an order of magnitude. On a quiet machine they are faster. So a plan whose runs are short
- * gets a twin for one thread, and which of the two runs is decided by their measured times: the
- * better one, and now and then, for a few milliseconds, the other. Both compute the same values. */
+ * every one of them may wait for a partner that is not running, and all threads are then slower
+ * than one by an order of magnitude. On a quiet machine they are faster. So a plan whose runs are
+ * short gets a twin for one thread, and which of the two runs is decided by their measured times:
+ * the better one, and now and then, for a few milliseconds, the other. Both compute the same
+ * values. */
 #include "exec/plan.h"
 
 #define WARMING  1e-3 /* seconds after a change that do not count: cold caches, sleeping threads */
 #define WINDOW   4e-3 /* seconds that are measured together */
 #define SMALL    ((size_t)4 << 20) /* bytes of activations; larger batches lose little at barriers */
-#define SOON     8    /* windows between two trials of the slower one, at first */
-#define PATIENCE 64   /* … and at most */
+#define SOON     8                 /* windows between two trials of the slower one, at first */
+#define PATIENCE 64                /* … and at most */
 
 static nb_status make_twin(nb_ctx *ctx, nbi_exec *e) {
     const int threads = nb_ctx_threads(ctx);
@@ -34,10 +35,12 @@ static void decide(exec_pace *p) {
         use(p, !best);
         return;
     }
-    /* Another better one is perhaps an accident, soon to be looked at again; a trial that failed can
-     * wait longer for the next. */
-    if (best != p->best) p->patience = SOON;
-    else if (p->patience < PATIENCE) p->patience *= 2;
+    /* Another better one is perhaps an accident, soon to be looked at again; a trial that failed
+     * can wait longer for the next. */
+    if (best != p->best)
+        p->patience = SOON;
+    else if (p->patience < PATIENCE)
+        p->patience *= 2;
     p->best = best;
     p->windows = 0;
     use(p, best);

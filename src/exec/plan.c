@@ -54,7 +54,7 @@ nb_status nbi_plan_tensor_slots(nb_ctx *ctx, nbi_exec *e) {
 /* ---- steps --------------------------------------------------------------------------------- */
 
 nb_status nbi_plan_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_node *node, int n_in,
-                          int n_out, exec_step **out) {
+                        int n_out, exec_step **out) {
     if (e->n_steps == e->cap_steps) {
         size_t cap = (size_t)e->cap_steps * 2 + 64;
         NB_TRY(nbi_grow(ctx, &e->step, (size_t)e->n_steps, cap, sizeof *e->step));
@@ -75,7 +75,7 @@ nb_status nbi_plan_step(nb_ctx *ctx, nbi_exec *e, exec_kind kind, const nbi_node
 
 /* *slot is replaced by one with the same value in the wanted layout. */
 nb_status nbi_plan_layout(nb_ctx *ctx, nbi_exec *e, const nbi_node *node, bool channels_last,
-                             int *slot) {
+                          int *slot) {
     const nbi_view *v = &e->slot[*slot].view;
     bool fits = channels_last ? nbi_view_is_channels_last(v) : nbi_view_is_contiguous(v);
     if (fits) return NB_OK;
@@ -137,7 +137,8 @@ nb_status nbi_plan_node(nb_ctx *ctx, nbi_exec *e, const nbi_node *node) {
     exec_step *step;
     if (!in) return nb_fail_memory(ctx, sizeof *in);
     NB_TRY(op_inputs(ctx, e, node, in, &last));
-    NB_TRY(nbi_plan_step(ctx, e, alias ? STEP_ALIAS : STEP_OP, node, node->n_in, node->n_out, &step));
+    NB_TRY(
+        nbi_plan_step(ctx, e, alias ? STEP_ALIAS : STEP_OP, node, node->n_in, node->n_out, &step));
     for (int i = 0; i < node->n_in; i++) step->in[i] = in[i];
     if (!alias && (node->op->flags & NBI_OP_INPLACE) && node->n_out == 1) step->over = 0;
     for (int i = 0; i < node->n_out; i++) {

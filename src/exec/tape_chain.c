@@ -1,10 +1,11 @@
 /* Chains of element-wise work behind a convolution, forward and backward in one pass over memory
  * each: [BatchNormalization in training form,] Add of another tensor, Relu, Clip, FakeQuant. A tile
- * of a thousand values goes through all links while it is in the first-level cache; backward computes
- * the tile's values again instead of keeping them, so that of a chain only its input lives on.
+ * of a thousand values goes through all links while it is in the first-level cache; backward
+ * computes the tile's values again instead of keeping them, so that of a chain only its input lives
+ * on.
  *
- * Sums per channel are formed per tile in float, per chunk of tiles in double, and added in the order
- * of the chunks: the result does not depend on the threads. */
+ * Sums per channel are formed per tile in float, per chunk of tiles in double, and added in the
+ * order of the chunks: the result does not depend on the threads. */
 #include "exec/tape_parts.h"
 
 #include "ir/scheme.h"
@@ -12,9 +13,9 @@
 #include <math.h>
 #include <string.h>
 
-#define MAX_LINKS 6
-#define TILE 1024     /* values, about */
-#define MAX_TILE 2048 /* and the most channels */
+#define MAX_LINKS   6
+#define TILE        1024 /* values, about */
+#define MAX_TILE    2048 /* and the most channels */
 #define CHUNK_TILES 32
 
 typedef enum link_kind { LINK_NORM, LINK_ADD, LINK_RELU, LINK_CLIP, LINK_QUANT } link_kind;
@@ -178,22 +179,26 @@ static void quant_tile(const chain_link *l, const float *params, const float *x,
 }
 
 /* Link `l` from x to y (which may be x); `at`: where the tile begins. */
-NBI_WIDE static void link_tile(const tape_chain *c, const chain_link *l, const exec_step *s, int64_t at,
-                      const float *x, float *y, int64_t pixels) {
+NBI_WIDE static void link_tile(const tape_chain *c, const chain_link *l, const exec_step *s,
+                               int64_t at, const float *x, float *y, int64_t pixels) {
     int64_t n = pixels * c->channels;
     const float *other = l->other >= 0 ? s->in_view[l->in].data : NULL;
     switch (l->kind) {
-        case LINK_NORM: norm_tile(c, x, pixels, y); break;
-        case LINK_ADD:
-            for (int64_t i = 0; i < n; i++) y[i] = x[i] + other[at + i];
-            break;
-        case LINK_RELU:
-            for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0;
-            break;
-        case LINK_CLIP:
-            for (int64_t i = 0; i < n; i++) y[i] = fminf(fmaxf(x[i], l->lo), l->hi);
-            break;
-        case LINK_QUANT: quant_tile(l, other, x, y, n); break;
+    case LINK_NORM:
+        norm_tile(c, x, pixels, y);
+        break;
+    case LINK_ADD:
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] + other[at + i];
+        break;
+    case LINK_RELU:
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0;
+        break;
+    case LINK_CLIP:
+        for (int64_t i = 0; i < n; i++) y[i] = fminf(fmaxf(x[i], l->lo), l->hi);
+        break;
+    case LINK_QUANT:
+        quant_tile(l, other, x, y, n);
+        break;
     }
 }
 
@@ -204,8 +209,8 @@ typedef struct job {
     const exec_step *s;
 } job;
 
-/* Mean and M2 = Σ(x − mean)² of a chunk: tile by tile around the tile's own mean, joined as in Chan,
- * Golub, LeVeque 1983. */
+/* Mean and M2 = Σ(x − mean)² of a chunk: tile by tile around the tile's own mean, joined as in
+ * Chan, Golub, LeVeque 1983. */
 NBI_WIDE static nb_status statistics_chunk(void *user, size_t begin, size_t end, int worker) {
     const job *j = user;
     const tape_chain *c = j->c;
@@ -215,7 +220,8 @@ NBI_WIDE static nb_status statistics_chunk(void *user, size_t begin, size_t end,
     (void)worker;
     for (size_t chunk = begin; chunk < end; chunk++) {
         double *mean = c->partial + (int64_t)chunk * c->sums, *m2 = mean + channels, count = 0;
-        int64_t first = (int64_t)chunk * c->tile * CHUNK_TILES, last = first + c->tile * CHUNK_TILES;
+        int64_t first = (int64_t)chunk * c->tile * CHUNK_TILES,
+                last = first + c->tile * CHUNK_TILES;
         memset(mean, 0, (size_t)(2 * channels) * sizeof *mean);
         for (int64_t p = first; p < last && p < c->pixels; p += c->tile) {
             int64_t pixels = p + c->tile < c->pixels ? c->tile : c->pixels - p;
@@ -255,7 +261,7 @@ static void norm_finish(tape_chain *c, exec_step *s) {
         for (int64_t i = 0; i < c->chunks; i++) {
             int64_t first = i * c->tile * CHUNK_TILES;
             int64_t last = first + c->tile * CHUNK_TILES < c->pixels ? first + c->tile * CHUNK_TILES
-                                                                   : c->pixels;
+                                                                     : c->pixels;
             double n = (double)(last - first), d = c->partial[i * c->sums + k] - mean;
             mean += d * n / (count + n);
             m2 += c->partial[i * c->sums + c->channels + k] + d * d * n * count / (count + n);
@@ -280,7 +286,8 @@ static nb_status forward_chunk(void *user, size_t begin, size_t end, int worker)
     float *y = j->s->out_view[0].data;
     int64_t step = c->tile * CHUNK_TILES;
     (void)worker;
-    for (int64_t p = (int64_t)begin * step; p < (int64_t)end * step && p < c->pixels; p += c->tile) {
+    for (int64_t p = (int64_t)begin * step; p < (int64_t)end * step && p < c->pixels;
+         p += c->tile) {
         int64_t pixels = p + c->tile < c->pixels ? c->tile : c->pixels - p, at = p * c->channels;
         const float *from = x + at;
         for (int i = 0; i < c->n; i++) {
@@ -341,7 +348,7 @@ static void quant_back(const chain_link *l, const tape_chain *c, const float *pa
 
 /* Σ g and Σ g·(x − mean) per channel. */
 NBI_WIDE static void norm_back(const tape_chain *c, const float *x, const float *g, int64_t pixels,
-                      double *sums) {
+                               double *sums) {
     float bias[MAX_TILE], scale[MAX_TILE];
     int64_t channels = c->channels;
     memset(bias, 0, (size_t)channels * sizeof *bias);
@@ -360,7 +367,7 @@ NBI_WIDE static void norm_back(const tape_chain *c, const float *x, const float 
 
 /* g of one tile through all links, last first; `value[i]` is what link i reads. */
 NBI_WIDE static void back_tile(const tape_chain *c, const exec_step *s, int64_t at, int64_t pixels,
-                      const float *const *value, float *g, double *sums) {
+                               const float *const *value, float *g, double *sums) {
     int64_t n = pixels * c->channels;
     double *mine = sums + c->sums;
     for (int i = c->n - 1; i >= 0; i--) {
@@ -368,18 +375,22 @@ NBI_WIDE static void back_tile(const tape_chain *c, const exec_step *s, int64_t 
         const float *x = value[i];
         mine -= l->kind == LINK_NORM ? 2 * c->channels : l->n_params;
         switch (l->kind) {
-            case LINK_NORM: norm_back(c, x, g, pixels, mine); break;
-            case LINK_ADD:
-                if (l->gout >= 0)
-                    memcpy((float *)s->out_view[l->gout].data + at, g, (size_t)n * sizeof *g);
-                break;
-            case LINK_RELU:
-                for (int64_t k = 0; k < n; k++) g[k] = x[k] > 0 ? g[k] : 0;
-                break;
-            case LINK_CLIP:
-                for (int64_t k = 0; k < n; k++) g[k] = x[k] >= l->lo && x[k] <= l->hi ? g[k] : 0;
-                break;
-            case LINK_QUANT: quant_back(l, c, s->in_view[l->in].data, x, g, n, mine); break;
+        case LINK_NORM:
+            norm_back(c, x, g, pixels, mine);
+            break;
+        case LINK_ADD:
+            if (l->gout >= 0)
+                memcpy((float *)s->out_view[l->gout].data + at, g, (size_t)n * sizeof *g);
+            break;
+        case LINK_RELU:
+            for (int64_t k = 0; k < n; k++) g[k] = x[k] > 0 ? g[k] : 0;
+            break;
+        case LINK_CLIP:
+            for (int64_t k = 0; k < n; k++) g[k] = x[k] >= l->lo && x[k] <= l->hi ? g[k] : 0;
+            break;
+        case LINK_QUANT:
+            quant_back(l, c, s->in_view[l->in].data, x, g, n, mine);
+            break;
         }
     }
 }
@@ -516,7 +527,6 @@ nb_status nbi_tape_chain_backward(nb_ctx *ctx, nbi_tape *t, int n) {
     if (w.n == 0) return NB_OK;
     NB_TRY(nbi_tape_call(ctx, t, node, run_backward, c, n_in, in, w.n, w.slot, &step));
     if (c->gx == 0) step->over = c->gy;
-    for (int i = 0; i < w.n; i++)
-        NB_TRY(nbi_tape_contribute(ctx, t, node, w.tensor[i], w.slot[i]));
+    for (int i = 0; i < w.n; i++) NB_TRY(nbi_tape_contribute(ctx, t, node, w.tensor[i], w.slot[i]));
     return NB_OK;
 }

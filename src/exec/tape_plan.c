@@ -258,7 +258,8 @@ static nb_status plan_seeds(nb_ctx *ctx, nbi_tape *t) {
     for (int i = 0; i < t->spec.n_losses; i++) {
         int x = t->spec.loss[i], slot;
         const nbi_node *node = NULL;
-        if (t->graph->tensor[x]->producer >= 0) node = t->graph->node[t->graph->tensor[x]->producer];
+        if (t->graph->tensor[x]->producer >= 0)
+            node = t->graph->node[t->graph->tensor[x]->producer];
         if (!node || !t->wants[x]) continue;
         seed_user *user = nbi_arena_alloc(&t->arena, 1, sizeof *user);
         if (!user) return nb_fail_memory(ctx, sizeof *user);
@@ -341,8 +342,10 @@ nb_status nbi_tape_build(nb_ctx *ctx, nbi_tape *t) {
             reached |= node->out[i] >= 0 && t->gradient[node->out[i]] >= 0;
         for (int i = 0; i < node->n_in && node->op; i++) wanted |= nbi_tape_needs(t, node, i);
         if (!t->plan->needed[n] || t->skipped[n]) continue;
-        if (t->chain[n]) NB_TRY(nbi_tape_chain_backward(ctx, t, n));
-        else if (reached && wanted) NB_TRY(node_backward(ctx, t, node));
+        if (t->chain[n])
+            NB_TRY(nbi_tape_chain_backward(ctx, t, n));
+        else if (reached && wanted)
+            NB_TRY(node_backward(ctx, t, node));
     }
     NB_TRY(plan_results(ctx, t));
     return nbi_plan_memory(ctx, t->plan);

@@ -146,6 +146,14 @@ typedef struct nbi_frozen {
 } nbi_frozen;
 void nbi_frozen_free(nbi_frozen *frozen); /* NULL is allowed */
 
+/* Place in layer->weight of weight (o, k) of the ONNX tensor seen as [out][in/groups · taps]. */
+static inline size_t nbi_weight_place(const nbi_layer *l, size_t o, size_t k) {
+    const nbk_conv *g = &l->geometry;
+    size_t taps = (size_t)g->kh * (size_t)g->kw, in = (size_t)(g->in_c / g->groups);
+    size_t i = k / taps, t = k % taps;
+    return l->depthwise ? t * (size_t)g->out_c + o : (o * taps + t) * in + i;
+}
+
 void nbi_qnet_free(nbi_qnet *net); /* NULL is allowed */
 nb_status nbi_qnet_add_edge(nb_ctx *ctx, nbi_qnet *net, const nbi_edge *edge, int *out);
 /* `in` and `node` are copied into the arena. */

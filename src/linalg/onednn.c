@@ -44,8 +44,8 @@ nb_status nbi_la_new(nb_ctx *ctx, nbi_la **out) {
     NB_TRY(nbi_memory_check(ctx, NBI_DNNL_HEADROOM));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *la, &la));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_engine_create(&la->engine, dnnl_cpu, 0), "engine"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_stream_create(&la->stream, la->engine, dnnl_stream_default_flags),
-                  "stream"));
+    NB_TRYG(nbi_dnnl_check(
+        ctx, dnnl_stream_create(&la->stream, la->engine, dnnl_stream_default_flags), "stream"));
     *out = la;
     return NB_OK;
 done:
@@ -84,10 +84,11 @@ static nb_status reorder(nb_ctx *ctx, nbi_la *la, const dnnl_memory_desc_t *from
     void *handle;
     memcpy(&handle, &data, sizeof data);
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&src, from, la->engine, handle), "memory"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(out, to, la->engine, DNNL_MEMORY_ALLOCATE), "memory"));
-    NB_TRYG(nbi_dnnl_check(ctx,
-                  dnnl_reorder_primitive_desc_create(&pd, from, la->engine, to, la->engine, NULL),
-                  "reorder"));
+    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(out, to, la->engine, DNNL_MEMORY_ALLOCATE),
+                           "memory"));
+    NB_TRYG(nbi_dnnl_check(
+        ctx, dnnl_reorder_primitive_desc_create(&pd, from, la->engine, to, la->engine, NULL),
+        "reorder"));
     NB_TRYG(nbi_dnnl_make(ctx, &p, pd, "reorder"));
     dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, *out}};
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_execute(p, la->stream, 2, args), "reorder"));
@@ -108,10 +109,11 @@ static nb_status make_attr(nb_ctx *ctx, bool accumulate, bool clamp, float lo, f
     if (accumulate) NB_TRYG(nbi_dnnl_check(ctx, dnnl_post_ops_append_sum(ops, 1.0f), "sum"));
     bool relu = lo == 0.0f && isinf(hi);
     if (clamp)
-        NB_TRYG(nbi_dnnl_check(ctx,
-                      relu ? dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_relu, 0, 0)
-                           : dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_clip, lo, hi),
-                      "clamp"));
+        NB_TRYG(nbi_dnnl_check(
+            ctx,
+            relu ? dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_relu, 0, 0)
+                 : dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_clip, lo, hi),
+            "clamp"));
     NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_attr_set_post_ops(*out, ops), "post-operations"));
 done:
     if (ops) dnnl_post_ops_destroy(ops);
@@ -126,12 +128,15 @@ static nb_status finish(nb_ctx *ctx, nbi_la *la, const_dnnl_op_desc_t desc,
     dnnl_primitive_desc_t pd = NULL;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_desc_create(&pd, desc, attr, la->engine, NULL), "primitive"));
+    NB_TRYG(nbi_dnnl_check(ctx, dnnl_primitive_desc_create(&pd, desc, attr, la->engine, NULL),
+                           "primitive"));
     NB_TRYG(nbi_dnnl_make(ctx, &plan->primitive, pd, "primitive"));
     const dnnl_memory_desc_t *src = dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
     const dnnl_memory_desc_t *dst = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&plan->src, src, la->engine, DNNL_MEMORY_NONE), "x"));
-    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&plan->dst, dst, la->engine, DNNL_MEMORY_NONE), "y"));
+    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&plan->src, src, la->engine, DNNL_MEMORY_NONE),
+                           "x"));
+    NB_TRYG(nbi_dnnl_check(ctx, dnnl_memory_create(&plan->dst, dst, la->engine, DNNL_MEMORY_NONE),
+                           "y"));
     if (w)
         NB_TRYG(reorder(ctx, la, w_plain, w,
                         dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0),
@@ -149,7 +154,7 @@ done:
 }
 
 nb_status nbi_dnnl_describe(nb_ctx *ctx, dnnl_memory_desc_t *md, int rank, const dnnl_dims_t dim,
-                          dnnl_format_tag_t tag) {
+                            dnnl_format_tag_t tag) {
     return nbi_dnnl_check(ctx, dnnl_memory_desc_init_by_tag(md, rank, dim, dnnl_f32, tag), "shape");
 }
 
@@ -170,12 +175,12 @@ nb_status nbi_la_conv(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *d, const 
     NB_TRYG(nbi_dnnl_describe(ctx, &any, 4 + grouped, wd, dnnl_format_tag_any));
     NB_TRYG(nbi_dnnl_describe(ctx, &plain, 4 + grouped, wd, grouped ? dnnl_goihw : dnnl_oihw));
     NB_TRYG(nbi_dnnl_check(ctx,
-                  dnnl_dilated_convolution_forward_desc_init(
-                      &conv, dnnl_forward_inference, dnnl_convolution_direct, &x, &any,
-                      bias ? &b : NULL, &y, PAIR(d->stride),
-                      (dnnl_dims_t){d->dilation[0] - 1, d->dilation[1] - 1}, PAIR(d->pad_begin),
-                      PAIR(d->pad_end)),
-                  "convolution"));
+                           dnnl_dilated_convolution_forward_desc_init(
+                               &conv, dnnl_forward_inference, dnnl_convolution_direct, &x, &any,
+                               bias ? &b : NULL, &y, PAIR(d->stride),
+                               (dnnl_dims_t){d->dilation[0] - 1, d->dilation[1] - 1},
+                               PAIR(d->pad_begin), PAIR(d->pad_end)),
+                           "convolution"));
     NB_TRYG(make_attr(ctx, d->accumulate, d->clamp, d->lo, d->hi, &attr));
     st = finish(ctx, la, &conv, attr, &plain, w, bias, out);
 done:
@@ -195,9 +200,9 @@ nb_status nbi_la_gemm(nb_ctx *ctx, nbi_la *la, const nbi_la_gemm_desc *d, const 
     NB_TRYG(nbi_dnnl_describe(ctx, &any, 2, (dnnl_dims_t){d->m, d->k}, dnnl_format_tag_any));
     NB_TRYG(nbi_dnnl_describe(ctx, &plain, 2, (dnnl_dims_t){d->m, d->k}, dnnl_ab));
     NB_TRYG(nbi_dnnl_check(ctx,
-                  dnnl_inner_product_forward_desc_init(&product, dnnl_forward_inference, &x, &any,
-                                                       bias ? &b : NULL, &y),
-                  "inner product"));
+                           dnnl_inner_product_forward_desc_init(&product, dnnl_forward_inference,
+                                                                &x, &any, bias ? &b : NULL, &y),
+                           "inner product"));
     NB_TRYG(make_attr(ctx, false, d->clamp, d->lo, d->hi, &attr));
     st = finish(ctx, la, &product, attr, &plain, w, bias, out);
 done:
@@ -214,10 +219,10 @@ nb_status nbi_la_pool(nb_ctx *ctx, nbi_la *la, const nbi_la_pool_desc *d, nbi_la
     NB_TRY(nbi_dnnl_describe(ctx, &x, 4, (dnnl_dims_t){d->n, d->c, d->h, d->w}, dnnl_nhwc));
     NB_TRY(nbi_dnnl_describe(ctx, &y, 4, (dnnl_dims_t){d->n, d->c, d->oh, d->ow}, dnnl_nhwc));
     NB_TRY(nbi_dnnl_check(ctx,
-                 dnnl_pooling_forward_desc_init(&pool, dnnl_forward_inference, kind, &x, &y,
-                                                PAIR(d->stride), PAIR(d->kernel),
-                                                PAIR(d->pad_begin), PAIR(d->pad_end)),
-                 "pooling"));
+                          dnnl_pooling_forward_desc_init(&pool, dnnl_forward_inference, kind, &x,
+                                                         &y, PAIR(d->stride), PAIR(d->kernel),
+                                                         PAIR(d->pad_begin), PAIR(d->pad_end)),
+                          "pooling"));
     return finish(ctx, la, &pool, NULL, NULL, NULL, NULL, out);
 }
 
@@ -231,6 +236,7 @@ nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x,
     int n = 2;
     if (plan->weights) args[n++] = (dnnl_exec_arg_t){DNNL_ARG_WEIGHTS, plan->weights};
     if (plan->bias) args[n++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, plan->bias};
-    NB_TRY(nbi_dnnl_check(ctx, dnnl_primitive_execute(plan->primitive, la->stream, n, args), "run"));
+    NB_TRY(
+        nbi_dnnl_check(ctx, dnnl_primitive_execute(plan->primitive, la->stream, n, args), "run"));
     return nbi_dnnl_check(ctx, dnnl_stream_wait(la->stream), "run");
 }

@@ -46,10 +46,8 @@ static nb_status channels_of(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_co
 
 /* Level number i of the ONNX order [out][in][taps]. */
 static int8_t level_at(const nbi_layer *l, const int8_t *levels, size_t i) {
-    const nbk_conv *g = &l->geometry;
-    size_t taps = (size_t)g->kh * (size_t)g->kw, in = (size_t)(g->in_c / g->groups);
-    size_t t = i % taps, c = i / taps % in, o = i / taps / in;
-    return l->depthwise ? levels[t * (size_t)g->out_c + o] : levels[(o * taps + t) * in + c];
+    size_t depth = l->n_weights / (size_t)l->geometry.out_c;
+    return levels[nbi_weight_place(l, i / depth, i % depth)];
 }
 
 /* Codes of `bits`, two's complement, to int8 levels: negative codes index from the table's end. */

@@ -1,5 +1,5 @@
-/* The training graph: a float graph of the wanted batch size to which, layer by layer, the quantized
- * network's own nodes are added; pruning leaves only those. */
+/* The training graph: a float graph of the wanted batch size to which, layer by layer, the
+ * quantized network's own nodes are added; pruning leaves only those. */
 #include "quant/qat.h"
 
 #include "exec/exec.h"
@@ -108,8 +108,10 @@ static nb_status fixed_grid(builder *b, const nbi_site *s, const nbi_qparam *p, 
     NB_TRY(constant(b, s->name, "scale", 0, NULL, &in[1]));
     *values(b, in[1]) = (float)p->scale;
     NB_TRY(nbi_graph_add_const(b->ctx, b->g, NULL, p->dtype, 0, NULL, &in[2]));
-    if (p->dtype == NB_DTYPE_U8) *(uint8_t *)b->g->tensor[in[2]]->data = (uint8_t)p->zero;
-    else *(int8_t *)b->g->tensor[in[2]]->data = (int8_t)p->zero;
+    if (p->dtype == NB_DTYPE_U8)
+        *(uint8_t *)b->g->tensor[in[2]]->data = (uint8_t)p->zero;
+    else
+        *(int8_t *)b->g->tensor[in[2]]->data = (int8_t)p->zero;
     NB_TRY(add(b, s->name, "", "QuantizeLinear", 3, in, 1, &code, &node));
     NB_TRY(finish(b, node));
     in[0] = code;
@@ -134,8 +136,8 @@ static nb_status quantized(builder *b, int site, int x, int *out) {
         *values(b, b->q->site_scale[site]) = (float)p->scale;
         trains(b, b->q->site_scale[site], false);
     }
-    return fake_quant(b, s->name, x, b->q->site_scale[site], "lsq", "activations",
-                      b->q->bits[site], p->lo == 0, -1, out);
+    return fake_quant(b, s->name, x, b->q->site_scale[site], "lsq", "activations", b->q->bits[site],
+                      p->lo == 0, -1, out);
 }
 
 /* ---- layers -------------------------------------------------------------------------------- */
@@ -157,9 +159,8 @@ static nb_status twin_of(builder *b, int n, nbi_node **out) {
     const nbi_node *node = b->net->graph->node[n];
     int t = nbi_graph_find(b->g, b->net->graph->tensor[node->out[0]]->name);
     if (t < 0 || b->g->tensor[t]->producer < 0)
-        return nb_fail(b->ctx, NB_EUNSUPPORTED,
-                       "node '%s' (%s) is another one at a batch of %lld", node->name,
-                       node->op_type, (long long)b->o->batch);
+        return nb_fail(b->ctx, NB_EUNSUPPORTED, "node '%s' (%s) is another one at a batch of %lld",
+                       node->name, node->op_type, (long long)b->o->batch);
     *out = b->g->node[b->g->tensor[t]->producer];
     return NB_OK;
 }
@@ -206,15 +207,6 @@ static nb_status clamped(builder *b, const nbi_layer *l, int x, int *out) {
     return finish(b, node);
 }
 
-/* Place in the layer of weight (o, k) of the tensor [M, K]. */
-static size_t place_of(const nbi_layer *l, bool conv, int64_t o, int64_t k) {
-    const nbk_conv *g = &l->geometry;
-    int64_t inputs = g->in_c / g->groups, taps = (int64_t)g->kh * g->kw;
-    if (!conv) return (size_t)(o * inputs + k);
-    int64_t i = k / taps, t = k % taps;
-    return (size_t)(l->depthwise ? t * g->out_c + o : (o * taps + t) * inputs + i);
-}
-
 static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool conv, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_qat_layer *ql = &b->q->layer[index];
@@ -226,7 +218,7 @@ static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool co
     NB_TRY(constant(b, w->name, "trained", rank, dim, &ql->weight));
     for (int64_t o = 0; o < m; o++)
         for (int64_t i = 0; i < k; i++)
-            values(b, ql->weight)[o * k + i] = l->weight[place_of(l, conv, o, i)];
+            values(b, ql->weight)[o * k + i] = l->weight[nbi_weight_place(l, (size_t)o, (size_t)i)];
     trains(b, ql->weight, true);
     int64_t groups = b->o->per_channel ? m : 1;
     NB_TRY(constant(b, w->name, "step", 2, (int64_t[]){groups, 1}, &ql->weight_scale));
@@ -391,8 +383,7 @@ static nb_status add_losses(builder *b, int edge) {
                                     &q->teacher));
         input[n++] = q->teacher;
         bool kl = y->rank == 2 && !b->o->mean_squared;
-        NB_TRY(add_loss(b, kl ? "KlDivergence" : "MeanSquaredError", q->teacher,
-                        &q->teacher_loss));
+        NB_TRY(add_loss(b, kl ? "KlDivergence" : "MeanSquaredError", q->teacher, &q->teacher_loss));
     }
     NB_TRY(nbi_graph_set_inputs(b->ctx, b->g, n, input));
     int output[3], outs = 0;
@@ -421,8 +412,7 @@ static nb_status alloc_arrays(builder *b, const uint8_t *bits) {
         !b->value || !b->mapped)
         return nb_fail_memory(b->ctx, layers * sizeof *q->layer);
     memcpy(q->bits, bits, (size_t)net->n_sites);
-    for (size_t i = 0; i < layers; i++)
-        q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};
+    for (size_t i = 0; i < layers; i++) q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};
     for (size_t i = 0; i < sites; i++) q->site_scale[i] = -1;
     for (int e = 0; e <= net->n_edges; e++) b->value[e] = -1;
     for (int t = 0; t <= net->graph->n_tensors; t++) b->mapped[t] = -1;
@@ -433,15 +423,14 @@ static nb_status alloc_arrays(builder *b, const uint8_t *bits) {
 static nb_status build(builder *b, int edge) {
     const nbi_edge *input = &b->net->edge[b->net->input];
     b->q->x = nbi_graph_find(b->g, input->name);
-    if (b->q->x < 0)
-        return nb_fail(b->ctx, NB_EFORMAT, "the graph has no input '%s'", input->name);
+    if (b->q->x < 0) return nb_fail(b->ctx, NB_EFORMAT, "the graph has no input '%s'", input->name);
     const nbi_tensor *x = b->g->tensor[b->q->x];
     if (x->rank < 1 || x->dim[0] != b->o->batch)
-        return nb_fail(b->ctx, NB_EUNSUPPORTED,
-                       "input '%s' has a fixed batch of %lld, training wants %lld: export the model "
-                       "with a free batch",
-                       input->name, (long long)(x->rank < 1 ? 0 : x->dim[0]),
-                       (long long)b->o->batch);
+        return nb_fail(
+            b->ctx, NB_EUNSUPPORTED,
+            "input '%s' has a fixed batch of %lld, training wants %lld: export the model "
+            "with a free batch",
+            input->name, (long long)(x->rank < 1 ? 0 : x->dim[0]), (long long)b->o->batch);
     NB_TRY(quantized(b, input->site, b->q->x, &b->value[b->net->input]));
     for (int l = 0; l < b->net->n_layers; l++) {
         NB_TRY(build_layer(b, l));

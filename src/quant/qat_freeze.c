@@ -1,5 +1,6 @@
 /* From a trained graph back to integers: weight levels and scales, per-channel gain and shift from
  * BatchNormalization's running statistics, activation grids with the learned steps. */
+#include "quant/fit.h"
 #include "quant/qat.h"
 
 #include <math.h>
@@ -11,18 +12,10 @@ static const float *values(const nbi_qat *q, int tensor) {
     return q->graph->tensor[tensor]->data;
 }
 
-/* The grid of FakeQuant's lsq: ties to even, the full range; 1 bit: the sign. */
-static int level_of(float w, float scale, int bits) {
-    if (bits == 1) return w < 0 ? -1 : 1;
-    float k = rintf(w / scale), hi = (float)((1 << (bits - 1)) - 1);
-    return (int)fminf(fmaxf(k, -hi - 1), hi);
-}
-
-static size_t place_of(const nbi_layer *l, size_t o, size_t k) {
-    const nbk_conv *g = &l->geometry;
-    size_t taps = (size_t)g->kh * (size_t)g->kw, inputs = (size_t)(g->in_c / g->groups);
-    size_t i = k / taps, t = k % taps;
-    return l->depthwise ? t * (size_t)g->out_c + o : (o * taps + t) * inputs + i;
+/* The code of FakeQuant's lsq: the full range; 1 bit: the sign. */
+static int code_of(float w, float scale, int bits) {
+    int top = 1 << (bits - 1);
+    return bits == 1 ? (w < 0 ? -1 : 1) : nbi_level_of(w, scale, -top, top - 1);
 }
 
 static double input_step(const nbi_qat *q, const nbi_layer *l) {
@@ -42,8 +35,7 @@ static void settle_channel(const nbi_qat *q, int index, int64_t o) {
     float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
     shift = (double)beta[o];
     if (t->gamma >= 0) {
-        gain = (double)values(q, t->gamma)[o] /
-               sqrt((double)values(q, t->variance)[o] + EPSILON);
+        gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
         mean = (double)values(q, t->mean)[o];
         shift -= gain * mean;
     }
@@ -71,8 +63,8 @@ static void freeze_channel(const nbi_qat *q, int index, size_t o, int8_t *levels
     scale[o] = fmaxf(values(q, t->weight_scale)[one ? 0 : o], 1e-30f);
     gain[o] = 1;
     if (t->gamma >= 0) {
-        gain[o] = (double)values(q, t->gamma)[o] /
-                  sqrt((double)values(q, t->variance)[o] + EPSILON);
+        gain[o] =
+            (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
         shift[o] = (double)values(q, t->beta)[o] - gain[o] * (double)values(q, t->mean)[o];
     } else {
         shift[o] = t->bias >= 0 ? (double)values(q, t->bias)[o] : 0;
@@ -80,9 +72,9 @@ static void freeze_channel(const nbi_qat *q, int index, size_t o, int8_t *levels
     bool flip = gain[o] < 0;
     if (flip) gain[o] = -gain[o];
     for (size_t k = 0; k < depth; k++) {
-        int level = level_of(w[k], scale[o], bits);
+        int level = code_of(w[k], scale[o], bits);
         if (flip) level = level < -hi ? hi : -level;
-        levels[place_of(l, o, k)] = (int8_t)(level * nbk_level_step(bits));
+        levels[nbi_weight_place(l, o, k)] = (int8_t)(level * nbk_level_step(bits));
     }
     scale[o] /= (float)nbk_level_step(bits);
 }
@@ -95,8 +87,7 @@ static nb_status freeze_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_froz
     double *gain = nbi_arena_alloc(&f->arena, channels, sizeof *gain);
     double *shift = nbi_arena_alloc(&f->arena, channels, sizeof *shift);
     if (!levels || !scale || !gain || !shift) return nb_fail_memory(ctx, l->n_weights);
-    for (size_t o = 0; o < channels; o++)
-        freeze_channel(q, index, o, levels, scale, gain, shift);
+    for (size_t o = 0; o < channels; o++) freeze_channel(q, index, o, levels, scale, gain, shift);
     f->conv[index] = (nbi_frozen_conv){.bits = q->bits[l->weight_site],
                                        .levels = levels,
                                        .scale = scale,
@@ -126,7 +117,9 @@ nb_status nbi_qat_freeze(nb_ctx *ctx, const nbi_qat *q, nbi_frozen **out) {
     nbi_frozen *f;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
     nb_status st = freeze(ctx, q, f);
-    if (st == NB_OK) *out = f;
-    else nbi_frozen_free(f);
+    if (st == NB_OK)
+        *out = f;
+    else
+        nbi_frozen_free(f);
     return st;
 }
