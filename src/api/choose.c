@@ -59,7 +59,7 @@ static double image_drop(const nbi_session *s, size_t i, const float *values) {
     return 100.0 * ((cf == (size_t)label) - (cq == (size_t)label));
 }
 
-nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound) {
+nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     float *values = NULL;

@@ -95,7 +95,7 @@ static double float_weight_bytes(const nbi_session *s) {
     return n;
 }
 
-static nb_status policy_table(nbi_session *s, const uint8_t *bits, json_t *result) {
+static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *result) {
     json_t *root = nbi_policy_json(s, bits), *list = json_object_get(root, "policy"), *row;
     size_t i;
     nb_status st = NB_OK;

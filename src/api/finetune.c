@@ -189,7 +189,7 @@ static nbi_qat_options options_of(const nbi_session *s, size_t batch) {
                              .temperature = s->labelled ? TEMPERATURE : 1};
 }
 
-static nb_status start(tuning *t, const uint8_t *bits, size_t batch) {
+static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
     nbi_session *s = t->s;
     nbi_qat_options o = options_of(s, batch);
     nbi_batches_spec spec = {.data = s->data,
@@ -228,7 +228,7 @@ static void stop(tuning *t) {
 }
 
 /* *tuned: an epoch was judged, and the best one's values are in place. */
-static nb_status train(tuning *t, const char *checkpoint, const uint8_t *bits, bool *tuned,
+static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits, bool *tuned,
                        json_t **result) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
@@ -296,9 +296,9 @@ nb_status nbi_finetune_check(nbi_session *s) {
     nbi_qat_options o = options_of(s, batch_of(s));
     nbi_qat *q = NULL;
     nbi_tape *tape = NULL;
-    uint8_t *bits = NULL;
+    nbi_choice *bits = NULL;
     nb_status st;
-    NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
     nbi_tape_spec spec = {.n_wrt = q->n_train,
@@ -313,7 +313,7 @@ done:
     return st == NB_OK ? NB_OK : nb_fail_prefix(s->ctx, st, "fine-tuning");
 }
 
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines) {
+nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines) {
     tuning t = {.s = s, .epochs = json_array()};
     nbi_buf path = {0};
     bool tuned = false;

@@ -21,8 +21,8 @@ static json_t *limit_row(const char *name, double wanted, double got) {
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
     nb_status st = NB_OK;
-    uint8_t *bits;
-    NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits));
+    nbi_choice *bits;
+    NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->n_weight_bits && st == NB_OK; w++)
         for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++) {
@@ -130,7 +130,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     NB_TRY(nbi_session_calibrate(s));
     NB_TRY(nbi_set_limits(s));
     if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
-    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &out->bits));
+    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *out->bits, &out->bits));
     NB_TRY(nbi_choose(s, out));
     json_t *lines = NULL;
     if (s->o->finetune > 0 && !out->cancelled) NB_TRY(finetune(s, out, &lines));
@@ -181,9 +181,10 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
     NB_TRY(nbi_session_sensitivity(s, &delta));
     json_t *root = json_object(), *list = json_array();
     size_t n = (size_t)s->problem->n_vars;
-    uint8_t *policy = NULL, *bits = NULL;
+    uint8_t *policy = NULL;
+    nbi_choice *bits = NULL;
     nb_status st = nbi_alloc(s->ctx, n + 1, 1, &policy);
-    if (st == NB_OK) st = nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, 1, &bits);
+    if (st == NB_OK) st = nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits);
     for (size_t v = 0; st == NB_OK && v < n; v++) {
         json_t *row = json_object(), *options = json_array();
         for (int o = 0; o < s->problem->n_options[v] && st == NB_OK; o++) {

@@ -136,9 +136,9 @@ static nb_status apply_rule(nbi_session *s, const char *rule) {
         int activation = s->net->edge[l->in[0]].site;
         if (regexec(&re, l->name, 0, NULL, 0) && regexec(&re, weight->name, 0, NULL, 0)) continue;
         hits++;
-        if (w) s->fixed[l->weight_site] = (uint8_t)w;
+        if (w) s->fixed[l->weight_site] = (nbi_choice)w;
         if (a && s->net->site[activation].kind == NBI_SITE_ACTIVATION)
-            s->fixed[activation] = (uint8_t)a;
+            s->fixed[activation] = (nbi_choice)a;
     }
     regfree(&re);
     if (!hits) return nb_fail(s->ctx, NB_EINVAL, "rule '%s' matches no layer", rule);
@@ -186,8 +186,8 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     for (int i = 0; i < s->net->n_untouched; i++)
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
     NB_TRY(cut_untouched(s));
-    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, 1, &s->fixed));
-    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (uint8_t)s->net->site[i].fixed_bits;
+    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
+    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
     return NB_OK;
 }
@@ -316,7 +316,7 @@ done:
     return st;
 }
 
-static nb_status write_improvement(nb_ctx *ctx, void *user, const uint8_t *bits, double score) {
+static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bits, double score) {
     nbi_session *s = user;
     nbi_buf path = {0};
     if (!s->o->output) return NB_OK;
@@ -357,16 +357,17 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 /* ---- policies ------------------------------------------------------------------------------- */
 
-void nbi_session_uniform(const nbi_session *s, int w, int a, uint8_t *bits) {
+void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
         bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : (uint8_t)(weight ? w : a);
+        bits[i] = s->fixed[i] ? s->fixed[i] : (nbi_choice)(weight ? w : a);
     }
 }
 
-nb_status nbi_session_freeze(nbi_session *s, const uint8_t *bits, nbi_frozen **frozen,
+nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program) {
-    bool tuned = s->tuned && !memcmp(bits, s->tuned->bits, (size_t)s->net->n_sites);
+    bool tuned = s->tuned && !memcmp(bits, s->tuned->bits,
+                                        (size_t)s->net->n_sites * sizeof *bits);
     NB_TRY(tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
                  : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen));
     nb_status st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
@@ -404,7 +405,7 @@ static const char *kind_name(nbi_site_kind kind) {
     return names[kind];
 }
 
-json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits) {
+json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
     json_t *root = json_object(), *list = json_array();
     for (int i = 0; i < s->net->n_sites; i++) {
         const nbi_site *site = &s->net->site[i];
@@ -424,7 +425,7 @@ json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits) {
     return root;
 }
 
-nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits) {
+nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits) {
     size_t i;
     json_t *root, *row;
     NB_TRY(nbi_json_read(s->ctx, path, (size_t)64 << 20, &root));
@@ -444,7 +445,7 @@ nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits) {
         else if (v < 1 || v > 8)
             st = nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are "
                          "possible", path, name, (long long)v);
-        else if (s->net->site[found].kind != NBI_SITE_INPUT) bits[found] = (uint8_t)v;
+        else if (s->net->site[found].kind != NBI_SITE_INPUT) bits[found] = (nbi_choice)v;
         if (st != NB_OK) break;
     }
     json_decref(root);

@@ -27,7 +27,7 @@ typedef struct nbi_session {
     int opset, containers;
     uint8_t weight_bits[8], activation_bits[8];
     int n_weight_bits, n_activation_bits;
-    uint8_t *fixed; /* [n_sites] */
+    nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
     nbi_dataset_info info;
@@ -61,19 +61,19 @@ void nbi_session_close(nbi_session *s);
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
 /* Bits of every site when each free weight has w bits and each free activation a. */
-void nbi_session_uniform(const nbi_session *s, int w, int a, uint8_t *bits);
+void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits);
 /* The frozen graph and its program for these bits. */
-nb_status nbi_session_freeze(nbi_session *s, const uint8_t *bits, nbi_frozen **frozen,
+nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
-json_t *nbi_policy_json(const nbi_session *s, const uint8_t *bits);
+json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */
-nb_status nbi_policy_read(nbi_session *s, const char *path, uint8_t *bits);
+nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits);
 
 /* ---- stages of nb_quantize -------------------------------------------------------------------- */
 
 typedef struct nbi_outcome {
-    uint8_t *bits;       /* [n_sites], the chosen policy */
+    nbi_choice *bits;       /* [n_sites], the chosen policy */
     double loss;
     bool feasible, cancelled;
     char method[64];
@@ -90,14 +90,14 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
-nb_status nbi_measure_drop(nbi_session *s, const uint8_t *bits, double *drop, double *bound);
+nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
 /* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node,
  * or an input whose batch the file fixes to another one. */
 nb_status nbi_finetune_check(nbi_session *s);
 /* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
  * results.json says of it. Cancelled: the best so far; s->tuned is NULL where no epoch was judged.
  */
-nb_status nbi_finetune(nbi_session *s, const uint8_t *bits, json_t **lines);
+nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines);
 /* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
 /* Layers of the sensitivity table. */

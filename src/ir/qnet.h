@@ -123,11 +123,10 @@ typedef struct nbi_qnet {
     const char **untouched;   /* their names */
 } nbi_qnet;
 
-/* A policy in its resolved form: bits of every site (index = site). */
-typedef struct nbi_bits {
-    int n;
-    uint8_t *bits;
-} nbi_bits;
+/* What a policy gives one site: a scheme and a width, as scheme·256 + bits, so that a uniform choice
+ * (scheme 0) is its number of bits; 0: not decided. A policy in its resolved form is an array of
+ * them, index = site. */
+typedef uint16_t nbi_choice;
 
 /* What a policy and the corrections make of one convolution. */
 typedef struct nbi_frozen_conv {

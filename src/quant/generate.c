@@ -257,7 +257,7 @@ int nbi_container_bits(int bits, int containers) {
     return bits <= 4 ? 4 : 8;
 }
 
-void nbi_net_cost_of(const nbi_qnet *net, const uint8_t *bits, int containers, nbi_net_cost *out) {
+void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers, nbi_net_cost *out) {
     *out = (nbi_net_cost){0};
     for (int i = 0; i < net->n_layers; i++) {
         const nbi_layer *l = &net->layer[i];

@@ -30,7 +30,7 @@ typedef struct nbi_net_cost {
     double bops;       /* Σ MACs·b_w·b_a */
 } nbi_net_cost;
 /* `containers`: 0 = widths of 8 and 4; 2 = of 2 as well (opset 25). bits[site]. */
-void nbi_net_cost_of(const nbi_qnet *net, const uint8_t *bits, int containers, nbi_net_cost *out);
+void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers, nbi_net_cost *out);
 /* The width of the ONNX container for `bits`. */
 int nbi_container_bits(int bits, int containers);
 

@@ -395,14 +395,14 @@ static nb_status add_losses(builder *b, int edge) {
 
 /* ---- all ----------------------------------------------------------------------------------- */
 
-static nb_status alloc_arrays(builder *b, const uint8_t *bits) {
+static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     const nbi_qnet *net = b->net;
     nbi_qat *q = b->q;
     nbi_arena *a = &q->arena;
     size_t layers = (size_t)net->n_layers + 1, sites = (size_t)net->n_sites + 1;
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
-    q->bits = nbi_arena_alloc(a, sites, 1);
+    q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
     q->train = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->train);
     q->decays = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->decays);
     q->state = nbi_arena_alloc(a, 2 * layers, sizeof *q->state);
@@ -411,7 +411,7 @@ static nb_status alloc_arrays(builder *b, const uint8_t *bits) {
     if (!q->layer || !q->site_scale || !q->bits || !q->train || !q->decays || !q->state ||
         !b->value || !b->mapped)
         return nb_fail_memory(b->ctx, layers * sizeof *q->layer);
-    memcpy(q->bits, bits, (size_t)net->n_sites);
+    memcpy(q->bits, bits, (size_t)net->n_sites * sizeof *bits);
     for (size_t i = 0; i < layers; i++) q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};
     for (size_t i = 0; i < sites; i++) q->site_scale[i] = -1;
     for (int e = 0; e <= net->n_edges; e++) b->value[e] = -1;
@@ -450,7 +450,7 @@ static nb_status build(builder *b, int edge) {
 }
 
 nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
-                      const uint8_t *bits, int edge, const nbi_qat_options *options,
+                      const nbi_choice *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out) {
     nbi_qat *q = NULL;
     nb_status st;

@@ -32,7 +32,7 @@ typedef struct nbi_qat {
     nbi_graph *graph;   /* inputs: images[, targets][, teacher's outputs] */
     nbi_arena arena;
     const nbi_qnet *net;
-    uint8_t *bits;        /* [n_sites] */
+    nbi_choice *bits;        /* [n_sites] */
     nbi_qat_layer *layer; /* [n_layers] */
     int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned */
     int x, target, teacher; /* graph inputs, −1 */
@@ -47,7 +47,7 @@ typedef struct nbi_qat {
  * edge: what the losses compare (nbi_score_edge). NB_EUNSUPPORTED
  * names a node that cannot be trained. */
 nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
-                      const uint8_t *bits, int edge, const nbi_qat_options *options,
+                      const nbi_choice *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
 void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
 /* `to`, built to evaluate, gets the values of `from`, with every shift rounded as the integer program

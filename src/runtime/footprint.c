@@ -6,13 +6,13 @@
 
 #include <string.h>
 
-static bool same_grid(const nbi_qnet *net, const nbi_layer *l, const uint8_t *bits) {
+static bool same_grid(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
     int a = net->edge[l->in[0]].site, b = net->edge[l->out].site;
     return l->type == NBI_LAYER_REQUANT &&
            nbi_same_grid(&net->site[a].fit[bits[a]], &net->site[b].fit[bits[b]]);
 }
 
-size_t nbi_footprint_variable(const nbi_qnet *net, const uint8_t *bits) {
+size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
     size_t bytes = 0;
     bool one_bit = false;
     for (int i = 0; i < net->n_layers; i++) {
@@ -50,7 +50,7 @@ static nbi_step_type step_type(const nbi_layer *l) {
 }
 
 /* Steps with buffers and scratch, but no constants. */
-static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits, nbi_program *p) {
+static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits, nbi_program *p) {
     size_t edges = (size_t)net->n_edges + 1, capacity = (size_t)net->n_layers + 1;
     for (int i = 0; i < net->n_layers; i++) capacity += (size_t)net->layer[i].n_copy;
     p->tensor = nbi_arena_alloc(&p->arena, edges, sizeof *p->tensor);
@@ -86,7 +86,7 @@ static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits, 
                 s->in[j] = alias[l->in[l->type == NBI_LAYER_COPY ? l->copy_in[k] : j]];
             if (l->type != NBI_LAYER_CONV) continue;
             s->u.conv.p = l->geometry;
-            s->u.conv.p.w_bits = bits[l->weight_site];
+            s->u.conv.p.w_bits = (uint8_t)bits[l->weight_site];
         }
     }
     for (int i = 0; i < net->n_outputs; i++) {
@@ -97,7 +97,7 @@ static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits, 
     return NB_OK;
 }
 
-nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *bits,
+nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
                             size_t *out_bytes) {
     nbi_program p = {.name = ""};
     nb_status st = outline(ctx, net, bits, &p);

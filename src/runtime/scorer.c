@@ -361,7 +361,7 @@ static bool worth_keeping(const nbi_scorer *s, int edge) {
     return true;
 }
 
-static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const uint8_t *bits) {
+static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *bits) {
     const nbi_layer *l = &s->net->layer[layer];
     nbi_step step[NBI_MAX_STEPS];
     nbi_frozen_conv conv = {0};
@@ -423,7 +423,7 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
 /* ---- one candidate --------------------------------------------------------------------------- */
 
 /* An edge's key: everything that its values depend on. */
-static void make_keys(nbi_scorer *s, const uint8_t *bits) {
+static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
     const nbi_qnet *net = s->net;
     uint64_t start = NBI_HASH_START;
     s->key[net->input] = nbi_hash(start, "input", 5);
@@ -440,8 +440,8 @@ static void make_keys(nbi_scorer *s, const uint8_t *bits) {
             s->key[l->out] = s->key[l->in[0]];
             continue;
         }
-        uint8_t own[2] = {(uint8_t)y->bits,
-                          l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
+        nbi_choice own[2] = {bits[net->edge[l->out].site],
+                             l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
         uint64_t h = nbi_hash(start, &i, sizeof i);
         h = nbi_hash(h, own, sizeof own);
         for (int k = 0; k < l->n_in; k++) h = nbi_hash(h, &s->key[l->in[k]], sizeof h);
@@ -488,7 +488,7 @@ static void release(nbi_scorer *s, int edge) {
     s->buffer[e] = NULL;
 }
 
-static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
+static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
     const nbi_qnet *net = s->net;
     if (s->needed[net->input] && !s->buffer[net->input]) NB_TRY(run_input(ctx, s));
     for (int i = 0; i < net->n_layers; i++) {
@@ -505,7 +505,7 @@ static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
     return NB_OK;
 }
 
-static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
+static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
         if (bits[i] < 1 || bits[i] > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
@@ -517,7 +517,7 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits) {
     return NB_OK;
 }
 
-static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edge,
+static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
                         float *values) {
     if (nb_ctx_threads(ctx) > s->workers)
         return nb_fail(ctx, NB_EINVAL, "the scorer was made for %d threads", s->workers);
@@ -542,7 +542,7 @@ static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edg
     return st;
 }
 
-nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, int edge,
+nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
                          float *values) {
     return run_to(ctx, s, bits, edge, values);
 }
@@ -561,7 +561,7 @@ static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
     return NB_OK;
 }
 
-nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *s, const uint8_t *bits, nbi_frozen **out) {
+nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, nbi_frozen **out) {
     nbi_frozen *f = NULL;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));

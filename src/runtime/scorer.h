@@ -25,11 +25,11 @@ void nbi_scorer_free(nbi_scorer *scorer);
  * Larger layers compute theirs twice: slower, the same bits. */
 nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *scorer, size_t bytes);
 /* bits[n_sites] → values of edge `edge` for every image: float32 [images][count], storage order. */
-nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits, int edge,
+nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits, int edge,
                          float *values);
 /* The frozen graph of a policy, corrections measured on the scorer's images. It holds
  * copies of its weight levels and may outlive the scorer, but not `net`. */
-nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits,
+nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits,
                             nbi_frozen **out);
 /* SQNR (dB) of a weight site at a width, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int bits,

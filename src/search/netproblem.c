@@ -15,7 +15,7 @@
 typedef struct variable {
     int n_sites, site[MAX_VARIABLE_SITES];
     int n_options;
-    uint8_t (*option)[MAX_VARIABLE_SITES]; /* [n_options][site]: bits, by rising cost */
+    nbi_choice (*option)[MAX_VARIABLE_SITES]; /* [n_options][site], by rising cost */
 } variable;
 
 struct nbi_netproblem {
@@ -24,7 +24,8 @@ struct nbi_netproblem {
     nbi_problem problem;
     variable *var;
     int *n_options;
-    uint8_t *bits, *ram_bits; /* [n_sites] work space */
+    nbi_choice *bits, *ram_bits; /* [n_sites] work space */
+    uint8_t *key;                /* a policy in the study: 2 bytes per site, the lower first */
     float *values;
     size_t count;             /* elements of the compared edge */
     double fixed_bytes;       /* constants that no policy changes */
@@ -42,14 +43,14 @@ long nbi_netproblem_scored(const nbi_netproblem *np) {
     return np->scored;
 }
 
-void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits) {
-    memcpy(bits, np->o.fixed, (size_t)np->o.net->n_sites);
+void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits) {
+    memcpy(bits, np->o.fixed, (size_t)np->o.net->n_sites * sizeof *bits);
     for (int v = 0; v < np->problem.n_vars; v++)
         for (int k = 0; k < np->var[v].n_sites; k++)
             bits[np->var[v].site[k]] = np->var[v].option[policy[v]][k];
 }
 
-bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_t *policy) {
+bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy) {
     for (int v = 0; v < np->problem.n_vars; v++) {
         const variable *var = &np->var[v];
         int found = -1;
@@ -74,7 +75,7 @@ int nbi_netproblem_site(const nbi_netproblem *np, int v) {
 
 /* ---- costs ---------------------------------------------------------------------------------- */
 
-static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, double *out) {
+static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out) {
     const nbi_qnet *net = np->o.net;
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
@@ -86,13 +87,13 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, do
         size_t bytes;
         NB_TRY(nbi_footprint_ram(ctx, net, bits, &bytes));
         np->ram = (double)bytes;
-        memcpy(np->ram_bits, bits, (size_t)net->n_sites);
+        memcpy(np->ram_bits, bits, (size_t)net->n_sites * sizeof *bits);
     }
     *out = np->ram;
     return NB_OK;
 }
 
-nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
                               double out[NBI_COST_COUNT]) {
     nbi_net_cost c;
     nbi_net_cost_of(np->o.net, bits, np->o.containers, &c);
@@ -151,14 +152,18 @@ static double loss_of(const nbi_netproblem *np) {
     return power > 0 ? sum / power : sum;
 }
 
-nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
                               double *out) {
     size_t n = (size_t)np->o.net->n_sites;
     bool found = false;
-    if (np->o.study) NB_TRY(nbi_study_lookup(ctx, np->o.study, bits, n, &found, out));
+    for (size_t i = 0; i < n; i++) {
+        np->key[2 * i] = (uint8_t)(bits[i] & 255);
+        np->key[2 * i + 1] = (uint8_t)(bits[i] >> 8);
+    }
+    if (np->o.study) NB_TRY(nbi_study_lookup(ctx, np->o.study, np->key, 2 * n, &found, out));
     if (found) return NB_OK;
     double start = nb_seconds(ctx);
-    nbi_study_trial t = {.policy = bits, .n_policy = n};
+    nbi_study_trial t = {.policy = np->key, .n_policy = 2 * n};
     NB_TRY(nbi_scorer_run(ctx, np->o.scorer, bits, np->o.edge, np->values));
     t.score = loss_of(np);
     t.seconds = nb_seconds(ctx) - start;
@@ -171,7 +176,7 @@ nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bi
 
 static nb_status score(nb_ctx *ctx, void *self, const uint8_t *policy, double *out) {
     nbi_netproblem *np = self;
-    uint8_t *bits = np->bits;
+    nbi_choice *bits = np->bits;
     nbi_netproblem_bits(np, policy, bits);
     NB_TRY(nbi_netproblem_loss(ctx, np, bits, out));
     return nb_progress(ctx, "policies scored", (double)np->scored, 0);
@@ -288,7 +293,7 @@ static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     double *key = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *key);
     if (!var->option || !key) return nb_fail_memory(ctx, (size_t)total * 16);
     for (int i = 0; i < total; i++) {
-        uint8_t row[MAX_VARIABLE_SITES] = {0};
+        nbi_choice row[MAX_VARIABLE_SITES] = {0};
         double bits = 0;
         for (int k = var->n_sites - 1, rest = i; k >= 0; k--) {
             const nbi_site *s = &o->net->site[var->site[k]];
@@ -391,15 +396,16 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
                                 .sensitivity = sensitivity, .improved = improved};
     for (int i = 0; i < NBI_COST_COUNT; i++) np->problem.limit[i] = INFINITY;
-    uint8_t *fixed = nbi_arena_alloc(&np->arena, sites + 1, 1);
-    np->bits = nbi_arena_alloc(&np->arena, sites + 1, 1);
-    np->ram_bits = nbi_arena_alloc(&np->arena, sites + 1, 1);
-    if (!fixed || !np->bits || !np->ram_bits) {
+    nbi_choice *fixed = nbi_arena_alloc(&np->arena, sites + 1, sizeof *fixed);
+    np->bits = nbi_arena_alloc(&np->arena, sites + 1, sizeof *np->bits);
+    np->ram_bits = nbi_arena_alloc(&np->arena, sites + 1, sizeof *np->ram_bits);
+    np->key = nbi_arena_alloc(&np->arena, sites + 1, 2);
+    if (!fixed || !np->bits || !np->ram_bits || !np->key) {
         st = nb_fail_memory(ctx, sites);
         goto done;
     }
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
-    memcpy(fixed, options->fixed, sites);
+    memcpy(fixed, options->fixed, sites * sizeof *fixed);
     for (size_t s = 0; s < sites; s++)
         if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
             options->n_activation_bits == 1)

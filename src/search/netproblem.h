@@ -22,11 +22,11 @@ typedef struct nbi_netproblem_options {
     nbi_loss loss;
     uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
     int n_weight_bits, n_activation_bits;
-    const uint8_t *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
+    const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
-    nb_status (*improved)(nb_ctx *ctx, void *user, const uint8_t *bits, double score);
+    nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
     void *user;
 } nbi_netproblem_options;
 
@@ -40,15 +40,15 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 /* Policy → bits of every site. */
-void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, uint8_t *bits);
+void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
 int nbi_netproblem_site(const nbi_netproblem *np, int variable);
 /* Bits of every site → policy; false when some width is not offered. */
-bool nbi_netproblem_policy(const nbi_netproblem *np, const uint8_t *bits, uint8_t *policy);
+bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
-nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits, double *out);
+nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);
 /* Costs of any assignment of bits. */
-nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const uint8_t *bits,
+nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
                               double out[NBI_COST_COUNT]);
 long nbi_netproblem_scored(const nbi_netproblem *np);    /* computed, not from the study */
 

@@ -89,8 +89,8 @@ static inline void qdq_prepare(qdq_case *c, size_t images, float low, float high
 }
 
 static inline void qdq_freeze(qdq_case *c, int weight_bits, int activation_bits) {
-    uint8_t bits[512];
-    assert_in_range(c->net->n_sites, 1, sizeof bits);
+    nbi_choice bits[512];
+    assert_in_range(c->net->n_sites, 1, sizeof bits / sizeof *bits);
     for (int i = 0; i < c->net->n_sites; i++) {
         const nbi_site *s = &c->net->site[i];
         int free_bits = s->kind == NBI_SITE_WEIGHT ? weight_bits : activation_bits;

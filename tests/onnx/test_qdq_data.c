@@ -27,7 +27,7 @@ static const struct {
 static const int widths[][3] = {{8, 8, 0}, {4, 8, 0}, {4, 4, 0}, {2, 8, 2}}; /* w, a, containers */
 
 static size_t size_limit(const qdq_case *c, int containers) {
-    uint8_t bits[512] = {0};
+    nbi_choice bits[512] = {0};
     nbi_net_cost cost;
     for (int i = 0; i < c->net->n_sites; i++) bits[i] = (uint8_t)c->frozen->site[i].bits;
     for (int l = 0; l < c->net->n_layers; l++)

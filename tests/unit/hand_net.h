@@ -224,7 +224,7 @@ static inline void hand_calibrate(hand *h, size_t images) {
 }
 
 /* bits[n_sites]: fixed ones, else `weights` and `activations`; 0: random 1 (activations 2) … 8. */
-static inline void hand_bits(hand *h, int weights, int activations, uint8_t *bits) {
+static inline void hand_bits(hand *h, int weights, int activations, nbi_choice *bits) {
     for (int i = 0; i < h->net->n_sites; i++) {
         const nbi_site *s = &h->net->site[i];
         bool weight = s->kind == NBI_SITE_WEIGHT;

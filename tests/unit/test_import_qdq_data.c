@@ -38,8 +38,8 @@ static void run(qdq_case *c, const nbi_frozen *frozen, outcome *o) {
 /* Mixed widths: each free site another one. */
 static void freeze_mixed(qdq_case *c, int k) {
     static const uint8_t weights[] = {4, 2, 8, 3, 1, 5}, activations[] = {8, 4, 6, 3, 8, 2};
-    uint8_t bits[512];
-    assert_in_range(c->net->n_sites, 1, sizeof bits);
+    nbi_choice bits[512];
+    assert_in_range(c->net->n_sites, 1, sizeof bits / sizeof *bits);
     for (int i = 0; i < c->net->n_sites; i++) {
         const nbi_site *s = &c->net->site[i];
         const uint8_t *offer = s->kind == NBI_SITE_WEIGHT ? weights : activations;

@@ -39,7 +39,7 @@ static float *run_float(hand *h, size_t *count) {
 }
 
 static void compare_moves(hand *h, int output) {
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     size_t count;
     nbi_frozen *frozen;
     nbi_program *p;

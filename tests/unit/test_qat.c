@@ -10,7 +10,7 @@
 
 typedef struct case_of {
     hand h;
-    uint8_t *bits;
+    nbi_choice *bits;
     nbi_qat *train, *check;
 } case_of;
 
@@ -19,7 +19,7 @@ static void generate(case_of *c, int weights, int activations) {
     hand_generate(h, NBI_FIRST_LAST_8);
     nb_ctx_set_threads(h->ctx, 1);
     hand_calibrate(h, BATCH);
-    c->bits = calloc((size_t)h->net->n_sites, 1);
+    c->bits = calloc((size_t)h->net->n_sites, sizeof *c->bits);
     hand_bits(h, weights, activations, c->bits);
 }
 

@@ -96,7 +96,7 @@ static void freeze_conv(layer_case *t, int bits, nbi_frozen_conv *plain, nbi_fro
     HAND_OK(nbi_fold_gain(h->ctx, t->l, x, &t->arena, folded));
 }
 
-static void check_layer(hand *h, int index, const nbi_qparam *site, const uint8_t *bits) {
+static void check_layer(hand *h, int index, const nbi_qparam *site, const nbi_choice *bits) {
     layer_case data = {.h = h, .l = &h->net->layer[index], .site = site}, *t = &data;
     const nbi_edge *e = &h->net->edge[t->l->out];
     nbi_frozen_conv plain = {0}, folded = {0};
@@ -133,7 +133,7 @@ done:
     nbi_arena_free(&t->arena);
 }
 
-static void policy_sites(const hand *h, const uint8_t *bits, nbi_qparam *site) {
+static void policy_sites(const hand *h, const nbi_choice *bits, nbi_qparam *site) {
     for (int i = 0; i < h->net->n_sites; i++) site[i] = h->net->site[i].fit[bits[i]];
 }
 
@@ -141,7 +141,7 @@ static void test_layers(void **state) {
     (void)state;
     for (uint64_t seed = 0; seed < 6; seed++) {
         hand data, *h = &data;
-        uint8_t bits[HAND_SITES];
+        nbi_choice bits[HAND_SITES];
         nbi_qparam site[HAND_SITES];
         hand_finish(h, zoo_build(h, seed));
         assert_in_range(h->net->n_sites, 1, HAND_SITES);
@@ -167,7 +167,7 @@ static void test_refuses_overflow(void **state) {
     hand data, *h = &data;
     int x = HAND_IMAGE(h, 1, 1, 4096, 4096), y = hand_op(h, "GlobalAveragePool", x);
     nbi_qparam site[HAND_SITES];
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     nbi_step step[NBI_MAX_STEPS];
     nbi_arena arena = {0};
     int n;
@@ -216,10 +216,10 @@ static void test_quantize(void **state) {
 
 enum { POLICIES = 5 };
 
-static void random_policies(hand *h, uint8_t bits[POLICIES][HAND_SITES]) {
+static void random_policies(hand *h, nbi_choice bits[POLICIES][HAND_SITES]) {
     hand_bits(h, 8, 8, bits[0]);
     for (int i = 1; i < POLICIES; i++) hand_bits(h, 0, 0, bits[i]);
-    memcpy(bits[2], bits[1], HAND_SITES); /* differs from 1 late in the network only */
+    memcpy(bits[2], bits[1], sizeof bits[1]); /* differs from 1 late in the network only */
     for (int s = h->net->n_sites - 1; s >= 0; s--)
         if (!h->net->site[s].fixed_bits) {
             bits[2][s] = (uint8_t)(bits[2][s] == 4 ? 3 : 4);
@@ -227,7 +227,7 @@ static void random_policies(hand *h, uint8_t bits[POLICIES][HAND_SITES]) {
         }
 }
 
-static void score(hand *h, nbi_scorer *s, const uint8_t *bits, float *values) {
+static void score(hand *h, nbi_scorer *s, const nbi_choice *bits, float *values) {
     HAND_OK(nbi_scorer_run(h->ctx, s, bits, h->net->output[0], values));
 }
 
@@ -243,7 +243,7 @@ static void test_scorer_agrees(void **state) {
     enum { IMAGES = 17, VALUES = IMAGES * ZOO_CLASSES };
     static const int order[3][POLICIES] = {{0, 1, 2, 3, 4}, {4, 2, 1, 0, 3}, {2, 3, 4, 1, 0}};
     static const size_t cache[3] = {64u << 20, 0, 40000};
-    uint8_t bits[POLICIES][HAND_SITES];
+    nbi_choice bits[POLICIES][HAND_SITES];
     float want[POLICIES][VALUES], got[VALUES];
     hand data, *h = zoo_ready(&data, 31, IMAGES, false);
     random_policies(h, bits);
@@ -275,7 +275,7 @@ static void test_scorer_is_runner(void **state) {
     (void)state;
     enum { IMAGES = 11, VALUES = IMAGES * ZOO_CLASSES };
     for (int pixels = 0; pixels < 2; pixels++) {
-        uint8_t bits[POLICIES][HAND_SITES];
+        nbi_choice bits[POLICIES][HAND_SITES];
         hand data, *h = zoo_ready(&data, 40 + (uint64_t)pixels, IMAGES, pixels);
         nbi_scorer *s = hand_scorer(h, 8, 1u << 20);
         random_policies(h, bits);
@@ -311,7 +311,7 @@ static void test_scorer_is_runner(void **state) {
 static void test_scorer_near_float(void **state) {
     (void)state;
     enum { IMAGES = 16, VALUES = IMAGES * ZOO_CLASSES };
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     float got[VALUES], want[VALUES];
     hand data, *h = zoo_ready(&data, 50, IMAGES, true);
     nbi_calibration c = {.fill = hand_fill, .user = h, .images = IMAGES,
@@ -333,7 +333,7 @@ static void test_scorer_near_float(void **state) {
 }
 
 /* Every allocation fails once; afterwards the scorer still says the truth. */
-static void check_out_of_memory(hand *h, const uint8_t *bits, size_t stat_images) {
+static void check_out_of_memory(hand *h, const nbi_choice *bits, size_t stat_images) {
     enum { VALUES = 9 * ZOO_CLASSES };
     float want[VALUES], got[VALUES];
     nbi_scorer *s = hand_scorer(h, stat_images, 0);
@@ -364,7 +364,7 @@ static void check_out_of_memory(hand *h, const uint8_t *bits, size_t stat_images
 
 static void test_scorer_out_of_memory(void **state) {
     (void)state;
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     hand data, *h = zoo_ready(&data, 60, 9, false);
     hand_bits(h, 0, 0, bits);
     check_out_of_memory(h, bits, 5);
@@ -374,7 +374,7 @@ static void test_scorer_out_of_memory(void **state) {
 
 static void test_scorer_refuses(void **state) {
     (void)state;
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     float got[4 * ZOO_CLASSES];
     hand data, *h = zoo_ready(&data, 61, 4, false);
     nbi_scorer *s = hand_scorer(h, 4, 0);
@@ -393,7 +393,7 @@ static void test_scorer_refuses(void **state) {
 
 /* Per channel: mean and deviation of the layer's exact output before the clamp, over all images,
  * from the codes that its input really has. */
-static void real_statistics(hand *h, nbi_scorer *s, const uint8_t *bits, const nbi_layer *l,
+static void real_statistics(hand *h, nbi_scorer *s, const nbi_choice *bits, const nbi_layer *l,
                             const nbi_frozen_conv *f, double *mean, double *deviation) {
     size_t n_in = edge_count(&h->net->edge[l->in[0]]), n_out = edge_count(&h->net->edge[l->out]);
     size_t channels = (size_t)l->geometry.out_c;
@@ -422,7 +422,7 @@ static void real_statistics(hand *h, nbi_scorer *s, const uint8_t *bits, const n
 static void test_correction(void **state) {
     (void)state;
     for (int width = 1; width <= 8; width += width < 4 ? 1 : 4) {
-        uint8_t bits[HAND_SITES];
+        nbi_choice bits[HAND_SITES];
         nbi_frozen *frozen;
         int matched = 0;
         hand data, *h = zoo_ready(&data, 70, 12, false);
@@ -472,7 +472,7 @@ static void test_correction_outputs(void **state) {
     static const float gamma[4] = {1, -0.7f, 0, 1.3f};
     enum { IMAGES = 24, SPACE = 36, COUNT = 4 * SPACE };
     for (int width = 2; width <= 8; width += 2) {
-        uint8_t bits[HAND_SITES];
+        nbi_choice bits[HAND_SITES];
         float *got = malloc(IMAGES * COUNT * sizeof *got);
         float *want = malloc(IMAGES * COUNT * sizeof *want);
         hand data, *h = &data;
@@ -514,7 +514,7 @@ static void test_correction_outputs(void **state) {
 static void test_footprint(void **state) {
     (void)state;
     for (int pixels = 0; pixels < 2; pixels++) {
-        uint8_t bits[HAND_SITES];
+        nbi_choice bits[HAND_SITES];
         hand data, *h = zoo_ready(&data, 90 + (uint64_t)pixels, 4, pixels);
         nbi_scorer *s = hand_scorer(h, 4, 1u << 20);
         size_t fixed = 0;
@@ -549,7 +549,7 @@ static void test_footprint(void **state) {
 
 static void test_profile(void **state) {
     (void)state;
-    uint8_t bits[HAND_SITES];
+    nbi_choice bits[HAND_SITES];
     nbi_frozen *frozen;
     nbi_program *p;
     nbi_runner *runner;

@@ -86,7 +86,7 @@ static int tear_down(void **state) {
 }
 
 /* Policy number k: pseudo-random widths, activations below 8 bits in odd ones. */
-static void make_bits(const fixture *f, unsigned k, uint8_t *bits) {
+static void make_bits(const fixture *f, unsigned k, nbi_choice *bits) {
     nbi_rng rng;
     nbi_rng_seed(&rng, k, 11);
     for (int i = 0; i < f->net->n_sites; i++) {
@@ -108,7 +108,7 @@ static void test_scores_do_not_depend_on_how(void **state) {
     fixture *f = *state;
     enum { POLICIES = 5 };
     int edge = nbi_score_edge(f->net);
-    uint8_t bits[256];
+    nbi_choice bits[256];
     float first[POLICIES][IMAGES * 10], again[IMAGES * 10];
     assert_in_range(f->net->n_sites, 1, 256);
     nb_ctx_set_threads(f->ctx, 1);
@@ -137,7 +137,7 @@ static void test_scores_do_not_depend_on_room_for_sums(void **state) {
     int edge = nbi_score_edge(f->net);
     const size_t room[] = {(size_t)64 << 20, (size_t)600 << 10, 0};
     static float scores[3][IMAGES * 10];
-    uint8_t bits[256];
+    nbi_choice bits[256];
     nb_ctx_set_threads(f->ctx, 2);
     make_bits(f, 1, bits);
     for (size_t i = 0; i < NBI_COUNT(room); i++) {
@@ -156,7 +156,7 @@ static void test_frozen_program_is_what_was_scored(void **state) {
     nbi_scorer *s = new_scorer(f, (size_t)1 << 26);
     double fixed = -1;
     for (unsigned k = 0; k < 4; k++) {
-        uint8_t bits[256];
+        nbi_choice bits[256];
         float scored[IMAGES * 10];
         int32_t out[IMAGES * 10], *outputs[8] = {out};
         nbi_frozen *frozen;
@@ -190,7 +190,7 @@ static void test_frozen_program_is_what_was_scored(void **state) {
 static void test_corrections_are_small_at_8_bits(void **state) {
     fixture *f = *state;
     nbi_scorer *s = new_scorer(f, 0);
-    uint8_t bits[256];
+    nbi_choice bits[256];
     nbi_frozen *frozen;
     for (int i = 0; i < f->net->n_sites; i++) bits[i] = 8;
     assert_int_equal(nbi_scorer_freeze(f->ctx, s, bits, &frozen), NB_OK);
@@ -215,7 +215,7 @@ static void test_corrections_are_small_at_8_bits(void **state) {
 static void test_wrong_widths_are_named(void **state) {
     fixture *f = *state;
     nbi_scorer *s = new_scorer(f, 0);
-    uint8_t bits[256];
+    nbi_choice bits[256];
     float values[IMAGES * 10];
     make_bits(f, 0, bits);
     bits[3] = 9;
