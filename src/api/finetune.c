@@ -246,7 +246,8 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
         loss[n++] = q->teacher_loss;
     }
     snprintf(policy, sizeof policy, "%016llx",
-             (unsigned long long)nbi_hash(NBI_HASH_START, bits, (size_t)s->net->n_sites));
+             (unsigned long long)nbi_hash(NBI_HASH_START, bits,
+                                            (size_t)s->net->n_sites * sizeof *bits));
     const nbi_pair identity[] = {{"policy", policy},
                                  {"data", s->o->data.path},
                                  {"teacher", q->teacher >= 0 ? "yes" : "no"}};
