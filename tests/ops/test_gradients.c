@@ -526,6 +526,18 @@ static void test_scheme_mix(void **state) {
     scheme_mix("activations", "uniform:4", 1, true, false);
 }
 
+static void test_gumbel_softmax(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        gc_begin("org.nibble", "GumbelSoftmax", 13);
+        gc.seed = seed;
+        gc_float(1, DIMS(5), -1, 1);
+        *(float *)gc_const(NB_DTYPE_F32, 0, NULL) = 0.7f;
+        gc_node();
+        gc_check();
+    }
+}
+
 static void test_slice_pad(void **state) {
     static const char *const mode[] = {"constant", "edge", "reflect", "wrap"};
     (void)state;
@@ -611,7 +623,7 @@ int main(void) {
         cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
         cmocka_unit_test(test_fakequant),
-        cmocka_unit_test(test_scheme_mix),
+        cmocka_unit_test(test_scheme_mix),    cmocka_unit_test(test_gumbel_softmax),
         cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_dequantize),
         cmocka_unit_test(test_every_operator),
     };
