@@ -116,15 +116,16 @@ static nb_status one_step(nbi_loop *l) {
     l->inputs[n++] = batch.x;
     if (batch.target && n < s->graph->n_inputs) l->inputs[n++] = batch.target;
     if (s->more) NB_TRY(s->more(l->ctx, s->user, &batch, l->inputs + n));
-    if (s->begin) NB_TRY(s->begin(l->ctx, s->user, l->step, l->schedule.steps));
+    if (s->begin) NB_TRY(s->begin(l->ctx, s->step_user, l->step, l->schedule.steps));
     NB_TRY(nbi_tape_forward(l->ctx, l->tape, l->inputs,
                             nbi_hash(NBI_HASH_START, parts, sizeof parts)));
     NB_TRY(read_loss(l, &loss));
     NB_TRY(nbi_tape_backward(l->ctx, l->tape, s->weight));
     for (int i = 0; i < s->n_params; i++) l->value[i].gradient = nbi_tape_gradient(l->tape, i);
-    if (s->adjust) NB_TRY(s->adjust(l->ctx, s->user, l->step, l->value));
-    nb_status st =
-        nbi_optimizer_step(l->ctx, l->optimizer, nbi_schedule_lr(&l->schedule, l->step), &l->norm);
+    double lr = nbi_schedule_lr(&l->schedule, l->step);
+    if (s->adjust)
+        NB_TRY(s->adjust(l->ctx, s->step_user, l->step, l->schedule.steps, lr, l->value));
+    nb_status st = nbi_optimizer_step(l->ctx, l->optimizer, lr, &l->norm);
     if (st == NB_ENUMERIC) return not_finite(l, nb_ctx_message(l->ctx));
     NB_TRY(st);
     nbi_tape_advance(l->tape);
