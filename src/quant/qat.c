@@ -415,8 +415,8 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
     q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
-    q->train = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->train);
-    q->decays = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->decays);
+    q->train = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->train);
+    q->decays = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->decays);
     q->state = nbi_arena_alloc(a, 2 * layers, sizeof *q->state);
     b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);

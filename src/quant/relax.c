@@ -2,6 +2,7 @@
 #include "quant/relax.h"
 
 #include "quant/fit.h"
+#include "ops/op.h"
 #include "quant/relax_parts.h"
 #include "schemes/schemes.h"
 
@@ -67,10 +68,12 @@ static bool is_weight(const grower *b) {
     return b->site->kind == NBI_SITE_WEIGHT;
 }
 
-static nb_status roles(grower *b, nbi_node *node) {
+/* A scheme without an unsigned form uses its signed one (so does SchemeMix by itself). */
+static nb_status roles(grower *b, nbi_node *node, bool has_unsigned) {
     nbi_graph *g = b->q->graph;
     NB_TRY(nbi_node_set_text(b->ctx, g, node, "role", is_weight(b) ? "weights" : "activations"));
-    NB_TRY(nbi_node_set_int(b->ctx, g, node, "unsigned", b->v->is_unsigned));
+    NB_TRY(nbi_node_set_int(b->ctx, g, node, "unsigned",
+                            b->v->is_unsigned && has_unsigned));
     return nbi_node_set_int(b->ctx, g, node, "axis", b->v->axis);
 }
 
@@ -116,7 +119,7 @@ static nb_status mixture(grower *b, const nbi_relax_site *s, int *out) {
     in[1] = p;
     NB_TRY(add_node(b, "org.nibble", "SchemeMix", 2, in, out, &node));
     NB_TRY(nbi_node_set_text(b->ctx, b->q->graph, node, "candidates", text));
-    NB_TRY(roles(b, node));
+    NB_TRY(roles(b, node, true));
     return finish(b, node);
 }
 
@@ -164,7 +167,7 @@ static nb_status steps_by_width(grower *b, int *out) {
 
 static nb_status params_of(grower *b, const nbi_scheme *scheme, int *out) {
     nbi_scheme_use use = {.bits = nbi_scheme_max_bits(scheme, is_weight(b)),
-                          .weights = is_weight(b), .is_unsigned = b->v->is_unsigned};
+                          .weights = is_weight(b), .is_unsigned = false};
     int64_t groups = 1;
     if (scheme == nbi_scheme_find("lsq")) return steps_by_width(b, out);
     if (!(scheme->flags & NBI_SCHEME_REFIT) || (scheme->flags & NBI_SCHEME_LEARNED))
@@ -187,7 +190,7 @@ static nb_status width(grower *b, const nbi_relax_site *s, int *out) {
     NB_TRY(add_node(b, "org.nibble", "FakeQuant", 3, in, out, &node));
     NB_TRY(nbi_node_set_text(b->ctx, b->q->graph, node, "scheme", scheme->name));
     NB_TRY(nbi_node_set_int(b->ctx, b->q->graph, node, "training", 1));
-    NB_TRY(roles(b, node));
+    NB_TRY(roles(b, node, scheme->flags & NBI_SCHEME_UNSIGNED));
     return finish(b, node);
 }
 
@@ -224,13 +227,16 @@ static nb_status copy_spec(nb_ctx *ctx, nbi_relax *r, const nbi_relax_spec *spec
     size_t n = (size_t)r->net->n_sites;
     nbi_relax_site *site = nbi_arena_alloc(&r->arena, n + 1, sizeof *site);
     nbi_choice *start = nbi_arena_alloc(&r->arena, n + 1, sizeof *start);
+    r->built = nbi_arena_alloc(&r->arena, n + 1, sizeof *r->built);
     r->vertex = nbi_arena_alloc(&r->arena, n + 1, sizeof *r->vertex);
     r->gradient = nbi_arena_alloc(&r->arena, n + 1, sizeof *r->gradient);
-    if (!site || !start || !r->vertex || !r->gradient)
+    if (!site || !start || !r->built || !r->vertex || !r->gradient)
         return nb_fail_memory(ctx, n * sizeof *site);
     r->spec = *spec;
     memcpy(site, spec->site, n * sizeof *site);
     memcpy(start, spec->start, n * sizeof *start);
+    for (size_t s = 0; s < n; s++)
+        r->built[s] = site[s].n ? (nbi_choice)bits_of(start[s]) : start[s];
     r->spec.site = site;
     r->spec.start = start;
     for (size_t s = 0; s < n; s++)
@@ -252,7 +258,7 @@ nb_status nbi_relax_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *ne
     NB_TRYG(copy_spec(ctx, r, spec));
     o.vertex = vertex;
     o.vertex_user = r;
-    NB_TRYG(nbi_qat_new(ctx, source, net, r->spec.start, edge, &o, &r->qat));
+    NB_TRYG(nbi_qat_new(ctx, source, net, r->built, edge, &o, &r->qat));
     add_learned(r);
     if (r->n_learned == 0) {
         st = nb_fail(ctx, NB_EINVAL, "there is nothing to choose: every tensor has one candidate");

@@ -16,6 +16,7 @@ struct nbi_relax {
     nbi_arena arena;
     const nbi_qnet *net;
     nbi_qat *qat;
+    nbi_choice *built; /* [n_sites]: start, the uniform scheme where a vertex takes over */
     nbi_relax_vertex *vertex; /* [n_sites] */
     int tau;                  /* schemes: the temperature, one constant */
     int shared[2];            /* model-wise: θ of weights, of activations */
