@@ -369,7 +369,8 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
     spec.n_identity = identify(t, decay, text, identity);
     NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
     for (int i = 0; i < q->n_train; i++)
-        param[i] = (nbi_loop_param){q->train[i], 1, q->decays[i] ? (float)decay : 0};
+        param[i] = (nbi_loop_param){
+            .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? (float)decay : 0};
     spec.param = param;
     nb_status st = nbi_loop_run(s->ctx, &spec, r);
     nbi_free(param);
