@@ -1,5 +1,5 @@
 /* The end of a job: limits beside what came out, trained values, results.json, the answer. */
-#include "api/run.h"
+#include "api/finished.h"
 
 #include <math.h>
 #include <stdio.h>

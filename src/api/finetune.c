@@ -1,7 +1,7 @@
 /* Fine-tuning the chosen policy: quantization-aware training on the training split, judged after
  * every epoch by the integer program on validation images. The best epoch is delivered, if it is
  * better than what there was before. */
-#include "api/run.h"
+#include "api/finished.h"
 
 #include "exec/exec.h"
 #include "quant/qat.h"

@@ -1,6 +1,6 @@
 /* nb_finetune: a finished run is opened again by its own settings, its policy trained further, and
  * the new files replace the old ones together. */
-#include "api/run.h"
+#include "api/finished.h"
 
 #include "base/stage.h"
 #include "search/netproblem.h"

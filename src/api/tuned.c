@@ -1,7 +1,7 @@
 /* DIR/tuned.npz: the float values behind a fine-tuned model, from which a further fine-tuning goes
  * on: what was trained, running statistics, and the steps of weights that are not trained. A tensor
  * is found by its place; model and policy, which fix the places, are named by their hashes. */
-#include "api/run.h"
+#include "api/finished.h"
 
 #include "train/checkpoint.h"
 

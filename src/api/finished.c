@@ -1,6 +1,6 @@
 /* The settings of a run, written and read by one table: an option that changes what a session is
  * has a row here. */
-#include "api/run.h"
+#include "api/finished.h"
 
 #include <stddef.h>
 #include <stdio.h>

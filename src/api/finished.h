@@ -1,6 +1,6 @@
 /* A finished run: what results.json keeps so that it can be gone on with, and the trained values. */
-#ifndef NIBBLE_API_RUN_H
-#define NIBBLE_API_RUN_H
+#ifndef NIBBLE_API_FINISHED_H
+#define NIBBLE_API_FINISHED_H
 
 #include "api/session.h"
 
