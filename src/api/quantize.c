@@ -43,6 +43,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));
+    json_object_set_new(root, "decisions", nbi_decisions_json(s));
     json_decref(policy);
     nbi_free(bits);
     if (st == NB_OK)

@@ -94,6 +94,8 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
                              nbi_program **program);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
+/* {sites[], layers[], untouched[]}, each with its reasons: decisions.c. */
+json_t *nbi_decisions_json(const nbi_session *s);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */
 nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits);
 
