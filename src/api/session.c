@@ -347,7 +347,8 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .n_weight_bits = s->n_weight_bits,
                                  .n_activation_bits = s->n_activation_bits, .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
-                                 .study = s->study, .improved = write_improvement, .user = s};
+                                 .study = s->study, .improved = write_improvement,
+                                 .curvature = nbi_curvature, .user = s};
     memcpy(po.weight_bits, s->weight_bits, sizeof po.weight_bits);
     memcpy(po.activation_bits, s->activation_bits, sizeof po.activation_bits);
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
