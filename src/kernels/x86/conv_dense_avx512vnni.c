@@ -22,7 +22,7 @@ static void vnni_1(const nbi_tile *t, size_t first) {
     const uint8_t *w = t->w, *x = t->pixel[first];
     for (size_t k = 0; k < t->steps; k++, w += 64)
         a = _mm512_dpbusd_epi32(a, broadcast64(x + t->offset[k]), _mm512_loadu_si512(w));
-    _mm512_storeu_si512(t->acc + first * NBI_LANES, a);
+    _mm512_storeu_si512(t->acc + first * t->stride, a);
 }
 
 /* 8 pixels: enough independent sums to hide the latency. */
@@ -42,15 +42,16 @@ static void vnni_8(const nbi_tile *t, size_t first) {
         g = _mm512_dpbusd_epi32(g, broadcast64(x[6] + at), v);
         h = _mm512_dpbusd_epi32(h, broadcast64(x[7] + at), v);
     }
-    int32_t *acc = t->acc + first * NBI_LANES;
+    int32_t *acc = t->acc + first * t->stride;
+    const size_t next = t->stride;
     _mm512_storeu_si512(acc, a);
-    _mm512_storeu_si512(acc + 16, b);
-    _mm512_storeu_si512(acc + 32, c);
-    _mm512_storeu_si512(acc + 48, d);
-    _mm512_storeu_si512(acc + 64, e);
-    _mm512_storeu_si512(acc + 80, f);
-    _mm512_storeu_si512(acc + 96, g);
-    _mm512_storeu_si512(acc + 112, h);
+    _mm512_storeu_si512(acc += next, b);
+    _mm512_storeu_si512(acc += next, c);
+    _mm512_storeu_si512(acc += next, d);
+    _mm512_storeu_si512(acc += next, e);
+    _mm512_storeu_si512(acc += next, f);
+    _mm512_storeu_si512(acc += next, g);
+    _mm512_storeu_si512(acc += next, h);
 }
 
 static void vnni_tile(const nbi_tile *t) {

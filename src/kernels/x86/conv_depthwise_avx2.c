@@ -39,8 +39,8 @@ static void depthwise_tile(const nbi_tile *t) {
             two_taps(load(x + first), load(x + second), wl, wh, &xl, &xh);
             two_taps(load(y + first), load(y + second), wl, wh, &yl, &yh);
         }
-        finish_pixel(t->acc + i * NBI_LANES, t->bias, xl, xh);
-        finish_pixel(t->acc + (i + 1) * NBI_LANES, t->bias, yl, yh);
+        finish_pixel(t->acc + i * t->stride, t->bias, xl, xh);
+        finish_pixel(t->acc + (i + 1) * t->stride, t->bias, yl, yh);
     }
 }
 
