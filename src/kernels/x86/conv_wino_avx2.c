@@ -35,6 +35,7 @@ typedef struct geometry {
     size_t c, blocks;          /* input channels; blocks of 16 output channels */
     size_t row_bytes, image;   /* of the padded image */
     size_t input, product;     /* bytes of a group's transformed inputs, of its products */
+    size_t requant;            /* bytes of its constants, all blocks */
     size_t block_bytes;        /* of packed weights */
 } geometry;
 
@@ -51,6 +52,7 @@ static geometry geometry_of(const nbk_conv *p) {
     g.image = round_up((g.rows * SIDE + 2) * g.row_bytes + 2 * NBI_KERNEL_SLACK, 64);
     g.input = PLACES * TILES * g.c * sizeof(int16_t);
     g.product = PLACES * TILES * NBI_LANES * sizeof(int32_t);
+    g.requant = g.blocks * sizeof(nbi_requant);
     g.block_bytes = PLACES * g.c * NBI_LANES * sizeof(int16_t);
     return g;
 }
@@ -62,7 +64,7 @@ static size_t packed_bytes(const nbk_conv *p) {
 
 static size_t scratch_bytes(const nbk_conv *p) {
     const geometry g = geometry_of(p);
-    return g.image + g.input + g.product;
+    return g.image + g.input + g.product + g.requant;
 }
 
 /* Worth it where tiles fit the image well: they cost a half to three quarters of what a direct
@@ -228,9 +230,9 @@ static inline __m256i divide(__m256i v, __m256i bias) {
     return _mm256_add_epi32(bias, _mm256_srai_epi32(_mm256_mullo_epi32(v, ninth), 6));
 }
 
-/* 8 channels of a tile: m: [place], acc: [4][4] pixels, in bytes resp. elements apart. */
-static inline void untransform(const int32_t *m, const int32_t *bias, int32_t *acc,
-                               size_t row, size_t pixel) {
+/* 8 channels of a tile: m: [place], acc: 4 rows of 4 pixels, so many elements apart. */
+static inline void untransform(const int32_t *m, const int32_t *bias, int32_t *acc, size_t row,
+                               size_t pixel) {
     const size_t place = TILES * NBI_LANES * sizeof *m;
     const __m256i b = load(bias);
     __m256i t[SIDE][WINDOW], y[SIDE];
@@ -249,24 +251,48 @@ typedef struct job {
     geometry g;
     const int16_t *w;
     void *out;
-    int32_t *acc;             /* not NULL: the sums instead of out */
-    const uint8_t *image;
-    int16_t *input;           /* [place][TILES][c] */
-    int32_t *product;         /* [place][TILES][16] */
+    int32_t *acc;         /* not NULL: the sums instead of out */
+    int16_t *input;       /* [place][TILES][c] */
+    int32_t *product;     /* [place][TILES][16] */
+    nbi_requant *requant; /* [block] */
 } job;
 
-/* The rows of a tile that lie in the image, from acc[4][4][16]. */
-static void emit(const job *j, const nbi_requant *q, size_t tile, const int32_t *acc) {
-    const size_t y = tile / j->g.columns * SIDE, x = tile % j->g.columns * SIDE;
-    const size_t width = (size_t)j->p->out_w, height = (size_t)j->p->out_h;
-    const size_t n = width - x < SIDE ? width - x : SIDE;
-    for (size_t r = 0; r < SIDE && y + r < height; r++, acc += SIDE * NBI_LANES) {
-        const size_t first = (y + r) * width + x;
-        if (!j->acc) {
-            nbi_requant_avx2(q, acc, NBI_LANES, first, n, j->out);
-            continue;
-        }
-        for (size_t k = 0; k < n; k++)
+/* Neighbouring tiles of a group, all in one row of tiles. */
+typedef struct run_of_tiles {
+    size_t slot, n;      /* in the group */
+    size_t y, x;         /* first pixel */
+    size_t width, height; /* in pixels, inside the image */
+} run_of_tiles;
+
+static run_of_tiles find_run(const job *j, size_t first, size_t slot, size_t n) {
+    const size_t tile = first + slot, column = tile % j->g.columns;
+    const size_t w = (size_t)j->p->out_w, h = (size_t)j->p->out_h;
+    run_of_tiles r = {.slot = slot, .y = tile / j->g.columns * SIDE, .x = column * SIDE};
+    r.n = j->g.columns - column < n - slot ? j->g.columns - column : n - slot;
+    r.width = w - r.x < r.n * SIDE ? w - r.x : r.n * SIDE;
+    r.height = h - r.y < SIDE ? h - r.y : SIDE;
+    return r;
+}
+
+/* The outputs of a run: whole tiles of sums in place, all else through rows of 16 channels. */
+static void finish_run(const job *j, const nbi_requant *q, const int32_t *bias,
+                       const run_of_tiles *r) {
+    _Alignas(64) int32_t rows[SIDE * TILES * SIDE * NBI_LANES];
+    const size_t width = (size_t)j->p->out_w, start = r->y * width + r->x;
+    const bool direct = j->acc && q->channels == NBI_LANES && r->width == r->n * SIDE &&
+                        r->height == SIDE;
+    const size_t pixel = direct ? q->stride : NBI_LANES;
+    const size_t row = direct ? width * q->stride : r->n * SIDE * NBI_LANES;
+    int32_t *acc = direct ? j->acc + start * q->stride + (size_t)q->first : rows;
+    for (size_t k = 0; k < r->n; k++) {
+        const int32_t *m = j->product + (r->slot + k) * NBI_LANES;
+        untransform(m, bias, acc + k * SIDE * pixel, row, pixel);
+        untransform(m + 8, bias + 8, acc + k * SIDE * pixel + 8, row, pixel);
+    }
+    for (size_t y = 0; y < r->height && !direct; y++, acc += row) {
+        const size_t first = start + y * width;
+        if (!j->acc) nbi_requant_avx2(q, acc, NBI_LANES, first, r->width, j->out);
+        for (size_t k = 0; k < r->width && j->acc; k++)
             memcpy(j->acc + (first + k) * q->stride + (size_t)q->first, acc + k * NBI_LANES,
                    (size_t)q->channels * sizeof *acc);
     }
@@ -276,31 +302,36 @@ static void emit(const job *j, const nbi_requant *q, size_t tile, const int32_t 
 static void run_block(const job *j, size_t first, size_t n, size_t block) {
     const geometry *g = &j->g;
     const int16_t *w = j->w + block * g->block_bytes / sizeof *w;
-    const int start = (int)block * NBI_LANES;
-    const int channels = j->p->out_c - start < NBI_LANES ? j->p->out_c - start : NBI_LANES;
-    _Alignas(64) int32_t acc[TILE_PIXELS * NBI_LANES], bias[NBI_LANES] = {0};
-    nbi_requant q;
+    const nbi_requant *q = &j->requant[block];
+    _Alignas(32) int32_t bias[NBI_LANES] = {0};
     for (size_t place = 0; place < PLACES; place++, w += g->c * NBI_LANES)
         for (size_t t = 0; t < n; t += TOGETHER)
             multiply(j->input + (place * TILES + t) * g->c, g->c, w,
                      j->product + (place * TILES + t) * NBI_LANES);
-    memcpy(bias, j->p->bias + start, (size_t)channels * sizeof *bias);
-    nbi_requant_init(&q, j->p, NULL, start, channels);
-    for (size_t t = 0; t < n; t++) {
-        const int32_t *m = j->product + t * NBI_LANES;
-        untransform(m, bias, acc, SIDE * NBI_LANES, NBI_LANES);
-        untransform(m + 8, bias + 8, acc + 8, SIDE * NBI_LANES, NBI_LANES);
-        emit(j, &q, first + t, acc);
+    memcpy(bias, j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
+    for (size_t t = 0; t < n;) {
+        const run_of_tiles r = find_run(j, first, t, n);
+        finish_run(j, q, bias, &r);
+        t += r.n;
+    }
+}
+
+static void init_requant(const job *j) {
+    const int lanes = NBI_LANES;
+    for (int first = 0; first < j->p->out_c; first += lanes) {
+        const int rest = j->p->out_c - first, n = rest < lanes ? rest : lanes;
+        nbi_requant_init(&j->requant[first / lanes], j->p, NULL, first, n);
     }
 }
 
 static void run_all(const nbk_conv *p, const void *packed, const void *in, void *out, int32_t *acc,
                     void *scratch) {
     job j = {.p = p, .g = geometry_of(p), .w = packed, .out = out, .acc = acc};
-    uint8_t *image = scratch;
-    j.image = image;
-    j.input = (int16_t *)(void *)(image + j.g.image);
-    j.product = (int32_t *)(void *)(image + j.g.image + j.g.input);
+    uint8_t *image = scratch, *next = image + j.g.image;
+    j.input = (int16_t *)(void *)next, next += j.g.input;
+    j.product = (int32_t *)(void *)next, next += j.g.product;
+    j.requant = (nbi_requant *)(void *)next;
+    init_requant(&j);
     pad(p, &j.g, in, image);
     const size_t tiles = j.g.rows * j.g.columns;
     for (size_t first = 0; first < tiles; first += TILES) {
