@@ -49,6 +49,11 @@ static buffers buffers_make(const problem *q) {
     return b;
 }
 
+static void buffers_free(const buffers *b) {
+    nbi_free(b->out);
+    nbi_free(b->acc);
+}
+
 static void check(const char *kernel, const problem *q, const buffers *b, size_t shape_number,
                   uint64_t seed) {
     for (size_t i = 0; i < q->outputs; i++) {
@@ -62,8 +67,7 @@ static void check(const char *kernel, const problem *q, const buffers *b, size_t
     for (size_t i = 0; i < CANARY; i++)
         if (b->out[b->bytes + i] != 0xa5 || ((uint8_t *)(b->acc + q->outputs))[i] != 0xa5)
             fail_msg("%s writes behind its output, shape %zu", kernel, shape_number);
-    nbi_free(b->out);
-    nbi_free(b->acc);
+    buffers_free(b);
 }
 
 static void check_reference(const problem *q, size_t shape_number, uint64_t seed) {
@@ -101,7 +105,7 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
                       uint64_t seed) {
     if (row->depthwise != q->depthwise) return;
     if (row->supports && !row->supports(&q->p, &q->range)) return;
-    buffers b = buffers_make(q), finished = buffers_make(q);
+    buffers b = buffers_make(q), finished = buffers_make(q), parted = buffers_make(q);
     void *packed = must_alloc(row->packed_bytes(&q->p));
     const size_t scratch_bytes = row->scratch_bytes(&q->p);
     uint8_t *scratch = must_alloc(scratch_bytes + CANARY);
@@ -109,6 +113,10 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
     row->pack(&q->p, q->levels, packed);
     row->run(&q->p, &q->range, packed, q->in, b.out, scratch);
     row->sums(&q->p, &q->range, packed, q->in, b.acc, scratch);
+    const int parts = 1 + (int)(seed % 3);
+    for (int k = parts - 1; k >= 0 && row->run_part; k--)
+        row->run_part(&q->p, &q->range, packed, q->in, parted.out, scratch, k, parts);
+    if (row->run_part) memcpy(parted.acc, b.acc, q->outputs * 4);
     row->finish(&q->p, b.acc, NULL, q->pixels, finished.out);
     memcpy(finished.acc, b.acc, q->outputs * 4);
     check_shifted(row, q, &b);
@@ -117,6 +125,8 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
             fail_msg("%s writes behind its scratch, shape %zu", row->name, shape_number);
     check(row->name, q, &b, shape_number, seed);
     check(row->name, q, &finished, shape_number, seed);
+    if (row->run_part) check(row->name, q, &parted, shape_number, seed);
+    else buffers_free(&parted);
     nbi_free(packed);
     nbi_free(scratch);
 }

@@ -334,12 +334,17 @@ static size_t wide_scratch(const nbk_conv *p) {
 }
 static void wide_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&WIDE, p, &io);
+}
+static void wide_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                          const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&WIDE, p, &io);
 }
 static void wide_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                       const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&WIDE, p, &io);
 }
 
@@ -357,12 +362,17 @@ static size_t ubs_scratch(const nbk_conv *p) {
 }
 static void ubs_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                     const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&UBS, p, &io);
+}
+static void ubs_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                         const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&UBS, p, &io);
 }
 static void ubs_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&UBS, p, &io);
 }
 
@@ -374,6 +384,7 @@ const nbi_conv_kernel nbi_conv_row_avx2_wide = {
     .pack = wide_pack,
     .scratch_bytes = wide_scratch,
     .run = wide_run,
+    .run_part = wide_run_part,
     .sums = wide_sums,
     .finish = nbi_finish_x86,
 };
@@ -385,6 +396,7 @@ const nbi_conv_kernel nbi_conv_row_avx2_ubs = {
     .pack = ubs_pack,
     .scratch_bytes = ubs_scratch,
     .run = ubs_run,
+    .run_part = ubs_run_part,
     .sums = ubs_sums,
     .finish = nbi_finish_x86,
 };

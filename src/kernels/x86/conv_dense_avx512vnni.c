@@ -72,12 +72,17 @@ static size_t vnni_scratch(const nbk_conv *p) {
 }
 static void vnni_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&VNNI, p, &io);
+}
+static void vnni_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                          const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&VNNI, p, &io);
 }
 static void vnni_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                       const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&VNNI, p, &io);
 }
 
@@ -89,6 +94,7 @@ const nbi_conv_kernel nbi_conv_row_avx512vnni = {
     .pack = vnni_pack,
     .scratch_bytes = vnni_scratch,
     .run = vnni_run,
+    .run_part = vnni_run_part,
     .sums = vnni_sums,
     .finish = nbi_finish_x86,
 };

@@ -388,8 +388,9 @@ void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io
     const int32_t *sums = io->packed;
     const uint8_t *w = (const uint8_t *)io->packed + head_bytes(p, &j.l);
     uint8_t *buffer = (uint8_t *)io->scratch + offset_bytes(&j.l);
-    for (j.y = 0; j.y < p->out_h; j.y += j.band.height) {
-        j.height = p->out_h - j.y < j.band.height ? p->out_h - j.y : j.band.height;
+    const int end = io->parts ? p->out_h * (io->part + 1) / io->parts : p->out_h;
+    for (j.y = io->parts ? p->out_h * io->part / io->parts : 0; j.y < end; j.y += j.band.height) {
+        j.height = end - j.y < j.band.height ? end - j.y : j.band.height;
         j.base = nbi_band_fill(p, &j.band, d->copy, add, io->in, j.y, j.height, buffer);
         run_band(&j, sums, w, add);
     }

@@ -19,7 +19,8 @@
 
 enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 8, TOGETHER = 4 };
 enum { TILE_PIXELS = SIDE * SIDE };
-#define MOST_PACKED ((size_t)3 << 19) /* bytes; behind it reading weights takes longer than products */
+#define MOST_PACKED                                                                                \
+    ((size_t)3 << 19) /* bytes; behind it reading weights takes longer than products */
 
 static inline __m256i load(const void *at) {
     return _mm256_loadu_si256((const __m256i *)at);
@@ -31,12 +32,12 @@ static inline void store(void *at, __m256i v) {
 /* ---- shapes -------------------------------------------------------------------------------- */
 
 typedef struct geometry {
-    size_t rows, columns;      /* of tiles */
-    size_t c, blocks;          /* input channels; blocks of 16 output channels */
-    size_t row_bytes, image;   /* of the padded image */
-    size_t input, product;     /* bytes of a group's transformed inputs, of its products */
-    size_t requant;            /* bytes of its constants, all blocks */
-    size_t block_bytes;        /* of packed weights */
+    size_t rows, columns;    /* of tiles */
+    size_t c, blocks;        /* input channels; blocks of 16 output channels */
+    size_t row_bytes, image; /* of the padded image */
+    size_t input, product;   /* bytes of a group's transformed inputs, of its products */
+    size_t requant;          /* bytes of its constants, all blocks */
+    size_t block_bytes;      /* of packed weights */
 } geometry;
 
 static size_t round_up(size_t n, size_t to) {
@@ -167,23 +168,25 @@ static inline void transform(const uint8_t *at, size_t row_bytes, size_t c, uint
 static void transform_tile(const geometry *g, const uint8_t *at, uint8_t type, int16_t *to) {
     const size_t apart = TILES * g->c;
     for (size_t c = 0; c < g->c; c += NBI_LANES) {
-        if (type == NBK_U8) transform(at + c, g->row_bytes, g->c, NBK_U8, to + c, apart);
-        else transform(at + c, g->row_bytes, g->c, NBK_S8, to + c, apart);
+        if (type == NBK_U8)
+            transform(at + c, g->row_bytes, g->c, NBK_U8, to + c, apart);
+        else
+            transform(at + c, g->row_bytes, g->c, NBK_S8, to + c, apart);
     }
 }
 
 /* ---- products ------------------------------------------------------------------------------ */
 
 /* One tile of a step: a pair of channels times both vectors of weights. */
-#define WINO_TILE(x, low, high, one, other)             \
-    "vpbroadcastd (%[x]" x "), %%ymm10\n\t"             \
-    "vpmaddwd %%ymm8, %%ymm10, %%" one "\n\t"           \
-    "vpmaddwd %%ymm9, %%ymm10, %%" other "\n\t"         \
-    "vpaddd %%" one ", %[" low "], %[" low "]\n\t"      \
+#define WINO_TILE(x, low, high, one, other)                                                        \
+    "vpbroadcastd (%[x]" x "), %%ymm10\n\t"                                                        \
+    "vpmaddwd %%ymm8, %%ymm10, %%" one "\n\t"                                                      \
+    "vpmaddwd %%ymm9, %%ymm10, %%" other "\n\t"                                                    \
+    "vpaddd %%" one ", %[" low "], %[" low "]\n\t"                                                 \
     "vpaddd %%" other ", %[" high "], %[" high "]\n\t"
 
-/* TOGETHER tiles × 16 output channels of one place: x: [tile][c], w: [c / 2][16][2], to: [tile][16].
- * In assembly as in conv_dense_avx2.c. */
+/* TOGETHER tiles × 16 output channels of one place: x: [tile][c], w: [c / 2][16][2], to:
+ * [tile][16]. In assembly as in conv_dense_avx2.c. */
 static inline void multiply(const int16_t *x, size_t c, const int16_t *w, int32_t *to) {
     __m256i a0 = _mm256_setzero_si256(), a1 = a0;
     __m256i b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
@@ -259,8 +262,8 @@ typedef struct job {
 
 /* Neighbouring tiles of a group, all in one row of tiles. */
 typedef struct run_of_tiles {
-    size_t slot, n;      /* in the group */
-    size_t y, x;         /* first pixel */
+    size_t slot, n;       /* in the group */
+    size_t y, x;          /* first pixel */
     size_t width, height; /* in pixels, inside the image */
 } run_of_tiles;
 
@@ -279,8 +282,8 @@ static void finish_run(const job *j, const nbi_requant *q, const int32_t *bias,
                        const run_of_tiles *r) {
     _Alignas(64) int32_t rows[SIDE * TILES * SIDE * NBI_LANES];
     const size_t width = (size_t)j->p->out_w, start = r->y * width + r->x;
-    const bool direct = j->acc && q->channels == NBI_LANES && r->width == r->n * SIDE &&
-                        r->height == SIDE;
+    const bool direct =
+        j->acc && q->channels == NBI_LANES && r->width == r->n * SIDE && r->height == SIDE;
     const size_t pixel = direct ? q->stride : NBI_LANES;
     const size_t row = direct ? width * q->stride : r->n * SIDE * NBI_LANES;
     int32_t *acc = direct ? j->acc + start * q->stride + (size_t)q->first : rows;
@@ -324,8 +327,30 @@ static void init_requant(const job *j) {
     }
 }
 
-static void run_all(const nbk_conv *p, const void *packed, const void *in, void *out, int32_t *acc,
-                    void *scratch) {
+/* Groups of tiles and blocks of channels, the ones behind the last. */
+typedef struct range_of_work {
+    size_t group, groups, block, blocks;
+} range_of_work;
+
+static range_of_work all_work(const geometry *g) {
+    return (range_of_work){0, (g->rows * g->columns + TILES - 1) / TILES, 0, g->blocks};
+}
+
+/* By groups if there are enough of them; else every part transforms the inputs for its blocks. */
+static range_of_work part_of_work(const geometry *g, size_t part, size_t parts) {
+    range_of_work r = all_work(g);
+    if (r.groups >= parts) {
+        r.group = r.groups * part / parts;
+        r.groups = r.groups * (part + 1) / parts;
+    } else {
+        r.block = r.blocks * part / parts;
+        r.blocks = r.blocks * (part + 1) / parts;
+    }
+    return r;
+}
+
+static void run_work(const nbk_conv *p, const void *packed, const void *in, void *out, int32_t *acc,
+                     void *scratch, range_of_work work) {
     job j = {.p = p, .g = geometry_of(p), .w = packed, .out = out, .acc = acc};
     uint8_t *image = scratch, *next = image + j.g.image;
     j.input = (int16_t *)(void *)next, next += j.g.input;
@@ -334,27 +359,36 @@ static void run_all(const nbk_conv *p, const void *packed, const void *in, void 
     init_requant(&j);
     pad(p, &j.g, in, image);
     const size_t tiles = j.g.rows * j.g.columns;
-    for (size_t first = 0; first < tiles; first += TILES) {
-        const size_t n = tiles - first < TILES ? tiles - first : TILES;
+    for (size_t group = work.group; group < work.groups; group++) {
+        const size_t first = group * TILES, n = tiles - first < TILES ? tiles - first : TILES;
         for (size_t t = 0; t < n; t++) {
             const size_t y = (first + t) / j.g.columns, x = (first + t) % j.g.columns;
             transform_tile(&j.g, image + y * SIDE * j.g.row_bytes + x * SIDE * j.g.c, p->in_type,
                            j.input + t * j.g.c);
         }
-        for (size_t b = 0; b < j.g.blocks; b++) run_block(&j, first, n, b);
+        for (size_t b = work.block; b < work.blocks; b++) run_block(&j, first, n, b);
     }
 }
 
 static void run(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                 void *out, void *scratch) {
+    const geometry g = geometry_of(p);
     (void)range;
-    run_all(p, packed, in, out, NULL, scratch);
+    run_work(p, packed, in, out, NULL, scratch, all_work(&g));
+}
+
+static void run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                     const void *in, void *out, void *scratch, int part, int parts) {
+    const geometry g = geometry_of(p);
+    (void)range;
+    run_work(p, packed, in, out, NULL, scratch, part_of_work(&g, (size_t)part, (size_t)parts));
 }
 
 static void sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                  int32_t *acc, void *scratch) {
+    const geometry g = geometry_of(p);
     (void)range;
-    run_all(p, packed, in, NULL, acc, scratch);
+    run_work(p, packed, in, NULL, acc, scratch, all_work(&g));
 }
 
 extern const nbi_conv_kernel nbi_conv_row_avx2_wino;
@@ -366,6 +400,7 @@ const nbi_conv_kernel nbi_conv_row_avx2_wino = {
     .pack = pack,
     .scratch_bytes = scratch_bytes,
     .run = run,
+    .run_part = run_part,
     .sums = sums,
     .finish = nbi_finish_x86,
 };

@@ -94,6 +94,7 @@ typedef struct nbi_dense_io {
     const void *packed, *in;
     void *out, *scratch;
     int32_t *acc; /* not NULL: the sums instead of out */
+    int part, parts; /* of the output rows; parts 0: all of them */
 } nbi_dense_io;
 void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io);
 /* How many steps of unsigned byte × weight products fit into int16 sums of pairs, with weights that
