@@ -253,7 +253,8 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
                                  {"teacher", q->teacher >= 0 ? "yes" : "no"}};
     NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
     for (int i = 0; i < q->n_train; i++)
-        param[i] = (nbi_loop_param){q->train[i], 1, q->decays[i] ? WEIGHT_DECAY : 0};
+        param[i] = (nbi_loop_param){
+            .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? WEIGHT_DECAY : 0};
     nbi_loop_spec spec = {
         .graph = q->graph,
         .n_params = q->n_train,

@@ -119,6 +119,11 @@ static nb_status fixed_grid(builder *b, const nbi_site *s, const nbi_qparam *p, 
     return finish(b, node);
 }
 
+static nb_status special_vertex(builder *b, const nbi_qat_vertex *v, int *out) {
+    *out = -1;
+    return b->o->vertex ? b->o->vertex(b->ctx, b->o->vertex_user, b->q, v, out) : NB_OK;
+}
+
 /* `x` on the grid of a site. */
 static nb_status quantized(builder *b, int site, int x, int *out) {
     const nbi_site *s = &b->net->site[site];
@@ -131,6 +136,9 @@ static nb_status quantized(builder *b, int site, int x, int *out) {
                        "tensor '%s' has the zero point %d: only symmetric and unsigned grids are "
                        "trained",
                        s->name, (int)p->zero);
+    nbi_qat_vertex vertex = {.site = site, .x = x, .axis = -1, .is_unsigned = p->lo == 0};
+    NB_TRY(special_vertex(b, &vertex, out));
+    if (*out >= 0) return NB_OK;
     if (b->q->site_scale[site] < 0) {
         NB_TRY(constant(b, s->name, "step", 2, (int64_t[]){1, 1}, &b->q->site_scale[site]));
         *values(b, b->q->site_scale[site]) = (float)p->scale;
@@ -220,6 +228,10 @@ static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool co
         for (int64_t i = 0; i < k; i++)
             values(b, ql->weight)[o * k + i] = l->weight[nbi_weight_place(l, (size_t)o, (size_t)i)];
     trains(b, ql->weight, true);
+    nbi_qat_vertex vertex = {
+        .site = l->weight_site, .x = ql->weight, .axis = b->o->per_channel ? 0 : -1};
+    NB_TRY(special_vertex(b, &vertex, out));
+    if (*out >= 0) return NB_OK;
     int64_t groups = b->o->per_channel ? m : 1;
     NB_TRY(constant(b, w->name, "step", 2, (int64_t[]){groups, 1}, &ql->weight_scale));
     int8_t *levels = NULL;
@@ -403,8 +415,8 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
     q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
-    q->train = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->train);
-    q->decays = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->decays);
+    q->train = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->train);
+    q->decays = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->decays);
     q->state = nbi_arena_alloc(a, 2 * layers, sizeof *q->state);
     b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);

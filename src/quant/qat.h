@@ -18,6 +18,15 @@ typedef struct nbi_qat_layer {
     int bias;         /* instead of BatchNormalization: the last layer */
 } nbi_qat_layer;
 
+struct nbi_qat;
+/* Where a tensor is quantized. */
+typedef struct nbi_qat_vertex {
+    int site;
+    int x;    /* tensor of the graph: trained weights, or an activation */
+    int axis; /* of the groups: 0 = output channels, −1 = one group */
+    bool is_unsigned;
+} nbi_qat_vertex;
+
 typedef struct nbi_qat_options {
     int64_t batch;
     bool per_channel;   /* granularity of weights */
@@ -26,6 +35,11 @@ typedef struct nbi_qat_options {
     bool distill;       /* an input for the float network's outputs */
     bool mean_squared;  /* they are compared as values; else rows of scores by their divergence */
     float temperature;  /* of distillation */
+    /* Builds a vertex of its own and sets *out to its tensor; *out = −1: the usual one. For searches
+     * that train choices. NULL: none. Such a graph cannot be frozen. */
+    nb_status (*vertex)(nb_ctx *ctx, void *user, struct nbi_qat *qat, const nbi_qat_vertex *vertex,
+                        int *out);
+    void *vertex_user;
 } nbi_qat_options;
 
 typedef struct nbi_qat {
