@@ -1,5 +1,5 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
-#include "api/session.h"
+#include "api/hyper.h"
 
 #include "exec/exec.h"
 #include "quant/generate.h"
@@ -106,7 +106,10 @@ static void describe_miss(const json_t *result, char *text, size_t size) {
 /* The drop that counts is the one after fine-tuning. What was trained when a request to stop came
  * is still measured and delivered. */
 static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
+    NB_TRY(nbi_hyper_start_tuning(s, out->bits));
     nb_status st = nbi_finetune(s, out->bits, lines);
+    /* without a tuned network the policy is delivered as it was scored */
+    if (s->meta && !s->tuned) NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
     out->cancelled = nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
     if (st != NB_OK && st != NB_ECANCELLED) return st;
@@ -140,6 +143,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
         return st;
     }
     if (lines) json_object_set_new(*result, "finetune", lines);
+    if (s->about_meta) json_object_set(*result, "hypernetwork", s->about_meta);
     add_limits(s, out, *result);
     return check_latency(s, out, *result);
 }

@@ -43,6 +43,9 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    struct nbi_meta *meta;  /* the network that generates weights, once asked for */
+    json_t *about_meta;    /* what results.json says of it */
+    int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     double **delta;        /* sensitivities, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
@@ -57,6 +60,10 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
 /* Data opened, calibration run, scorer, study (in o->output if there is one) and problem made. */
 nb_status nbi_session_calibrate(nbi_session *s);
 void nbi_session_close(nbi_session *s);
+/* What the session's scorer was made with. */
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s);
+/* Trials go into the study of this job; salt: of what else scores depend on. */
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);

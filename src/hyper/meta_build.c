@@ -78,7 +78,8 @@ static nb_status reshape(builder *b, int x, int rank, const int64_t *dim, int *o
 
 /* `lr`: factor of the learning rate. */
 static void trains(builder *b, int tensor, float lr, bool decays) {
-    b->m->param[b->m->n_params++] = (nbi_loop_param){tensor, lr, decays ? 1 : 0};
+    b->m->param[b->m->n_params++] = (nbi_loop_param){
+        .tensor = tensor, .lr = lr, .decay = decays ? 1 : 0};
 }
 
 static void uniform(builder *b, int tensor, double bound) {

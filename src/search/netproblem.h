@@ -27,6 +27,8 @@ typedef struct nbi_netproblem_options {
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* nbi_problem.hypernetwork; calls nbi_netproblem_set_scorer. NULL: none. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *user, const struct nbi_meta_settings *settings);
     void *user;
 } nbi_netproblem_options;
 
@@ -39,6 +41,8 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
+/* Another scorer of the same network and images; sensitivities are forgotten. */
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 /* Policy → bits of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

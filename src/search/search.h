@@ -18,6 +18,7 @@ typedef enum nbi_cost_id { /* rows of costs.def */
 const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
 const char *nbi_cost_help(nbi_cost_id id);
 
+struct nbi_meta_settings; /* hyper/metaquantnet.h */
 typedef struct nbi_problem {
     void *self;
     int n_vars;
@@ -34,6 +35,9 @@ typedef struct nbi_problem {
     nb_status (*sensitivity)(nb_ctx *ctx, void *self, double **delta);
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
+    /* From now on scores are those of weights that a network generates for each policy; it is
+     * trained, or read where it has been. NULL: the problem has no weights. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings);
 } nbi_problem;
 
 /* true when every limit holds. */
