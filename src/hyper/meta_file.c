@@ -32,11 +32,11 @@ static void set_widths(settings *s, const char *key, const uint8_t *bits, int n)
 }
 
 static void settings_of(const nbi_meta *m, settings *s) {
-    static const char *const kinds[] = {"hyper", "shared", "tables"};
+    static const char *const kinds[] = {"generated", "shared", "tables"};
     char text[32];
     *s = (settings){0};
     set(s, "format", FORMAT);
-    set(s, "kind", kinds[m->o.kind]);
+    set(s, "weights", kinds[m->o.kind]);
     snprintf(text, sizeof text, "%d", m->o.context);
     set(s, "context", m->o.context ? text : "all");
     snprintf(text, sizeof text, "%d", m->o.hidden);

@@ -56,6 +56,13 @@ done:
     return st;
 }
 
+size_t nbi_meta_parameters(const nbi_meta *m) {
+    size_t n = 0;
+    for (int i = 0; i < m->n_params; i++)
+        n += (size_t)nbi_tensor_count(m->qat->graph->tensor[m->param[i].tensor]);
+    return n;
+}
+
 /* ---- training -------------------------------------------------------------------------------- */
 
 const float *nbi_meta_draw(nbi_meta *m, uint64_t step) {

@@ -80,6 +80,8 @@ typedef struct nbi_meta {
 nb_status nbi_meta_new(nb_ctx *ctx, const nbi_graph *source, nbi_qnet *net, int edge,
                        const nbi_meta_options *options, nbi_meta **out);
 void nbi_meta_free(nbi_meta *meta); /* NULL is allowed; uninstalls */
+/* Numbers that are trained. */
+size_t nbi_meta_parameters(const nbi_meta *meta);
 
 /* ---- training -------------------------------------------------------------------------------- */
 
