@@ -2,6 +2,7 @@
  * when it is ready; until then a checkpoint lies beside it, from which --resume goes on. */
 #include "api/hyper.h"
 
+#include "api/finished.h"
 #include "api/teacher.h"
 #include "train/loop.h"
 
@@ -42,21 +43,10 @@ static void identify_number(training *t, const char *key, double value) {
     identify(t, key, text);
 }
 
-static uint64_t hash_of(const nbi_graph *g) {
-    uint64_t h = NBI_HASH_START;
-    for (int i = 0; i < g->n_tensors; i++) {
-        const nbi_tensor *x = g->tensor[i];
-        h = nbi_hash(h, x->name, strlen(x->name));
-        if (x->data)
-            h = nbi_hash(h, x->data, nbi_dtype_bytes(x->dtype, (size_t)nbi_tensor_count(x)));
-    }
-    return h;
-}
-
 static void set_identity(training *t, size_t batch) {
     const nbi_session *s = t->s;
-    char text[24];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash_of(s->source));
+    char text[20];
+    nbi_hash_text(nbi_graph_hash(s->source), text);
     identify(t, "source", text);
     identify_number(t, "residual_bits", s->o->residual_bits);
     t->n_source = t->n_identity;
@@ -120,13 +110,23 @@ static size_t batch_of(const nbi_session *s) {
     return have < batch ? have : batch;
 }
 
+static nb_status widths_of(const nbi_session *s, const char *what, const nbi_offer *offer,
+                           uint8_t out[8], int *n) {
+    *n = 0;
+    for (int i = 0; i < offer->n; i++) {
+        if (offer->choice[i] > NBI_MAX_BITS)
+            return nb_fail(s->ctx, NB_EUNSUPPORTED, "%s are generated for the uniform scheme only: "
+                           "leave --schemes out", what);
+        out[(*n)++] = (uint8_t)offer->choice[i];
+    }
+    return NB_OK;
+}
+
 static nb_status new_meta(training *t, size_t batch) {
     nbi_session *s = t->s;
     nbi_meta_options o = {.kind = t->settings->kind,
                           .context = t->settings->context,
                           .hidden = t->settings->hidden,
-                          .n_weight_bits = s->n_weight_bits,
-                          .n_activation_bits = s->n_activation_bits,
                           .fixed = s->fixed,
                           .seed = nb_ctx_seed(s->ctx),
                           .qat = {.batch = (int64_t)batch,
@@ -135,8 +135,8 @@ static nb_status new_meta(training *t, size_t batch) {
                                   .distill = s->o->distill || !s->labelled,
                                   .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
                                   .temperature = s->labelled ? TEMPERATURE : 1}};
-    memcpy(o.weight_bits, s->weight_bits, sizeof o.weight_bits);
-    memcpy(o.activation_bits, s->activation_bits, sizeof o.activation_bits);
+    NB_TRY(widths_of(s, "weights", &s->weights, o.weight_bits, &o.n_weight_bits));
+    NB_TRY(widths_of(s, "activations", &s->activations, o.activation_bits, &o.n_activation_bits));
     return nbi_meta_new(s->ctx, s->compared, s->net, s->edge, &o, &t->meta);
 }
 
@@ -290,8 +290,8 @@ done:
 /* ---- in a session ----------------------------------------------------------------------------- */
 
 static nb_status generated(nb_ctx *ctx, void *user, int layer, const nbi_choice *bits,
-                           int8_t *levels, float *scale, double *sqnr) {
-    return nbi_meta_levels(ctx, user, layer, bits, levels, scale, sqnr);
+                           nbi_coded_weights *out) {
+    return nbi_meta_levels(ctx, user, layer, bits, out->levels, out->scale, &out->sqnr);
 }
 
 static uint64_t salt_of(const nbi_meta *m) {

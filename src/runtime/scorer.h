@@ -21,10 +21,11 @@ typedef struct nbi_scorer nbi_scorer;
 nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
                          nbi_scorer **out);
 void nbi_scorer_free(nbi_scorer *scorer);
-/* Weights of another source than the layers' own (generated ones), as nbi_fit_weights gives them, for
- * the widths of all sites. */
+/* Weights of another source than the layers' own (generated ones), as nbi_fit_weight_choice gives
+ * them, for the choices of all sites. */
+struct nbi_coded_weights;
 typedef nb_status (*nbi_weights_fn)(nb_ctx *ctx, void *user, int layer, const nbi_choice *bits,
-                                    int8_t *levels, float *scale, double *sqnr);
+                                    struct nbi_coded_weights *out);
 /* Before the first run. whole_policy: they depend on the widths of other layers, too, so that no
  * prefix is shared. */
 void nbi_scorer_set_weights(nbi_scorer *scorer, nbi_weights_fn weights, void *user,
@@ -39,8 +40,8 @@ nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits
  * copies of its weight levels and may outlive the scorer, but not `net`. */
 nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits,
                             nbi_frozen **out);
-/* SQNR (dB) of a weight site at a width, fitting it if need be. */
-nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int bits,
+/* SQNR (dB) of a weight site by a choice, fitting it if need be. */
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
 /* Multiply-accumulates computed and saved by the cache so far. */
 void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);

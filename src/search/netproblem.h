@@ -13,6 +13,13 @@ typedef enum nbi_loss {
     NBI_LOSS_MSE /* Σ(float − quantized)² / Σ float² */
 } nbi_loss;
 
+/* Choices that a site may get, by rising width. */
+#define NBI_MAX_OFFER 160
+typedef struct nbi_offer {
+    int n;
+    nbi_choice choice[NBI_MAX_OFFER];
+} nbi_offer;
+
 typedef struct nbi_netproblem_options {
     const nbi_qnet *net;
     nbi_scorer *scorer;
@@ -20,8 +27,7 @@ typedef struct nbi_netproblem_options {
     const float *reference; /* float values: [images][count], scorer's order */
     size_t first, images;  /* scored: scorer images first … images−1 */
     nbi_loss loss;
-    uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
-    int n_weight_bits, n_activation_bits;
+    nbi_offer weights, activations; /* activations: one choice fixes all of them */
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
@@ -43,11 +49,21 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 /* Another scorer of the same network and images; sensitivities are forgotten. */
 void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
-/* Policy → bits of every site. */
+/* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
 int nbi_netproblem_site(const nbi_netproblem *np, int variable);
-/* Bits of every site → policy; false when some width is not offered. */
+/* The sites of a variable; *site stays the problem's. */
+int nbi_netproblem_sites(const nbi_netproblem *np, int variable, const int **site);
+/* What option o of a variable gives its k-th site. */
+nbi_choice nbi_netproblem_choice(const nbi_netproblem *np, int variable, int o, int k);
+/* Signal to noise (dB) of a site at a choice. */
+nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, nbi_choice choice,
+                              double *out);
+const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
+/* Sets problem->local_error, features and part (nethints.c). */
+void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
+/* Choices of every site → policy; false when one is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
 nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);
