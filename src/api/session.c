@@ -323,6 +323,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .activations = s->activations, .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
+                                 .curvature = nbi_curvature,
                                  .hypernetwork = nbi_hyper_install, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);

@@ -88,6 +88,8 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* nbi_netproblem_options.curvature of a session (its `user`). */
+nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w and each free activation a. */
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
 /* What --schemes, --weight-bits and --activation-bits offer. */
