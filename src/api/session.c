@@ -171,7 +171,7 @@ static nb_status cut_untouched(nbi_session *s) {
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
     const nb_quantize_options *o = s->o;
     nbi_graph *one = NULL;
-    NB_TRY(nbi_specialize_batch(s->ctx, source, 1, &one));
+    NB_TRY(nbi_rebatch(s->ctx, source, 1, &one));
     nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
                                                       : NBI_FIRST_LAST_8, o->residual_bits};
     NB_TRY(nbi_generate(s->ctx, one, &qag, &s->net));
