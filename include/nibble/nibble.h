@@ -202,6 +202,7 @@ typedef struct nb_descent_options {
                               0.01 (adamw) */
     double ema;            /* decay of the weights' moving average; 0: none */
     double clip;           /* of the gradient's norm; 0: none */
+    double dampen;         /* pull of weights to their levels, against oscillation; 0: none */
 } nb_descent_options;
 
 typedef struct nb_quantize_options {
