@@ -27,6 +27,11 @@ typedef struct nbi_netproblem_options {
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* For methods that learn by gradient; NULL: there are none. `choice` [n_sites] holds what to
+     * start from and gets what was learned; target: average widths of weights and of activations
+     * that the limits leave room for, 0: no limit. */
+    nb_status (*learn)(nb_ctx *ctx, void *user, const nbi_learning *how, const double target[2],
+                       nbi_choice *choice);
     void *user;
 } nbi_netproblem_options;
 
@@ -53,6 +58,8 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
 const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
 /* Sets problem->local_error, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
+/* Sets problem->learn where the options have it (netlearn.c). */
+void nbi_netproblem_add_learning(nbi_netproblem *np);
 /* Bits of every site → policy; false when some width is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
