@@ -40,7 +40,7 @@ typedef struct tuning {
 static nb_status start_teacher(tuning *t, int64_t batch) {
     nbi_session *s = t->s;
     const char *name = s->net->edge[s->edge].name;
-    NB_TRY(nbi_specialize_batch(s->ctx, s->compared, batch, &t->teacher));
+    NB_TRY(nbi_rebatch(s->ctx, s->compared, batch, &t->teacher));
     int y = nbi_graph_find(t->teacher, name);
     if (y < 0) return nb_fail(s->ctx, NB_EFORMAT, "tensor '%s' vanished", name);
     NB_TRY(nbi_graph_set_outputs(s->ctx, t->teacher, 1, &y));
