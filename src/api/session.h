@@ -81,6 +81,9 @@ void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w and each free activation a. */
