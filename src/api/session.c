@@ -118,6 +118,17 @@ static nb_status cut_untouched(nbi_session *s) {
     return NB_OK;
 }
 
+/* Grids of every scheme that an activation may get. */
+static nb_status fit_offers(nbi_session *s) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        if (s->net->site[i].kind != NBI_SITE_ACTIVATION) continue;
+        for (int k = 0; k < s->activations.n; k++)
+            NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->activations.choice[k], s->range));
+        if (s->fixed[i]) NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->fixed[i], s->range));
+    }
+    return NB_OK;
+}
+
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
     const nb_quantize_options *o = s->o;
     nbi_graph *one = NULL;
@@ -147,7 +158,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
-    return NB_OK;
+    return fit_offers(s); /* storage, for costs without data */
 }
 
 /* ---- data and calibration ------------------------------------------------------------------- */
@@ -295,6 +306,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     if (nbi_reads_pixels(s->source, &s->info)) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
+    NB_TRY(fit_offers(s));
     nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
                              s->per_channel};
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
@@ -317,7 +329,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
         bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : weight ? w : a;
+        bits[i] = s->fixed[i] ? s->fixed[i] : nbi_choice_for(&s->net->site[i], weight ? w : a);
     }
 }
 
@@ -410,6 +422,8 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     NB_TRY(nbi_choice_parse(s->ctx, name, text, strlen(text), &choice));
     if (s->net->site[found].kind == NBI_SITE_INPUT) return NB_OK;
     NB_TRY(nbi_session_check(s, found, choice));
+    if (s->net->site[found].kind == NBI_SITE_ACTIVATION)
+        NB_TRY(nbi_fit_site(s->ctx, s->net, found, choice, s->range));
     bits[found] = choice;
     return NB_OK;
 }
