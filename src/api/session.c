@@ -336,7 +336,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
-                                 .hypernetwork = nbi_hyper_install, .user = s};
+                                 .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;

@@ -88,6 +88,13 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* How the session trains networks: losses, distillation, granularity. */
+nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Images per step: --batch, or what there is where that is less. */
+size_t nbi_session_batch(const nbi_session *s);
+/* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w and each free activation a. */

@@ -500,6 +500,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
         goto done;
     }
     nbi_netproblem_add_hints(np, part);
+    nbi_netproblem_add_learning(np);
     NB_TRYG(measure_fixed_bytes(ctx, np));
     *out = np;
     return NB_OK;
