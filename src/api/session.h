@@ -61,6 +61,7 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */

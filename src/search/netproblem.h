@@ -5,6 +5,7 @@
 
 #include "quant/generate.h"
 #include "runtime/scorer.h"
+#include "runtime/step_costs.h"
 #include "search/search.h"
 #include "search/study.h"
 
@@ -39,6 +40,8 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
+/* Latency and energy become costs from now on (0 before). NULL: no more; else it must outlive np. */
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
 /* Policy → bits of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
