@@ -32,9 +32,8 @@ static nb_status load_costs(nbi_session *s) {
     if (o->cost_table) {
         NB_TRY(nbi_step_costs_read(s->ctx, s->net, o->cost_table, &s->costs));
     } else if (o->max_latency > 0) {
-        const nbi_step_widths widths = {s->fixed,           s->weight_bits,
-                                        s->activation_bits, s->n_weight_bits,
-                                        s->n_activation_bits, s->per_channel};
+        const nbi_step_widths widths = {s->fixed,     s->weights.choice, s->activations.choice,
+                                        s->weights.n, s->activations.n,  s->per_channel};
         NB_TRY(nbi_step_costs_measure(s->ctx, s->net, &widths, s->inputs, &s->costs));
     } else {
         return NB_OK;
@@ -232,7 +231,7 @@ done:
 
 /* A given policy, or the only one: scored and compared with the limits. */
 static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
-    nbi_session_uniform(s, 8, s->activation_bits[s->n_activation_bits - 1], out->bits);
+    nbi_session_uniform(s, 8, s->activations.choice[s->activations.n - 1], out->bits);
     if (s->o->policy) NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
     NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     NB_TRY(nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost));

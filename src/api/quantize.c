@@ -16,16 +16,20 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     nbi_choice *bits;
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
-    for (int w = 0; w < s->n_weight_bits && st == NB_OK; w++)
-        for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++) {
+    for (int w = 0; w < s->weights.n && st == NB_OK; w++)
+        for (int a = 0; a < s->activations.n && st == NB_OK; a++) {
             nbi_net_cost c;
             size_t ram = 0;
-            nbi_session_uniform(s, s->weight_bits[w], s->activation_bits[a], bits);
+            const nbi_choice cw = s->weights.choice[w], ca = s->activations.choice[a];
+            nbi_session_uniform(s, cw, ca, bits);
             nbi_net_cost_of(s->net, bits, s->containers, &c);
             st = nbi_footprint_ram(s->ctx, s->net, bits, &ram);
-            json_array_append_new(rows, json_pack("{s:i,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
-                                                  s->weight_bits[w], "activation_bits",
-                                                  s->activation_bits[a], "bytes", c.bytes,
+            json_array_append_new(rows, json_pack("{s:i,s:s,s:i,s:s,s:f,s:f,s:f,s:f,s:f}",
+                                                  "weight_bits", nbi_choice_bits(cw),
+                                                  "weight_scheme", nbi_choice_row(cw)->name,
+                                                  "activation_bits", nbi_choice_bits(ca),
+                                                  "activation_scheme", nbi_choice_row(ca)->name,
+                                                  "bytes", c.bytes,
                                                   "bytes_onnx", c.bytes_onnx, "average_weight_bits",
                                                   c.weights > 0 ? c.weight_bits / c.weights : 0.0,
                                                   "bops", c.bops, "peak_ram", (double)ram));
@@ -136,9 +140,10 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
             if (st == NB_OK && s->net->site[site].kind == NBI_SITE_WEIGHT)
                 st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, site, bits[site], &sqnr);
             else
-                sqnr = s->net->site[site].sqnr[bits[site]];
-            json_array_append_new(options, json_pack("{s:i,s:f,s:f,s:f}", "bits", bits[site],
-                                                     "loss", delta[v][o], "sqnr", sqnr, "bytes",
+                sqnr = nbi_site_sqnr(&s->net->site[site], bits[site]);
+            json_array_append_new(options, json_pack("{s:i,s:s,s:f,s:f,s:f}", "bits",
+                                                     nbi_choice_bits(bits[site]), "scheme",
+                                                     nbi_choice_row(bits[site])->name, "loss", delta[v][o], "sqnr", sqnr, "bytes",
                                                      cost[NBI_COST_BYTES]));
         }
         json_object_set_new(row, "options", options);

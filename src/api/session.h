@@ -43,8 +43,7 @@ typedef struct nbi_session {
     nbi_range_method range;
     bool per_channel, for_onnx;
     int opset, containers;
-    uint8_t weight_bits[8], activation_bits[8];
-    int n_weight_bits, n_activation_bits;
+    nbi_offer weights, activations; /* choices of free sites */
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -83,8 +82,16 @@ void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
-/* Bits of every site when each free weight has w bits and each free activation a. */
-void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits);
+/* nbi_netproblem_options.curvature of a session (its `user`). */
+nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
+/* Choices of every site when each free weight has w and each free activation a. */
+void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
+/* What --schemes, --weight-bits and --activation-bits offer. */
+nb_status nbi_parse_offers(nbi_session *s);
+/* NB_EINVAL when a site cannot get a choice. */
+nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice);
+/* "REGEX:W,A": what the layers that fit get, in s->fixed. */
+nb_status nbi_apply_rule(nbi_session *s, const char *rule);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);

@@ -86,7 +86,9 @@ static nb_status run_island(nb_ctx *ctx, const nbi_step *step, const nbi_ptensor
     nbi_op_call call = {ctx, island->graph, node, views, &result, 0};
     NB_TRYG(node->op->forward(&call));
     nbi_view_copy(&order, &result);
-    nbi_qparam q = {y->dtype, 8, y->scale, y->zero, y->lo, y->hi};
+    nbi_qparam q = {.dtype = y->dtype, .bits = 8, .scale = y->scale, .zero = y->zero, .lo = y->lo,
+                    .hi = y->hi};
+    if (island->grid) q = *island->grid;
     for (size_t j = 0; j < y->count; j++) {
         if (y->dtype == NB_DTYPE_S32)
             ((int32_t *)out)[j] = nbi_quantize(&q, values[j]);

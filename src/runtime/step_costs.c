@@ -46,18 +46,26 @@ bool nbi_step_costs_measured(const nbi_step_costs *c) {
     return c->measured;
 }
 
-/* A choice is a scheme and a width; speed is the width's. */
-static int width_of(nbi_choice c) {
-    const int bits = c & 0xff;
-    return bits > NBI_MAX_BITS ? NBI_MAX_BITS : bits;
-}
-
 /* No step is left of it: the same bytes under another name. */
 static bool is_nothing(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
     const int in = net->edge[l->in[0]].site, out = net->edge[l->out].site;
     if (l->type == NBI_LAYER_COPY) return l->n_copy == 0;
-    return l->type == NBI_LAYER_REQUANT && nbi_same_grid(&net->site[in].fit[width_of(bits[in])],
-                                                         &net->site[out].fit[width_of(bits[out])]);
+    if (l->type != NBI_LAYER_REQUANT) return false;
+    const nbi_qparam *x = nbi_site_grid(&net->site[in], bits[in]);
+    const nbi_qparam *y = nbi_site_grid(&net->site[out], bits[out]);
+    return x && y && nbi_same_grid(x, y);
+}
+
+/* A layer's entry: speed depends on widths, not on schemes. */
+static nbi_step_cost *find_entry(const nbi_step_costs *c, int layer, const nbi_choice *bits, int *w,
+                                 int *a) {
+    const nbi_layer *l = &c->net->layer[layer];
+    const bool conv = l->type == NBI_LAYER_CONV;
+    *w = conv ? nbi_choice_bits(bits[l->weight_site]) : 0;
+    *a = conv ? nbi_choice_bits(bits[c->net->edge[l->in[0]].site]) : 0;
+    *w = *w > NBI_MAX_BITS ? NBI_MAX_BITS : *w;
+    *a = *a > NBI_MAX_BITS ? NBI_MAX_BITS : *a;
+    return &c->layer[layer].at[*w][*a];
 }
 
 nb_status nbi_step_costs_sum(nb_ctx *ctx, const nbi_step_costs *c, const nbi_choice *bits,
@@ -67,11 +75,9 @@ nb_status nbi_step_costs_sum(nb_ctx *ctx, const nbi_step_costs *c, const nbi_cho
     for (int i = 0; i < c->net->n_layers; i++) {
         const nbi_layer *l = &c->net->layer[i];
         if (is_nothing(c->net, l, bits)) continue;
-        const bool conv = l->type == NBI_LAYER_CONV;
-        const int w = conv ? width_of(bits[l->weight_site]) : 0;
-        const int a = conv ? width_of(bits[c->net->edge[l->in[0]].site]) : 0;
-        const nbi_step_cost *at = &c->layer[i].at[w][a];
-        if (isnan(at->seconds) && conv)
+        int w, a;
+        const nbi_step_cost *at = find_entry(c, i, bits, &w, &a);
+        if (isnan(at->seconds) && w)
             return nb_fail(ctx, NB_EFORMAT,
                            "cost table '%s': no line for node '%s' with weights "
                            "of %d and inputs of %d bits, nor for wider ones",
@@ -95,16 +101,13 @@ static void add_times(nbi_step_costs *c, const nbi_program *p, const nbi_choice 
     c->rest = 0;
     for (int i = 0; i < net->n_layers; i++) {
         const nbi_layer *l = &net->layer[i];
-        const bool conv = l->type == NBI_LAYER_CONV;
-        const int w = conv ? width_of(bits[l->weight_site]) : 0;
-        const int a = conv ? width_of(bits[net->edge[l->in[0]].site]) : 0;
-        nbi_step_cost *at = &c->layer[i].at[w][a];
+        int w, a, steps = 0;
+        nbi_step_cost *at = find_entry(c, i, bits, &w, &a);
         double sum = 0;
-        int steps = 0;
         for (int s = 0; s < p->n_steps; s++)
             if (p->step[s].out == l->out) sum += seconds[s], steps++;
         /* a requantization may be nothing at one width and a step at another: the larger counts */
-        if (isnan(at->seconds) || (steps && !conv)) at->seconds = sum;
+        if (isnan(at->seconds) || (steps && !w)) at->seconds = sum;
         at->energy = 0;
     }
     for (int s = 0; s < p->n_steps; s++) {
@@ -134,6 +137,12 @@ done:
     return st;
 }
 
+static bool offers(const nbi_choice *choice, int n, int bits) {
+    for (int i = 0; i < n; i++)
+        if (nbi_choice_bits(choice[i]) == bits) return true;
+    return false;
+}
+
 nb_status nbi_step_costs_measure(nb_ctx *ctx, const nbi_qnet *net, const nbi_step_widths *widths,
                                  const uint8_t *input, nbi_step_costs **out) {
     /* one image and no statistics: values do not matter here */
@@ -145,11 +154,14 @@ nb_status nbi_step_costs_measure(nb_ctx *ctx, const nbi_qnet *net, const nbi_ste
     NB_TRY(nbi_step_costs_new(ctx, net, "measured here", &c));
     NB_TRYG(nbi_scorer_new(ctx, net, &o, &scorer));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *bits, &bits));
-    for (int w = 0; w < widths->n_weight; w++)
-        for (int a = 0; a < widths->n_activation; a++) {
+    for (int w = 1; w <= NBI_MAX_BITS; w++)
+        for (int a = 1; a <= NBI_MAX_BITS; a++) {
+            if (!offers(widths->weight, widths->n_weight, w) ||
+                !offers(widths->activation, widths->n_activation, a))
+                continue;
             for (int s = 0; s < net->n_sites; s++) {
                 const bool weight = net->site[s].kind == NBI_SITE_WEIGHT;
-                bits[s] = weight ? widths->weight[w] : widths->activation[a];
+                bits[s] = (nbi_choice)(weight ? w : a);
                 if (net->site[s].fixed_bits) bits[s] = (nbi_choice)net->site[s].fixed_bits;
                 if (widths->fixed[s]) bits[s] = widths->fixed[s];
             }

@@ -24,7 +24,7 @@ nb_status nbi_step_costs_read(nb_ctx *ctx, const nbi_qnet *net, const char *path
 
 typedef struct nbi_step_widths {
     const nbi_choice *fixed;  /* [n_sites]; 0: free */
-    const uint8_t *weight, *activation;
+    const nbi_choice *weight, *activation; /* offered; schemes do not matter */
     int n_weight, n_activation;
     bool per_channel;
 } nbi_step_widths;
