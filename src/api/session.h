@@ -63,6 +63,7 @@ typedef struct nbi_session {
     struct nbi_meta *meta;  /* the network that generates weights, once asked for */
     json_t *about_meta;    /* what results.json says of it */
     int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
+    nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */

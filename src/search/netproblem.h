@@ -5,6 +5,7 @@
 
 #include "quant/generate.h"
 #include "runtime/scorer.h"
+#include "runtime/step_costs.h"
 #include "search/search.h"
 #include "search/study.h"
 
@@ -57,6 +58,8 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 /* Another scorer of the same network and images; sensitivities are forgotten. */
 void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
+/* Latency and energy become costs from now on (0 before). NULL: no more; else it must outlive np. */
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

@@ -13,6 +13,7 @@ typedef enum nbi_cost_id { /* rows of costs.def */
     NBI_COST_RAM,      /* peak activation arena, bytes */
     NBI_COST_BOPS,
     NBI_COST_LATENCY,  /* seconds */
+    NBI_COST_ENERGY,   /* joules */
     NBI_COST_COUNT
 } nbi_cost_id;
 const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
