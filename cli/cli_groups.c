@@ -24,9 +24,9 @@ const size_t cli_n_data_options = sizeof cli_data_options / sizeof cli_data_opti
 
 #define CHOICE(field) offsetof(nb_quantize_options, field)
 const opt cli_choice_options[] = {
-    {"schemes", 0, "NAME,...", "quantization schemes (default uniform; see 'nibble list schemes')",
+    {"schemes", 0, "NAME,...", "schemes that may be chosen, or all (default uniform; see 'nibble list schemes')",
      OPT_TEXT, CHOICE(schemes), 0, 0},
-    {"weight-bits", 0, "N,...", "widths offered to weights (default 2,3,4,5,6,8)", OPT_TEXT,
+    {"weight-bits", 0, "N,...", "widths offered to weights (default 2,3,4,5,6,8); pot3 names a scheme, too", OPT_TEXT,
      CHOICE(weight_bits), 0, 0},
     {"activation-bits", 0, "N,...", "widths offered to activations (default 8)", OPT_TEXT,
      CHOICE(activation_bits), 0, 0},

@@ -206,8 +206,8 @@ typedef struct nb_quantize_options {
     const char *target; /* --for: "c" (default) or "onnx" */
     int opset;          /* of model.onnx: 21 or 25; 0: 21 */
     /* What may be chosen; lists as on the command line. */
-    const char *schemes;         /* "uniform" */
-    const char *weight_bits;     /* "2,3,4,5,6,8" */
+    const char *schemes;         /* "uniform"; "ternary,pot", "all" */
+    const char *weight_bits;     /* "2,3,4,5,6,8"; "ternary2,pot3" */
     const char *activation_bits; /* "8" */
     int residual_bits;           /* 8 */
     const char *granularity;     /* "channel" or "tensor" */

@@ -33,7 +33,7 @@ typedef struct curving {
 
 static bool is_searched(const nbi_session *s, int site) {
     return !s->fixed[site] && s->net->site[site].kind == NBI_SITE_ACTIVATION &&
-           s->n_activation_bits > 1;
+           s->activations.n > 1;
 }
 
 /* Nothing is quantized; what is to be moved is noted. */

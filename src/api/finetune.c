@@ -301,7 +301,7 @@ nb_status nbi_finetune_check(nbi_session *s) {
     nbi_choice *bits = NULL;
     nb_status st;
     NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
-    nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
+    nbi_session_uniform(s, s->weights.choice[0], s->activations.choice[0], bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
     nbi_tape_spec spec = {.n_wrt = q->n_train,
                           .wrt = q->train,

@@ -25,8 +25,7 @@ typedef struct nbi_session {
     nbi_range_method range;
     bool per_channel, for_onnx;
     int opset, containers;
-    uint8_t weight_bits[8], activation_bits[8];
-    int n_weight_bits, n_activation_bits;
+    nbi_offer weights, activations; /* choices of free sites */
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -62,8 +61,14 @@ void nbi_session_close(nbi_session *s);
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
-/* Bits of every site when each free weight has w bits and each free activation a. */
-void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits);
+/* Choices of every site when each free weight has w and each free activation a. */
+void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
+/* What --schemes, --weight-bits and --activation-bits offer. */
+nb_status nbi_parse_offers(nbi_session *s);
+/* NB_EINVAL when a site cannot get a choice. */
+nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice);
+/* "REGEX:W,A": what the layers that fit get, in s->fixed. */
+nb_status nbi_apply_rule(nbi_session *s, const char *rule);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
@@ -102,7 +107,11 @@ nb_status nbi_finetune_check(nbi_session *s);
 nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines);
 /* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
-/* Layers of the sensitivity table. */
+/* The sensitivity table: every tensor that is searched, at every choice. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
+/* Why this policy: the same table, what the neighbouring choices would cost and buy, and how well
+ * sums of sensitivities agreed with measured losses. What a time limit leaves no time for is
+ * estimated or left out. */
+nb_status nbi_why_json(nbi_session *s, const nbi_outcome *outcome, json_t **out);
 
 #endif
