@@ -101,7 +101,10 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
     nb_status st = NB_OK;
     json_array_foreach(list, i, row) {
         const nbi_site *site = &s->net->site[i];
-        double sqnr = site->sqnr[bits[i]];
+        bool bias = site->kind == NBI_SITE_BIAS;
+        double sqnr = bias ? 0 : site->sqnr[bits[i]];
+        if (bias)
+            json_object_set_new(row, "bytes", json_real((double)site->count * bits[i] / 8));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;
@@ -131,13 +134,13 @@ static nb_status add_point(void *user, const nbi_study_trial *t) {
 static nb_status write_pareto(nbi_session *s) {
     front f = {.ctx = s->ctx};
     if (!s->study) return NB_OK;
-    NB_TRY(nbi_pareto_init(s->ctx, &f.p, s->net->n_sites, 2));
+    NB_TRY(nbi_pareto_init(s->ctx, &f.p, 2 * s->net->n_sites, 2));
     json_t *list = json_array();
     nb_status st = nbi_study_list(s->ctx, s->study, add_point, &f);
-    for (size_t i = 0; st == NB_OK && i < f.p.count; i++) {
+    for (size_t i = 0; st == NB_OK && i < f.p.count; i++) { /* a choice is 2 bytes: bits, scheme */
         json_t *bits = json_array();
         for (int k = 0; k < s->net->n_sites; k++)
-            json_array_append_new(bits, json_integer(f.p.points[i].policy[k]));
+            json_array_append_new(bits, json_integer(f.p.points[i].policy[2 * k]));
         json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", f.p.points[i].score,
                                               "bytes", f.p.points[i].cost[0], "bops",
                                               f.p.points[i].cost[1], "bits", bits));

@@ -18,6 +18,23 @@ static json_t *limit_row(const char *name, double wanted, double got) {
     return row;
 }
 
+/* One uniform policy, added to rows. */
+static nb_status dry_row(nbi_session *s, int w, int a, int b, nbi_choice *bits, json_t *rows) {
+    nbi_net_cost c;
+    size_t ram = 0;
+    nbi_session_uniform(s, w, a, bits);
+    for (int i = 0; i < s->net->n_sites; i++)
+        if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = (nbi_choice)b;
+    nbi_net_cost_of(s->net, bits, s->containers, &c);
+    NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
+    double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
+    json_array_append_new(rows, json_pack("{s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits", w,
+                                          "activation_bits", a, "bias_bits", b, "bytes", c.bytes,
+                                          "bytes_onnx", c.bytes_onnx, "average_weight_bits",
+                                          average, "bops", c.bops, "peak_ram", (double)ram));
+    return NB_OK;
+}
+
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
     nb_status st = NB_OK;
@@ -25,19 +42,10 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->n_weight_bits && st == NB_OK; w++)
-        for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++) {
-            nbi_net_cost c;
-            size_t ram = 0;
-            nbi_session_uniform(s, s->weight_bits[w], s->activation_bits[a], bits);
-            nbi_net_cost_of(s->net, bits, s->containers, &c);
-            st = nbi_footprint_ram(s->ctx, s->net, bits, &ram);
-            json_array_append_new(rows, json_pack("{s:i,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
-                                                  s->weight_bits[w], "activation_bits",
-                                                  s->activation_bits[a], "bytes", c.bytes,
-                                                  "bytes_onnx", c.bytes_onnx, "average_weight_bits",
-                                                  c.weights > 0 ? c.weight_bits / c.weights : 0.0,
-                                                  "bops", c.bops, "peak_ram", (double)ram));
-        }
+        for (int a = 0; a < s->n_activation_bits && st == NB_OK; a++)
+            for (int b = 0; b < s->n_bias_bits && st == NB_OK; b++)
+                st = dry_row(s, s->weight_bits[w], s->activation_bits[a], s->bias_bits[b], bits,
+                             rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
     json_t *untouched = json_array();
@@ -198,17 +206,18 @@ nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
                 const nbi_site *t = &s->net->site[site];
                 json_object_set_new(row, "tensor", json_string(t->name));
                 json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
-                json_object_set_new(
-                    row, "kind", json_string(t->kind == NBI_SITE_WEIGHT ? "weight" : "activation"));
+                json_object_set_new(row, "kind", json_string(nbi_kind_name(t->kind)));
                 json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
             }
+            bool bias = s->net->site[site].kind == NBI_SITE_BIAS;
             if (st == NB_OK && s->net->site[site].kind == NBI_SITE_WEIGHT)
                 st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, site, bits[site], &sqnr);
-            else
+            else if (!bias)
                 sqnr = s->net->site[site].sqnr[bits[site]];
-            json_array_append_new(options, json_pack("{s:i,s:f,s:f,s:f}", "bits", bits[site],
-                                                     "loss", delta[v][o], "sqnr", sqnr, "bytes",
-                                                     cost[NBI_COST_BYTES]));
+            json_t *option = json_pack("{s:i,s:f,s:f}", "bits", bits[site], "loss", delta[v][o],
+                                       "bytes", cost[NBI_COST_BYTES]);
+            if (!bias) json_object_set_new(option, "sqnr", json_real(sqnr));
+            json_array_append_new(options, option);
         }
         json_object_set_new(row, "options", options);
         json_array_append_new(list, row);

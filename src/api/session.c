@@ -19,7 +19,7 @@
 
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
-                                 .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
+                                 .weight_bits = "2,3,4,5,6,8", .activation_bits = "8", .bias_bits = "32",
                                  .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
                                  .correct = true, .distill = true};
@@ -92,6 +92,7 @@ static nb_status parse_options(nbi_session *s) {
     NB_TRY(nbi_parse_bits(ctx, "weight-bits", o->weight_bits, s->weight_bits, &s->n_weight_bits));
     NB_TRY(nbi_parse_bits(ctx, "activation-bits", o->activation_bits, s->activation_bits,
                           &s->n_activation_bits));
+    NB_TRY(nbi_parse_bias_bits(ctx, "bias-bits", o->bias_bits, s->bias_bits, &s->n_bias_bits));
     if (s->for_onnx) { /* widths between containers cost the same as the container */
         int n = 0;
         for (int i = 0; i < s->n_weight_bits; i++) {
@@ -102,6 +103,8 @@ static nb_status parse_options(nbi_session *s) {
             return nb_fail(ctx, NB_EINVAL, "weight-bits: none of %s is an ONNX container of opset "
                            "%d", o->weight_bits, s->opset);
         s->n_weight_bits = n;
+        s->bias_bits[0] = s->bias_bits[s->n_bias_bits - 1]; /* int32 in ONNX, whatever the width */
+        s->n_bias_bits = 1;
     }
     if (o->emit && strcmp(o->emit, "c"))
         return nb_fail(ctx, NB_EINVAL, "emit: '%s' is not c", o->emit);
@@ -110,20 +113,24 @@ static nb_status parse_options(nbi_session *s) {
     return NB_OK;
 }
 
-/* "regex:W,A": sites of layers whose node or tensor name matches; an empty half leaves it free. */
+/* "regex:W,A" or "regex:W,A,B": sites of layers whose node or tensor name matches; an empty part
+ * leaves it as it is. */
 static nb_status apply_rule(nbi_session *s, const char *rule) {
     const char *colon = strrchr(rule, ':');
     char pattern[512];
     if (!colon || (size_t)(colon - rule) >= sizeof pattern)
-        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A", rule);
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A or NAME:W,A,B", rule);
     memcpy(pattern, rule, (size_t)(colon - rule));
     pattern[colon - rule] = 0;
     char *end;
-    long w = strtol(colon + 1, &end, 10), a = 0;
+    long w = strtol(colon + 1, &end, 10), a = 0, b = 0;
     if (*end == ',') a = strtol(end + 1, &end, 10);
+    if (*end == ',') b = strtol(end + 1, &end, 10);
     if (*end || w < 0 || w > 8 || a < 0 || a > 8)
         return nb_fail(s->ctx, NB_EINVAL, "rule '%s': widths are 1 to 8, weights then activations",
                        rule);
+    if (b && b != 32 && !nbi_bias_is_narrow((int)b))
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s': biases have 8, 16 or 32 bits", rule);
     regex_t re;
     if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0)
         return nb_fail(s->ctx, NB_EINVAL, "rule '%s': '%s' is not a regular expression", rule,
@@ -139,6 +146,7 @@ static nb_status apply_rule(nbi_session *s, const char *rule) {
         if (w) s->fixed[l->weight_site] = (nbi_choice)w;
         if (a && s->net->site[activation].kind == NBI_SITE_ACTIVATION)
             s->fixed[activation] = (nbi_choice)a;
+        if (b) s->fixed[l->bias_site] = (nbi_choice)b;
     }
     regfree(&re);
     if (!hits) return nb_fail(s->ctx, NB_EINVAL, "rule '%s' matches no layer", rule);
@@ -187,7 +195,11 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
-    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+    for (int i = 0; i < s->net->n_sites; i++) {
+        bool bias = s->net->site[i].kind == NBI_SITE_BIAS;
+        s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+        if (bias) s->fixed[i] = s->n_bias_bits == 1 ? s->bias_bits[0] : 0;
+    }
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
     return NB_OK;
 }
@@ -293,7 +305,7 @@ static uint64_t fingerprint(const nbi_session *s) {
     h = nbi_hash(h, s->transform.mean, sizeof s->transform.mean);
     h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
     const int settings[] = {(int)s->range, s->per_channel, o->residual_bits, o->correct,
-                            (int)s->loss, (int)s->calib};
+                            (int)s->loss, (int)s->calib, s->net->n_sites};
     h = nbi_hash(h, settings, sizeof settings);
     return nbi_hash(h, o->first_last, strlen(o->first_last));
 }
@@ -345,11 +357,13 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .reference = s->reference, .first = s->calib,
                                  .images = s->images.n, .loss = s->loss,
                                  .n_weight_bits = s->n_weight_bits,
-                                 .n_activation_bits = s->n_activation_bits, .fixed = s->fixed,
+                                 .n_activation_bits = s->n_activation_bits,
+                                 .n_bias_bits = s->n_bias_bits, .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement, .user = s};
     memcpy(po.weight_bits, s->weight_bits, sizeof po.weight_bits);
     memcpy(po.activation_bits, s->activation_bits, sizeof po.activation_bits);
+    memcpy(po.bias_bits, s->bias_bits, sizeof po.bias_bits);
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;
@@ -359,8 +373,11 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : (nbi_choice)(weight ? w : a);
+        nbi_site_kind kind = s->net->site[i].kind;
+        int free_bits = kind == NBI_SITE_WEIGHT ? w
+                        : kind == NBI_SITE_BIAS ? s->bias_bits[s->n_bias_bits - 1]
+                                                : a;
+        bits[i] = s->fixed[i] ? s->fixed[i] : (nbi_choice)free_bits;
     }
 }
 
@@ -400,8 +417,9 @@ nb_status nbi_session_sensitivity(nbi_session *s, double ***delta) {
     return NB_OK;
 }
 
-static const char *kind_name(nbi_site_kind kind) {
-    static const char *const names[] = {"weight", "activation", "residual", "input", "output"};
+const char *nbi_kind_name(nbi_site_kind kind) {
+    static const char *const names[] = {"weight", "activation", "residual", "input", "output",
+                                        "bias"};
     return names[kind];
 }
 
@@ -411,7 +429,7 @@ json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
         const nbi_site *site = &s->net->site[i];
         json_t *row = json_object();
         json_object_set_new(row, "tensor", json_string(site->name));
-        json_object_set_new(row, "kind", json_string(kind_name(site->kind)));
+        json_object_set_new(row, "kind", json_string(nbi_kind_name(site->kind)));
         if (site->layer >= 0)
             json_object_set_new(row, "layer", json_string(s->net->layer[site->layer].name));
         json_object_set_new(row, "scheme", json_string("uniform"));
@@ -442,7 +460,10 @@ nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits) {
         json_int_t v = json_integer_value(b);
         if (found < 0)
             st = nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
-        else if (v < 1 || v > 8)
+        else if (s->net->site[found].kind == NBI_SITE_BIAS && v != 8 && v != 16 && v != 32)
+            st = nb_fail(s->ctx, NB_EFORMAT, "'%s': bias '%s' has %lld bits; 8, 16 and 32 are "
+                         "possible", path, name, (long long)v);
+        else if (s->net->site[found].kind != NBI_SITE_BIAS && (v < 1 || v > 8))
             st = nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are "
                          "possible", path, name, (long long)v);
         else if (s->net->site[found].kind != NBI_SITE_INPUT) bits[found] = (nbi_choice)v;

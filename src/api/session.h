@@ -27,6 +27,8 @@ typedef struct nbi_session {
     int opset, containers;
     uint8_t weight_bits[8], activation_bits[8];
     int n_weight_bits, n_activation_bits;
+    uint8_t bias_bits[3];
+    int n_bias_bits;
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -60,11 +62,14 @@ void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
-/* Bits of every site when each free weight has w bits and each free activation a. */
+/* Bits of every site when each free weight has w bits, each free activation a and each free bias
+ * the widest offered. */
 void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
+/* "weight", "activation", … as policies call it. */
+const char *nbi_kind_name(nbi_site_kind kind);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */

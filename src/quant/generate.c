@@ -184,14 +184,14 @@ static nb_status insert_requants(generator *g) {
     return NB_OK;
 }
 
-/* The initializer's name; where an earlier layer has that one too, also the layer's, and a number if
+/* The wanted name; where an earlier site has that one too, also the layer's, and a number if
  * need be: policies and files tell sites apart by name. NULL: no memory. */
-static const char *weight_name(nbi_qnet *net, const nbi_layer *l, const char *initializer) {
-    const char *name = initializer;
+static const char *site_name(nbi_qnet *net, const nbi_layer *l, const char *wanted) {
+    const char *name = wanted;
     for (int tries = 0, s = 0; name && s < net->n_sites; s++) {
         if (strcmp(net->site[s].name, name)) continue;
-        name = tries++ ? nbi_arena_format(&net->arena, "%s/%s/%d", initializer, l->name, tries)
-                       : nbi_arena_format(&net->arena, "%s/%s", initializer, l->name);
+        name = tries++ ? nbi_arena_format(&net->arena, "%s/%s/%d", wanted, l->name, tries)
+                       : nbi_arena_format(&net->arena, "%s/%s", wanted, l->name);
         s = -1;
     }
     return name;
@@ -204,11 +204,28 @@ static nb_status add_weight_sites(generator *g) {
         if (l->type != NBI_LAYER_CONV) continue;
         bool fixed = (l->is_first || l->is_last) && g->options->first_last == NBI_FIRST_LAST_8;
         const nbi_node *node = net->graph->node[l->node[0]];
-        const char *name = weight_name(net, l, net->graph->tensor[node->in[1]]->name);
+        const char *name = site_name(net, l, net->graph->tensor[node->in[1]]->name);
         if (!name) return nb_fail_memory(g->ctx, 64);
         nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name,
                       .layer = i, .fixed_bits = fixed ? 8 : 0, .count = (int64_t)l->n_weights};
         NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &l->weight_site));
+    }
+    return NB_OK;
+}
+
+/* Every layer has biases, from the correction at the latest. */
+static nb_status add_bias_sites(generator *g) {
+    nbi_qnet *net = g->net;
+    for (int i = 0; i < net->n_layers; i++) {
+        nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        const char *weight = net->site[l->weight_site].name;
+        const char *name = nbi_arena_format(&net->arena, "%s/bias", weight);
+        if (name) name = site_name(net, l, name);
+        if (!name) return nb_fail_memory(g->ctx, 64);
+        nbi_site s = {.kind = NBI_SITE_BIAS, .name = name, .layer = i, .fixed_bits = 32,
+                      .count = l->geometry.out_c};
+        NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &l->bias_site));
     }
     return NB_OK;
 }
@@ -229,7 +246,8 @@ static nb_status generate(generator *g) {
     find_logits(g);
     NB_TRY(add_activation_sites(g));
     NB_TRY(insert_requants(g));
-    return add_weight_sites(g);
+    NB_TRY(add_weight_sites(g));
+    return add_bias_sites(g);
 }
 
 nb_status nbi_generate(nb_ctx *ctx, nbi_graph *graph, const nbi_qag_options *options,
@@ -264,7 +282,8 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
         if (l->type != NBI_LAYER_CONV) continue;
         double n = (double)l->n_weights, channels = l->geometry.out_c;
         int b = bits[l->weight_site], a = bits[net->edge[l->in[0]].site];
-        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8) + channels * 9 + (b == 1) * 2;
+        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8) + (b == 1) * 2 +
+                      channels * (5 + bits[l->bias_site] / 8);
         out->bytes_onnx +=
             (double)((l->n_weights * (size_t)nbi_container_bits(b, containers) + 7) / 8) +
             channels * 8;
@@ -274,7 +293,9 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
     }
     for (int s = 0; s < net->n_sites; s++) {
         const nbi_site *site = &net->site[s];
-        if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_OUTPUT) continue;
+        if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_OUTPUT ||
+            site->kind == NBI_SITE_BIAS)
+            continue;
         out->activation_bits += (double)site->count * bits[s];
         out->activations += (double)site->count;
     }

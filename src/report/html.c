@@ -121,6 +121,11 @@ static double next_lower(const json_t *sensitivity, const char *tensor, double b
     return best;
 }
 
+/* Biases of 32 bits are the rule: not worth a row. */
+static bool is_shown(const json_t *row) {
+    return strcmp(string(row, "kind"), "bias") || number(row, "bits") < 32;
+}
+
 static nb_status policy_row(nb_ctx *ctx, nbi_buf *b, const json_t *row,
                             const json_t *sensitivity) {
     const char *name = string(row, "tensor");
@@ -136,7 +141,7 @@ static nb_status policy_row(nb_ctx *ctx, nbi_buf *b, const json_t *row,
     NB_TRY(nbi_buf_printf(ctx, b, "%s</td><td>%.0f <svg width=\"80\" height=\"10\">"
                                "<rect class=\"bar\" width=\"%.0f\" height=\"10\"/></svg></td>",
                        json_is_true(json_object_get(row, "fixed")) ? " (fixed)" : "", bits,
-                       10 * bits));
+                       fmin(10 * bits, 80)));
     NB_TRY(cell(ctx, b, number(row, "bytes"), "bytes"));
     NB_TRY(cell(ctx, b, number(row, "sqnr"), ""));
     NB_TRY(cell(ctx, b, here, ""));
@@ -154,7 +159,7 @@ static nb_status policy(nb_ctx *ctx, nbi_buf *b, const json_t *results,
                                "<table><tr><th>tensor</th><th>kind</th><th>bits</th><th>bytes</th>"
                                "<th>SQNR, dB</th><th>loss</th><th>one width less</th></tr>\n"));
     json_array_foreach(json_object_get(results, "policy"), i, row)
-        if (json_object_get(row, "bits")) NB_TRY(policy_row(ctx, b, row, sensitivity));
+        if (json_object_get(row, "bits") && is_shown(row)) NB_TRY(policy_row(ctx, b, row, sensitivity));
     return nbi_buf_printf(ctx, b, "</table>\n");
 }
 

@@ -19,6 +19,7 @@ size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
         const nbi_layer *l = &net->layer[i];
         if (l->type == NBI_LAYER_CONV) {
             bytes += nbi_packed_bytes(l->n_weights, bits[l->weight_site]);
+            bytes += (size_t)l->geometry.out_c * bits[l->bias_site] / 8;
             one_bit |= bits[l->weight_site] == 1;
         } else if (l->type == NBI_LAYER_REQUANT && !same_grid(net, l, bits)) {
             const nbi_step lut = {.type = NBI_STEP_LUT};

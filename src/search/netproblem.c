@@ -1,6 +1,7 @@
 /* Variables: where activations have one width only, each free weight site is a variable of its own;
  * else a variable is an activation site together with the weights of the convolutions that read it,
- * so that BOPs stay a sum over variables. */
+ * so that BOPs stay a sum over variables. A free bias site is a variable of its own: its width costs
+ * bytes only, and as a factor of a layer's options it would triple them. */
 #include "search/netproblem.h"
 
 #include "runtime/footprint.h"
@@ -11,6 +12,7 @@
 
 #define MAX_VARIABLE_SITES 5
 #define MAX_OPTIONS        200
+#define DB_PER_BIT         6.02 /* nominal signal-to-noise ratio */
 
 typedef struct variable {
     int n_sites, site[MAX_VARIABLE_SITES];
@@ -80,6 +82,7 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
     for (int s = 0; s < net->n_sites && same; s++) {
+        if (net->site[s].kind == NBI_SITE_BIAS) continue;
         bool eight = bits[s] == 8, was = np->ram_bits[s] == 8;
         same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
     }
@@ -188,10 +191,10 @@ static nb_status noise_of(nb_ctx *ctx, nbi_netproblem *np, int v, int o, double 
     *out = 0;
     for (int k = 0; k < var->n_sites; k++) {
         const nbi_site *site = &np->o.net->site[var->site[k]];
-        double sqnr = site->sqnr[var->option[o][k]];
+        int bits = var->option[o][k];
+        double sqnr = site->kind == NBI_SITE_BIAS ? DB_PER_BIT * bits : site->sqnr[bits];
         if (site->kind == NBI_SITE_WEIGHT)
-            NB_TRY(nbi_scorer_weight_sqnr(ctx, np->o.scorer, var->site[k], var->option[o][k],
-                                          &sqnr));
+            NB_TRY(nbi_scorer_weight_sqnr(ctx, np->o.scorer, var->site[k], bits, &sqnr));
         *out += pow(10, -sqnr / 10);
     }
     return NB_OK;
@@ -277,14 +280,23 @@ static bool is_free(const nbi_netproblem *np, int site) {
     return np->o.fixed[site] == 0;
 }
 
+/* The widths offered to sites of a kind; returns how many. */
+static int widths_of(const nbi_netproblem_options *o, nbi_site_kind kind, const uint8_t **widths) {
+    *widths = kind == NBI_SITE_WEIGHT ? o->weight_bits
+              : kind == NBI_SITE_BIAS ? o->bias_bits
+                                      : o->activation_bits;
+    return kind == NBI_SITE_WEIGHT ? o->n_weight_bits
+           : kind == NBI_SITE_BIAS ? o->n_bias_bits
+                                   : o->n_activation_bits;
+}
+
 /* Every combination of the offered widths of the variable's sites, first site outermost. */
 static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     const nbi_netproblem_options *o = &np->o;
+    const uint8_t *widths;
     int total = 1;
-    for (int k = 0; k < var->n_sites; k++) {
-        bool weight = o->net->site[var->site[k]].kind == NBI_SITE_WEIGHT;
-        total *= weight ? o->n_weight_bits : o->n_activation_bits;
-    }
+    for (int k = 0; k < var->n_sites; k++)
+        total *= widths_of(o, o->net->site[var->site[k]].kind, &widths);
     if (total > MAX_OPTIONS)
         return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have %d "
                        "combinations of widths, more than %d; offer fewer widths",
@@ -297,11 +309,10 @@ static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
         double bits = 0;
         for (int k = var->n_sites - 1, rest = i; k >= 0; k--) {
             const nbi_site *s = &o->net->site[var->site[k]];
-            bool weight = s->kind == NBI_SITE_WEIGHT;
-            int n = weight ? o->n_weight_bits : o->n_activation_bits;
-            row[k] = weight ? o->weight_bits[rest % n] : o->activation_bits[rest % n];
+            int n = widths_of(o, s->kind, &widths);
+            row[k] = widths[rest % n];
             rest /= n;
-            bits += row[k] * (weight ? (double)s->count : 1e-3);
+            bits += row[k] * (s->kind == NBI_SITE_WEIGHT ? (double)s->count : 1e-3);
         }
         int at = i;
         while (at > 0 && key[at - 1] > bits) {
@@ -326,9 +337,17 @@ static void add_free_weights(nbi_netproblem *np, int activation, variable *var) 
     }
 }
 
+static nb_status add_variable(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
+    int n = np->problem.n_vars;
+    NB_TRY(make_options(ctx, np, var));
+    np->n_options[n] = var->n_options;
+    np->var[n] = *var;
+    np->problem.n_vars = n + 1;
+    return NB_OK;
+}
+
 static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
-    int n = 0;
     np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
     np->n_options = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof(int));
     if (!np->var || !np->n_options) return nb_fail_memory(ctx, sizeof *np->var);
@@ -339,20 +358,19 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         variable var = {0};
         if (is_free(np, activation) && np->o.n_activation_bits > 1) {
             bool seen = false;
-            for (int v = 0; v < n; v++) seen |= np->var[v].site[0] == activation;
-            if (seen) continue;
-            var.site[var.n_sites++] = activation;
-            add_free_weights(np, activation, &var);
+            for (int v = 0; v < np->problem.n_vars; v++)
+                seen |= np->var[v].site[0] == activation;
+            if (!seen) {
+                var.site[var.n_sites++] = activation;
+                add_free_weights(np, activation, &var);
+            }
         } else if (is_free(np, l->weight_site)) {
             var.site[var.n_sites++] = l->weight_site;
-        } else {
-            continue;
         }
-        NB_TRY(make_options(ctx, np, &var));
-        np->n_options[n] = var.n_options;
-        np->var[n++] = var;
+        if (var.n_sites) NB_TRY(add_variable(ctx, np, &var));
+        variable bias = {.n_sites = 1, .site = {l->bias_site}};
+        if (is_free(np, l->bias_site)) NB_TRY(add_variable(ctx, np, &bias));
     }
-    np->problem.n_vars = n;
     return NB_OK;
 }
 
@@ -363,7 +381,10 @@ static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     nb_status st;
-    for (int s = 0; s < net->n_sites; s++) np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : 8;
+    for (int s = 0; s < net->n_sites; s++) {
+        nbi_choice widest = net->site[s].kind == NBI_SITE_BIAS ? 32 : 8;
+        np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : widest;
+    }
     NB_TRYG(nbi_scorer_freeze(ctx, np->o.scorer, np->bits, &frozen));
     NB_TRYG(nbi_lower(ctx, frozen, &program));
     np->fixed_bytes =
@@ -406,10 +427,12 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     }
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
-    for (size_t s = 0; s < sites; s++)
-        if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
-            options->n_activation_bits == 1)
-            fixed[s] = options->activation_bits[0];
+    for (size_t s = 0; s < sites; s++) {
+        const uint8_t *widths;
+        nbi_site_kind kind = options->net->site[s].kind;
+        if (!fixed[s] && kind != NBI_SITE_WEIGHT && widths_of(options, kind, &widths) == 1)
+            fixed[s] = widths[0];
+    }
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;

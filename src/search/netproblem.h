@@ -22,6 +22,8 @@ typedef struct nbi_netproblem_options {
     nbi_loss loss;
     uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
     int n_weight_bits, n_activation_bits;
+    uint8_t bias_bits[3]; /* likewise: of 8, 16, 32; none: 32 */
+    int n_bias_bits;
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
