@@ -102,14 +102,14 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
     json_array_foreach(list, i, row) {
         const nbi_site *site = &s->net->site[i];
         bool bias = site->kind == NBI_SITE_BIAS;
-        double sqnr = bias ? 0 : site->sqnr[bits[i]];
-        if (bias)
-            json_object_set_new(row, "bytes", json_real((double)site->count * bits[i] / 8));
+        double sqnr = bias ? 0 : nbi_site_sqnr(site, bits[i]);
+        size_t packed = nbi_packed_bytes((size_t)site->count, nbi_choice_bits(bits[i]));
+        if (bias) json_object_set_new(row, "bytes", json_real((double)packed));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;
-            json_object_set_new(row, "bytes",
-                                json_real((double)nbi_packed_bytes((size_t)site->count, bits[i])));
+            packed += nbi_choice_table_size(bits[i]);
+            json_object_set_new(row, "bytes", json_real((double)packed));
         }
         if (sqnr != 0 && site->kind != NBI_SITE_OUTPUT)
             json_object_set_new(row, "sqnr", json_real(sqnr));
@@ -137,13 +137,19 @@ static nb_status write_pareto(nbi_session *s) {
     NB_TRY(nbi_pareto_init(s->ctx, &f.p, 2 * s->net->n_sites, 2));
     json_t *list = json_array();
     nb_status st = nbi_study_list(s->ctx, s->study, add_point, &f);
-    for (size_t i = 0; st == NB_OK && i < f.p.count; i++) { /* a choice is 2 bytes: bits, scheme */
-        json_t *bits = json_array();
-        for (int k = 0; k < s->net->n_sites; k++)
-            json_array_append_new(bits, json_integer(f.p.points[i].policy[2 * k]));
-        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", f.p.points[i].score,
-                                              "bytes", f.p.points[i].cost[0], "bops",
-                                              f.p.points[i].cost[1], "bits", bits));
+    for (size_t i = 0; st == NB_OK && i < f.p.count; i++) {
+        json_t *bits = json_array(), *schemes = json_array();
+        for (int k = 0; k < s->net->n_sites; k++) { /* the key of a trial: low byte, high byte */
+            const uint8_t *p = f.p.points[i].policy + 2 * k;
+            const nbi_scheme *row = nbi_choice_row(nbi_choice_of(p[1], p[0]));
+            json_array_append_new(bits, json_integer(p[0]));
+            json_array_append_new(schemes, json_string(row ? row->name : "?"));
+        }
+        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o,s:o}", "loss",
+                                              f.p.points[i].score, "bytes",
+                                              f.p.points[i].cost[0], "bops",
+                                              f.p.points[i].cost[1], "bits", bits, "schemes",
+                                              schemes));
     }
     json_t *names = json_array();
     for (int k = 0; k < s->net->n_sites; k++)

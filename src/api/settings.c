@@ -25,40 +25,6 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     return NB_OK;
 }
 
-/* A list of widths; those in it → rising in out. possible: bit b for width b. */
-static nb_status parse_widths(nb_ctx *ctx, const char *what, const char *text, uint64_t possible,
-                              const char *possible_text, uint8_t *out, int *n) {
-    uint64_t offered = 0;
-    for (const char *p = text;;) {
-        char *end;
-        long b = strtol(p, &end, 10);
-        if (end == p || (*end && *end != ','))
-            return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not a list of widths such as 2,4,8", what,
-                           text);
-        if (b < 0 || b > 63 || !(possible >> b & 1))
-            return nb_fail(ctx, NB_EINVAL, "%s: %ld bits; %s are possible", what, b,
-                           possible_text);
-        offered |= (uint64_t)1 << b;
-        if (!*end) break;
-        p = end + 1;
-    }
-    *n = 0;
-    for (int b = 0; b < 64; b++)
-        if (offered >> b & 1) out[(*n)++] = (uint8_t)b;
-    return NB_OK;
-}
-
-nb_status nbi_parse_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[8],
-                         int *n) {
-    return parse_widths(ctx, what, text, 0x1fe, "1 to 8", out, n);
-}
-
-nb_status nbi_parse_bias_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[3],
-                              int *n) {
-    return parse_widths(ctx, what, text, (uint64_t)1 << 8 | 1 << 16 | (uint64_t)1 << 32,
-                        "8, 16 and 32", out, n);
-}
-
 /* "a" or "a,b,c" (at most 4) into out; *n values. */
 static nb_status parse_reals(nb_ctx *ctx, const char *what, const char *text, float out[4],
                              int *n) {

@@ -5,6 +5,7 @@
 #include "onnx/export_qdq_parts.h"
 
 #include "ops/op.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -202,15 +203,31 @@ static nb_status append_sites(nbi_qdq *q, nbi_buf *policy, nbi_buf *logits) {
     return nbi_buf_printf(q->ctx, policy, policy->size ? "}" : "{}");
 }
 
+/* Names of schemes other than uniform, for people: levels and tables say what is computed. */
+static nb_status append_schemes(nbi_qdq *q, nbi_buf *schemes) {
+    for (int s = 0; s < q->net->n_sites; s++) {
+        const nbi_site *site = &q->net->site[s];
+        if (site->kind != NBI_SITE_WEIGHT || !q->frozen->conv[site->layer].scheme) continue;
+        nbi_choice c = nbi_choice_of(q->frozen->conv[site->layer].scheme, 1);
+        NB_TRY(append_name(q, schemes, site->name));
+        NB_TRY(nbi_buf_printf(q->ctx, schemes, "\"%s\"", nbi_choice_row(c)->name));
+    }
+    return schemes->size ? nbi_buf_printf(q->ctx, schemes, "}") : NB_OK;
+}
+
 static nb_status set_meta(nbi_qdq *q) {
-    nbi_buf policy = {0}, logits = {0};
+    nbi_buf policy = {0}, logits = {0}, schemes = {0};
     nb_status st = append_sites(q, &policy, &logits);
+    if (st == NB_OK) st = append_schemes(q, &schemes);
+    if (st == NB_OK && schemes.size)
+        st = nbi_graph_set_meta(q->ctx, q->g, "nibble.schemes", schemes.data);
     if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.policy", policy.data);
     if (st == NB_OK && logits.size)
         st = nbi_graph_set_meta(q->ctx, q->g, "nibble.logits", logits.data);
     if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.version", nb_version());
     nbi_buf_free(&policy);
     nbi_buf_free(&logits);
+    nbi_buf_free(&schemes);
     return st;
 }
 

@@ -19,10 +19,10 @@
 #define MAX_PACKS 4
 #define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
 
-typedef struct weight_fit { /* one layer at one width */
-    int8_t *levels;
-    float *scale;
-    double sqnr;
+typedef struct weight_fit { /* one layer by one choice */
+    struct weight_fit *next;
+    nbi_choice choice;
+    nbi_coded_weights w;
     struct {
         const nbi_conv_kernel *kernel;
         void *packed;
@@ -33,7 +33,7 @@ struct nbi_scorer {
     const nbi_qnet *net;
     nbi_scorer_options options;
     nbi_prefix_cache cache;
-    weight_fit *fit;      /* [layer][bits] */
+    weight_fit **fit;     /* by layer: those that were asked for */
     nbi_qparam *site;     /* of the policy being run */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
@@ -54,18 +54,29 @@ struct nbi_scorer {
     const int32_t *sums_bias; /* the bias they contain */
 };
 
-static weight_fit *fit_of(nbi_scorer *s, int layer, int bits) {
-    return &s->fit[layer * (NBI_MAX_BITS + 1) + bits];
+/* NULL: not fitted yet. */
+static weight_fit *fit_of(const nbi_scorer *s, int layer, nbi_choice choice) {
+    weight_fit *f = s->fit[layer];
+    while (f && f->choice != choice) f = f->next;
+    return f;
+}
+
+static void free_fit(weight_fit *f) {
+    if (!f) return;
+    nbi_free(f->w.levels);
+    nbi_free(f->w.scale);
+    for (int k = 0; k < MAX_PACKS; k++) nbi_free(f->pack[k].packed);
+    nbi_free(f);
 }
 
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
     nbi_cache_free(&s->cache);
-    for (int i = 0; s->fit && i < s->net->n_layers * (NBI_MAX_BITS + 1); i++) {
-        nbi_free(s->fit[i].levels);
-        nbi_free(s->fit[i].scale);
-        for (int k = 0; k < MAX_PACKS; k++) nbi_free(s->fit[i].pack[k].packed);
-    }
+    for (int i = 0; s->fit && i < s->net->n_layers; i++)
+        for (weight_fit *f = s->fit[i], *next; f; f = next) {
+            next = f->next;
+            free_fit(f);
+        }
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
     nbi_free(s->fit);
@@ -103,15 +114,14 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
                          nbi_scorer **out) {
     nbi_scorer *s = NULL;
     nb_status st;
-    size_t edges = (size_t)net->n_edges, fits = (size_t)net->n_layers * (NBI_MAX_BITS + 1);
-    size_t channels = 0;
+    size_t edges = (size_t)net->n_edges, channels = 0;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *s, &s));
     s->net = net;
     s->options = *options;
     s->workers = nb_ctx_threads(ctx);
     if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
-    NB_TRYG(nbi_alloc(ctx, fits, sizeof *s->fit, &s->fit));
+    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
@@ -140,25 +150,30 @@ void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
 
 /* ---- weights -------------------------------------------------------------------------------- */
 
-static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, int bits) {
-    weight_fit *f = fit_of(s, layer, bits);
+static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice) {
     const nbi_layer *l = &s->net->layer[layer];
-    if (f->levels) return NB_OK;
-    int8_t *levels;
-    if (!f->scale)
-        NB_TRY(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->scale, &f->scale));
-    NB_TRY(nbi_alloc(ctx, l->n_weights, 1, &levels));
-    nb_status st =
-        nbi_fit_weights(ctx, l, bits, s->options.per_channel, levels, f->scale, &f->sqnr);
-    if (st == NB_OK) f->levels = levels;
-    else nbi_free(levels);
+    weight_fit *f = fit_of(s, layer, choice);
+    nb_status st;
+    if (f) return NB_OK;
+    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, choice, true));
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
+    f->choice = choice;
+    NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
+    NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
+    NB_TRYG(nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    f->next = s->fit[layer];
+    s->fit[layer] = f;
+    return NB_OK;
+done:
+    free_fit(f);
     return st;
 }
 
-nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, int bits, double *out) {
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choice choice,
+                                 double *out) {
     int layer = s->net->site[site].layer;
-    NB_TRY(ensure_fit(ctx, s, layer, bits));
-    *out = fit_of(s, layer, bits)->sqnr;
+    NB_TRY(ensure_fit(ctx, s, layer, choice));
+    *out = fit_of(s, layer, choice)->w.sqnr;
     return NB_OK;
 }
 
@@ -166,7 +181,7 @@ nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, int bits,
 static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
                             nbi_ready_step *out, void **own) {
     *own = NULL;
-    if (!f || step->u.conv.levels != f->levels) return nbi_step_ready(ctx, step, own, out);
+    if (!f || step->u.conv.levels != f->w.levels) return nbi_step_ready(ctx, step, own, out);
     NB_TRY(nbi_step_ready(ctx, step, NULL, out));
     for (int k = 0; k < MAX_PACKS; k++) {
         if (f->pack[k].kernel == out->kernel) {
@@ -335,11 +350,13 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
-    int bits = policy[l->weight_site];
-    NB_TRY(ensure_fit(ctx, s, layer, bits));
-    weight_fit *f = fit_of(s, layer, bits);
+    nbi_choice choice = policy[l->weight_site];
+    NB_TRY(ensure_fit(ctx, s, layer, choice));
+    weight_fit *f = fit_of(s, layer, choice);
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
-    *conv = (nbi_frozen_conv){.bits = bits, .levels = f->levels, .scale = f->scale};
+    *conv = (nbi_frozen_conv){.bits = nbi_choice_bits(choice), .scheme = nbi_choice_scheme(choice),
+                              .levels = f->w.levels, .scale = f->w.scale,
+                              .table = f->w.has_table ? f->w.table : NULL};
     conv->gain = nbi_arena_alloc(arena, channels, sizeof(double));
     conv->shift = nbi_arena_alloc(arena, channels, sizeof(double));
     if (!conv->gain || !conv->shift) return nb_fail_memory(ctx, channels * 16);
@@ -373,7 +390,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
         NB_TRY(start_conv(ctx, s, layer, bits, &conv));
-        f = fit_of(s, layer, conv.bits);
+        f = fit_of(s, layer, bits[l->weight_site]);
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
     }
@@ -511,17 +528,23 @@ static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
 
 static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        if (s->net->site[i].kind == NBI_SITE_BIAS) {
+        const nbi_site *site = &s->net->site[i];
+        const nbi_qparam *q = nbi_site_grid(site, bits[i]);
+        int b = nbi_choice_bits(bits[i]);
+        if (site->kind == NBI_SITE_BIAS) {
             if (bits[i] != 32 && !nbi_bias_is_narrow(bits[i]))
                 return nb_fail(ctx, NB_EINVAL, "bias '%s': %d bits; 8, 16 and 32 are possible",
-                               s->net->site[i].name, bits[i]);
-            s->site[i] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = bits[i], .scale = 1};
+                               site->name, bits[i]);
+            s->site[i] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = b, .scale = 1};
             continue;
         }
-        if (bits[i] < 1 || bits[i] > NBI_MAX_BITS)
+        if (b < 1 || b > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
-                           s->net->site[i].name, bits[i], NBI_MAX_BITS);
-        s->site[i] = s->net->site[i].fit[bits[i]];
+                           site->name, b, NBI_MAX_BITS);
+        if (!q)
+            return nb_fail(ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme number %d at %d "
+                           "bits", site->name, nbi_choice_scheme(bits[i]), b);
+        s->site[i] = *q;
     }
     make_keys(s, bits);
     describe(s);
@@ -564,10 +587,12 @@ static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
         const nbi_layer *l = &f->net->layer[i];
         nbi_frozen_conv *c = &f->conv[i];
         if (l->type != NBI_LAYER_CONV) continue;
-        int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights, 1);
+        size_t entries = c->table ? (size_t)1 << c->bits : 0;
+        int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights + entries, 1);
         if (!levels) return nb_fail_memory(ctx, l->n_weights);
         memcpy(levels, c->levels, l->n_weights);
         c->levels = levels;
+        if (entries) c->table = memcpy(levels + l->n_weights, c->table, entries);
     }
     return NB_OK;
 }

@@ -96,7 +96,7 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
     for (int s = 0; s < net->n_sites && same; s++) {
         if (net->site[s].kind == NBI_SITE_BIAS) continue;
-        bool eight = bits[s] == 8, was = np->ram_bits[s] == 8;
+        bool eight = nbi_choice_bits(bits[s]) == 8, was = nbi_choice_bits(np->ram_bits[s]) == 8;
         same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
     }
     if (!same) {
@@ -203,7 +203,7 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
     const nbi_site *s = &np->o.net->site[site];
     if (s->kind == NBI_SITE_WEIGHT)
         return nbi_scorer_weight_sqnr(ctx, np->o.scorer, site, choice, out);
-    *out = s->kind == NBI_SITE_BIAS ? DB_PER_BIT * choice : s->sqnr[choice];
+    *out = s->kind == NBI_SITE_BIAS ? DB_PER_BIT * choice : nbi_site_sqnr(s, choice);
     return NB_OK;
 }
 
@@ -299,27 +299,64 @@ static bool is_free(const nbi_netproblem *np, int site) {
     return np->o.fixed[site] == 0;
 }
 
-/* The widths offered to sites of a kind; returns how many. */
-static int widths_of(const nbi_netproblem_options *o, nbi_site_kind kind, const uint8_t **widths) {
-    *widths = kind == NBI_SITE_WEIGHT ? o->weight_bits
-              : kind == NBI_SITE_BIAS ? o->bias_bits
-                                      : o->activation_bits;
-    return kind == NBI_SITE_WEIGHT ? o->n_weight_bits
-           : kind == NBI_SITE_BIAS ? o->n_bias_bits
-                                   : o->n_activation_bits;
+/* The offered choices of a site; with `best` only the one of least noise at each width. */
+static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool best,
+                          nbi_offer *out) {
+    const nbi_site *s = &np->o.net->site[site];
+    double most = 0;
+    *out = s->kind == NBI_SITE_WEIGHT ? np->o.weights
+           : s->kind == NBI_SITE_BIAS ? np->o.biases
+                                      : np->o.activations;
+    if (!best) return NB_OK;
+    int n = out->n;
+    out->n = 0;
+    for (int i = 0; i < n; i++) {
+        nbi_choice c = out->choice[i];
+        double sqnr;
+        bool new_width =
+            !out->n || nbi_choice_bits(out->choice[out->n - 1]) != nbi_choice_bits(c);
+        NB_TRY(nbi_netproblem_sqnr(ctx, np, site, c, &sqnr));
+        if (!new_width && sqnr < most) continue;
+        if (new_width) out->n++;
+        out->choice[out->n - 1] = c;
+        most = sqnr;
+    }
+    return NB_OK;
 }
 
-/* Every combination of the offered widths of the variable's sites, first site outermost. */
+static bool has_schemes(const nbi_offer *offer) {
+    for (int i = 1; i < offer->n; i++)
+        if (nbi_choice_bits(offer->choice[i]) == nbi_choice_bits(offer->choice[i - 1]))
+            return true;
+    return false;
+}
+
+/* Where the combinations are too many, each site keeps one scheme per width. */
+static nb_status offers_of(nb_ctx *ctx, const nbi_netproblem *np, const variable *var,
+                           nbi_offer offer[MAX_VARIABLE_SITES], int *total) {
+    const nbi_netproblem_options *o = &np->o;
+    bool schemes = has_schemes(&o->weights) || has_schemes(&o->activations);
+    for (int best = 0; best < 2; best++) {
+        *total = 1;
+        for (int k = 0; k < var->n_sites; k++) {
+            NB_TRY(offer_of(ctx, np, var->site[k], best, &offer[k]));
+            *total *= *total <= MAX_OPTIONS ? offer[k].n : 1;
+        }
+        if (*total <= MAX_OPTIONS) return NB_OK;
+        if (!schemes) break;
+    }
+    return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have more than "
+                   "%d combinations of widths; offer fewer widths",
+                   o->net->site[var->site[0]].name, MAX_OPTIONS);
+}
+
+/* Every combination of the offered choices of the variable's sites, first site outermost, sorted by
+ * bits. */
 static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     const nbi_netproblem_options *o = &np->o;
-    const uint8_t *widths;
-    int total = 1;
-    for (int k = 0; k < var->n_sites; k++)
-        total *= widths_of(o, o->net->site[var->site[k]].kind, &widths);
-    if (total > MAX_OPTIONS)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have %d "
-                       "combinations of widths, more than %d; offer fewer widths",
-                       o->net->site[var->site[0]].name, total, MAX_OPTIONS);
+    nbi_offer offer[MAX_VARIABLE_SITES];
+    int total;
+    NB_TRY(offers_of(ctx, np, var, offer, &total));
     var->option = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *var->option);
     double *key = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *key);
     if (!var->option || !key) return nb_fail_memory(ctx, (size_t)total * 16);
@@ -328,10 +365,10 @@ static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
         double bits = 0;
         for (int k = var->n_sites - 1, rest = i; k >= 0; k--) {
             const nbi_site *s = &o->net->site[var->site[k]];
-            int n = widths_of(o, s->kind, &widths);
-            row[k] = widths[rest % n];
-            rest /= n;
-            bits += row[k] * (s->kind == NBI_SITE_WEIGHT ? (double)s->count : 1e-3);
+            row[k] = offer[k].choice[rest % offer[k].n];
+            rest /= offer[k].n;
+            bits += nbi_choice_bits(row[k]) *
+                    (s->kind == NBI_SITE_WEIGHT ? (double)s->count : 1e-3);
         }
         int at = i;
         while (at > 0 && key[at - 1] > bits) {
@@ -375,7 +412,7 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         if (l->type != NBI_LAYER_CONV) continue;
         int activation = net->edge[l->in[0]].site;
         variable var = {0};
-        if (is_free(np, activation) && np->o.n_activation_bits > 1) {
+        if (is_free(np, activation) && np->o.activations.n > 1) {
             bool seen = false;
             for (int v = 0; v < np->problem.n_vars; v++)
                 seen |= np->var[v].site[0] == activation;
@@ -447,10 +484,9 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
     for (size_t s = 0; s < sites; s++) {
-        const uint8_t *widths;
         nbi_site_kind kind = options->net->site[s].kind;
-        if (!fixed[s] && kind != NBI_SITE_WEIGHT && widths_of(options, kind, &widths) == 1)
-            fixed[s] = widths[0];
+        const nbi_offer *offer = kind == NBI_SITE_BIAS ? &options->biases : &options->activations;
+        if (!fixed[s] && kind != NBI_SITE_WEIGHT && offer->n == 1) fixed[s] = offer->choice[0];
     }
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));

@@ -13,6 +13,13 @@ typedef enum nbi_loss {
     NBI_LOSS_MSE /* Σ(float − quantized)² / Σ float² */
 } nbi_loss;
 
+/* Choices that a site may get, by rising width. */
+#define NBI_MAX_OFFER 160
+typedef struct nbi_offer {
+    int n;
+    nbi_choice choice[NBI_MAX_OFFER];
+} nbi_offer;
+
 typedef struct nbi_netproblem_options {
     const nbi_qnet *net;
     nbi_scorer *scorer;
@@ -20,10 +27,8 @@ typedef struct nbi_netproblem_options {
     const float *reference; /* float values: [images][count], scorer's order */
     size_t first, images;  /* scored: scorer images first … images−1 */
     nbi_loss loss;
-    uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
-    int n_weight_bits, n_activation_bits;
-    uint8_t bias_bits[3]; /* likewise: of 8, 16, 32; none: 32 */
-    int n_bias_bits;
+    nbi_offer weights, activations; /* activations: one choice fixes all of them */
+    nbi_offer biases;               /* likewise; of 8, 16 and 32 bits */
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
@@ -41,7 +46,7 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
-/* Policy → bits of every site. */
+/* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
 int nbi_netproblem_site(const nbi_netproblem *np, int variable);
@@ -55,7 +60,7 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
 const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
 /* Sets problem->local_error, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
-/* Bits of every site → policy; false when some width is not offered. */
+/* Choices of every site → policy; false when one is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
 nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);
