@@ -309,7 +309,8 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .activations = s->activations, .biases = s->biases,
                                  .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
-                                 .study = s->study, .improved = write_improvement, .user = s};
+                                 .study = s->study, .improved = write_improvement,
+                                 .curvature = nbi_curvature, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;

@@ -81,6 +81,8 @@ void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* nbi_netproblem_options.curvature of a session (its `user`). */
+nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w, each free activation a and each free
  * bias the widest one. */
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);

@@ -34,6 +34,9 @@ typedef struct nbi_netproblem_options {
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
+     * no curvature. Asked for once a search; the callee keeps what is expensive. */
+    nb_status (*curvature)(nb_ctx *ctx, void *user, double *mean);
     void *user;
 } nbi_netproblem_options;
 
@@ -58,7 +61,9 @@ nbi_choice nbi_netproblem_choice(const nbi_netproblem *np, int variable, int o, 
 nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, nbi_choice choice,
                               double *out);
 const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
-/* Sets problem->local_error, features and part (nethints.c). */
+/* Mean of x² by a histogram's bin centres. */
+double nbi_hist_mean_square(const nbi_hist *hist);
+/* Sets problem->local_error, curvature, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
 /* Choices of every site → policy; false when one is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
