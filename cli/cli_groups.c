@@ -28,7 +28,7 @@ const opt cli_choice_options[] = {
      OPT_TEXT, CHOICE(schemes), 0, 0},
     {"weight-bits", 0, "N,...", "widths offered to weights (default 2,3,4,5,6,8); pot3 names a scheme, too", OPT_TEXT,
      CHOICE(weight_bits), 0, 0},
-    {"activation-bits", 0, "N,...", "widths offered to activations (default 8)", OPT_TEXT,
+    {"activation-bits", 0, "N,...", "widths offered to activations (default 8), likewise", OPT_TEXT,
      CHOICE(activation_bits), 0, 0},
     {"bias-bits", 0, "N,...", "widths offered to biases, of 8, 16 and 32 (default 32)", OPT_TEXT,
      CHOICE(bias_bits), 0, 0},

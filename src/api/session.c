@@ -118,6 +118,17 @@ static nb_status cut_untouched(nbi_session *s) {
     return NB_OK;
 }
 
+/* Grids of every scheme that an activation may get. */
+static nb_status fit_offers(nbi_session *s) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        if (s->net->site[i].kind != NBI_SITE_ACTIVATION) continue;
+        for (int k = 0; k < s->activations.n; k++)
+            NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->activations.choice[k], s->range));
+        if (s->fixed[i]) NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->fixed[i], s->range));
+    }
+    return NB_OK;
+}
+
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
     const nb_quantize_options *o = s->o;
     nbi_graph *one = NULL;
@@ -151,7 +162,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
             s->fixed[i] = s->biases.n == 1 ? s->biases.choice[0] : 0;
     }
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
-    return NB_OK;
+    return fit_offers(s); /* storage, for costs without data */
 }
 
 /* ---- data and calibration ------------------------------------------------------------------- */
@@ -299,6 +310,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     if (nbi_reads_pixels(s->source, &s->info)) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
+    NB_TRY(fit_offers(s));
     nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
                              s->per_channel};
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
@@ -320,9 +332,9 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        nbi_site_kind kind = s->net->site[i].kind;
-        nbi_choice b = s->biases.choice[s->biases.n - 1];
-        nbi_choice own = kind == NBI_SITE_WEIGHT ? w : kind == NBI_SITE_BIAS ? b : a;
+        const nbi_site *site = &s->net->site[i];
+        nbi_choice own = nbi_choice_for(site, site->kind == NBI_SITE_WEIGHT ? w : a);
+        if (site->kind == NBI_SITE_BIAS) own = s->biases.choice[s->biases.n - 1];
         bits[i] = s->fixed[i] ? s->fixed[i] : own;
     }
 }
@@ -423,6 +435,8 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     NB_TRY(nbi_choice_parse(s->ctx, name, text, strlen(text), &choice));
     if (s->net->site[found].kind == NBI_SITE_INPUT) return NB_OK;
     NB_TRY(nbi_session_check(s, found, choice));
+    if (s->net->site[found].kind == NBI_SITE_ACTIVATION)
+        NB_TRY(nbi_fit_site(s->ctx, s->net, found, choice, s->range));
     bits[found] = choice;
     return NB_OK;
 }

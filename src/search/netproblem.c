@@ -6,6 +6,7 @@
 
 #include "runtime/footprint.h"
 #include "runtime/lower.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -304,15 +305,20 @@ static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool 
                           nbi_offer *out) {
     const nbi_site *s = &np->o.net->site[site];
     double most = 0;
-    *out = s->kind == NBI_SITE_WEIGHT ? np->o.weights
-           : s->kind == NBI_SITE_BIAS ? np->o.biases
-                                      : np->o.activations;
-    if (!best) return NB_OK;
-    int n = out->n;
+    const nbi_offer *all = s->kind == NBI_SITE_WEIGHT ? &np->o.weights
+                           : s->kind == NBI_SITE_BIAS ? &np->o.biases
+                                                      : &np->o.activations;
     out->n = 0;
-    for (int i = 0; i < n; i++) {
-        nbi_choice c = out->choice[i];
-        double sqnr;
+    for (int i = 0; i < all->n; i++) {
+        nbi_choice c = nbi_choice_for(s, all->choice[i]);
+        double sqnr = 0;
+        bool known = false;
+        for (int k = 0; k < out->n; k++) known |= out->choice[k] == c;
+        if (known) continue;
+        if (!best) {
+            out->choice[out->n++] = c;
+            continue;
+        }
         bool new_width =
             !out->n || nbi_choice_bits(out->choice[out->n - 1]) != nbi_choice_bits(c);
         NB_TRY(nbi_netproblem_sqnr(ctx, np, site, c, &sqnr));
@@ -484,9 +490,11 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
     for (size_t s = 0; s < sites; s++) {
-        nbi_site_kind kind = options->net->site[s].kind;
-        const nbi_offer *offer = kind == NBI_SITE_BIAS ? &options->biases : &options->activations;
-        if (!fixed[s] && kind != NBI_SITE_WEIGHT && offer->n == 1) fixed[s] = offer->choice[0];
+        const nbi_site *site = &options->net->site[s];
+        const nbi_offer *offer =
+            site->kind == NBI_SITE_BIAS ? &options->biases : &options->activations;
+        if (!fixed[s] && site->kind != NBI_SITE_WEIGHT && offer->n == 1)
+            fixed[s] = nbi_choice_for(site, offer->choice[0]);
     }
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
