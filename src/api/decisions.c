@@ -20,6 +20,8 @@ static const char *reason(const nbi_session *s, int site) {
     if (t->kind == NBI_SITE_INPUT) return "the network's input";
     if (t->kind == NBI_SITE_OUTPUT) return "an output: sums of 32 bits, not rounded to a grid";
     if (t->kind == NBI_SITE_STREAM) return "not only convolutions read it: --residual-bits";
+    if (t->kind == NBI_SITE_BIAS)
+        return s->fixed[site] ? "biases have one width" : "free: one of --bias-bits";
     if (!t->fixed_bits)
         return weight ? "free: one of --weight-bits" : "free: one of --activation-bits";
     if (!weight) return "the last layer reads it: --first-last";
@@ -28,12 +30,13 @@ static const char *reason(const nbi_session *s, int site) {
 }
 
 static json_t *site_row(const nbi_session *s, int site) {
-    static const char *const kinds[] = {"weight", "activation", "residual", "input", "output"};
     const nbi_site *t = &s->net->site[site];
     const bool weight = t->kind == NBI_SITE_WEIGHT;
-    const nbi_offer *offer = weight ? &s->weights : &s->activations;
-    json_t *row = json_pack("{s:s,s:s,s:b,s:b}", "tensor", t->name, "kind", kinds[t->kind],
-                            "signed", weight || !t->is_unsigned, "free", !s->fixed[site]);
+    const nbi_offer *offer = weight                      ? &s->weights
+                             : t->kind == NBI_SITE_BIAS ? &s->biases
+                                                        : &s->activations;
+    json_t *row = json_pack("{s:s,s:s,s:b,s:b}", "tensor", t->name, "kind", nbi_kind_name(t->kind),
+                            "signed", weight || t->kind == NBI_SITE_BIAS || !t->is_unsigned, "free", !s->fixed[site]);
     json_t *choices = json_array();
     char text[NBI_CHOICE_TEXT];
     if (t->layer >= 0) json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
