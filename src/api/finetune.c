@@ -4,7 +4,8 @@
 #include "api/finished.h"
 
 #include "exec/exec.h"
-#include "quant/qat.h"
+#include "quant/dampen.h"
+#include "quant/reestimate.h"
 #include "runtime/lower.h"
 #include "train/loop.h"
 
@@ -18,6 +19,8 @@
 #define TEMPERATURE   4.0f
 #define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 #define JUDGE_IMAGES  2000
+#define RESTATE_BATCHES 64
+#define RESTATE_EPOCH ((uint64_t)1 << 40) /* a draw of images that no epoch has */
 
 typedef struct tuning {
     nbi_session *s;
@@ -316,7 +319,7 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
     return NB_OK;
 }
 
-enum { IDENTITY = 8 };
+enum { IDENTITY = 9 };
 /* What the trajectory depends on beside the loop's own settings. */
 static int identify(const tuning *t, double decay, char text[IDENTITY][40],
                     nbi_pair identity[IDENTITY]) {
@@ -326,6 +329,7 @@ static int identify(const tuning *t, double decay, char text[IDENTITY][40],
     nbi_hash_text(nbi_policy_hash(s, t->qat->bits), text[1]);
     snprintf(text[2], sizeof text[2], "%.9g", decay);
     snprintf(text[3], sizeof text[3], "%zu", s->info.count[NBI_SPLIT_TRAIN]);
+    snprintf(text[4], sizeof text[4], "%.9g", s->o->descent.dampen);
     identity[n++] = (nbi_pair){"model", text[0]};
     identity[n++] = (nbi_pair){"policy", text[1]};
     identity[n++] = (nbi_pair){"start", t->from.id};
@@ -333,6 +337,7 @@ static int identify(const tuning *t, double decay, char text[IDENTITY][40],
     identity[n++] = (nbi_pair){"training images", text[3]};
     identity[n++] = (nbi_pair){"teacher", t->qat->teacher >= 0 ? "yes" : "no"};
     identity[n++] = (nbi_pair){"weight decay", text[2]};
+    identity[n++] = (nbi_pair){"dampening", text[4]};
     identity[n++] =
         (nbi_pair){"augment", s->o->descent.augment ? s->o->descent.augment : "default"};
     return n;
@@ -342,6 +347,7 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param = NULL;
+    nbi_dampen *dampen = NULL;
     int loss[2];
     float weight[2];
     double decay;
@@ -367,13 +373,18 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
                           .identity = identity};
     NB_TRY(set_descent(s, &spec, &decay));
     spec.n_identity = identify(t, decay, text, identity);
-    NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
-    for (int i = 0; i < q->n_train; i++)
+    if (s->o->descent.dampen > 0)
+        NB_TRY(nbi_dampen_new(s->ctx, q, s->o->descent.dampen, &dampen));
+    spec.adjust = dampen ? nbi_dampen_adjust : NULL;
+    spec.step_user = dampen;
+    nb_status st = nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param);
+    for (int i = 0; st == NB_OK && i < q->n_train; i++)
         param[i] = (nbi_loop_param){
             .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? (float)decay : 0};
     spec.param = param;
-    nb_status st = nbi_loop_run(s->ctx, &spec, r);
+    if (st == NB_OK) st = nbi_loop_run(s->ctx, &spec, r);
     nbi_free(param);
+    nbi_dampen_free(dampen);
     return st;
 }
 
@@ -395,6 +406,26 @@ static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
     return NB_OK;
 }
 
+/* Statistics over many batches in place of the running ones, where that is better: after few steps
+ * those still know the start (docs/accuracy.md has what it is worth). */
+static nb_status restate(tuning *t, nbi_loop_result *r, bool *restated) {
+    nb_ctx *ctx = t->s->ctx;
+    float *old = NULL;
+    double metric;
+    nb_status st;
+    NB_TRYG(nbi_qat_statistics_keep(ctx, t->qat, &old));
+    NB_TRYG(nbi_qat_reestimate(ctx, t->qat, t->batches, RESTATE_EPOCH, RESTATE_BATCHES));
+    NB_TRYG(evaluate(ctx, t, &metric));
+    *restated = metric > r->best;
+    nb_log(ctx, NB_LOG_INFO, "statistics over %d batches: validation %s %.4g deployed%s",
+           RESTATE_BATCHES, merit_name(t->s), fabs(metric), *restated ? ", better" : "");
+    if (*restated) r->best = metric;
+    else nbi_qat_statistics_restore(t->qat, old);
+done:
+    nbi_free(old);
+    return st;
+}
+
 /* s->tuned: the best epoch, or the trained values of before. */
 static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits,
                        nbi_tuning_result *out) {
@@ -402,6 +433,8 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
     nbi_loop_result r;
     nbi_tuned_info info;
     NB_TRY(run_loop(t, checkpoint, &r));
+    bool restated = false;
+    if (r.best_epoch > 0 && !r.stopped) NB_TRY(restate(t, &r, &restated));
     bool better = r.best_epoch > 0 && !(r.best <= t->before);
     out->nothing = r.best_epoch == 0;
     if (!r.stopped) remove(checkpoint); /* its work is done */
@@ -414,6 +447,7 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
         nb_log(s->ctx, NB_LOG_WARNING, "no epoch is better than what there was before: that is "
                "delivered");
     NB_TRY(describe(t, &r, better, out));
+    json_object_set_new(out->lines, "statistics_restated", json_boolean(better && restated));
     if (!better && s->further.tuned)
         NB_TRY(nbi_tuned_load(s, s->further.tuned, bits, t->qat, &info));
     if (better || s->further.tuned) {

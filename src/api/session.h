@@ -60,6 +60,9 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    struct nbi_meta *meta;  /* the network that generates weights, once asked for */
+    json_t *about_meta;    /* what results.json says of it */
+    int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
@@ -78,6 +81,10 @@ nb_status nbi_session_calibrate(nbi_session *s);
 /* s->net, of this float graph. */
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
 void nbi_session_close(nbi_session *s);
+/* What the session's scorer was made with. */
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s);
+/* Trials go into the study of this job; salt: of what else scores depend on. */
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
@@ -96,6 +103,8 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
                              nbi_program **program);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
+/* {sites[], layers[], untouched[]}, each with its reasons: decisions.c. */
+json_t *nbi_decisions_json(const nbi_session *s);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */
 nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits);
 

@@ -349,8 +349,8 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
     return finish(b, node);
 }
 
-static bool wants_norm(const builder *b, const nbi_layer *l, bool conv) {
-    (void)b;
+bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *l) {
+    bool conv = !strcmp(net->graph->node[l->node[0]]->op_type, "Conv");
     if (conv && !l->is_last) return true;
     for (int c = 0; c < l->geometry.out_c; c++)
         if (l->gain[c] != 1) return true;
@@ -361,7 +361,7 @@ static nb_status build_conv(builder *b, int index, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_node *twin, *node;
     NB_TRY(twin_of(b, l->node[0], &twin));
-    bool conv = !strcmp(twin->op_type, "Conv"), norm = wants_norm(b, l, conv);
+    bool conv = !strcmp(twin->op_type, "Conv"), norm = nbi_qat_normalizes(b->net, l);
     int in[3] = {b->value[l->in[0]]}, y;
     NB_TRY(add_weight(b, index, twin, conv, &in[1]));
     if (!norm) {

@@ -291,6 +291,17 @@ static nb_status improved(nb_ctx *ctx, void *self, const uint8_t *policy, double
     return np->o.improved(ctx, np->o.user, np->bits, loss);
 }
 
+static nb_status hypernetwork(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings) {
+    const nbi_netproblem *np = self;
+    return np->o.hypernetwork(ctx, np->o.user, settings);
+}
+
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer) {
+    np->o.scorer = scorer;
+    nbi_free(np->delta);
+    np->delta = NULL;
+}
+
 /* ---- variables ------------------------------------------------------------------------------ */
 
 static bool is_free(const nbi_netproblem *np, int site) {
@@ -464,6 +475,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     np->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
                                 .sensitivity = sensitivity, .improved = improved};
+    if (options->hypernetwork) np->problem.hypernetwork = hypernetwork;
     for (int i = 0; i < NBI_COST_COUNT; i++) np->problem.limit[i] = INFINITY;
     nbi_choice *fixed = nbi_arena_alloc(&np->arena, sites + 1, sizeof *fixed);
     np->bits = nbi_arena_alloc(&np->arena, sites + 1, sizeof *np->bits);

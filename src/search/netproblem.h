@@ -33,6 +33,8 @@ typedef struct nbi_netproblem_options {
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* nbi_problem.hypernetwork; calls nbi_netproblem_set_scorer. NULL: none. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *user, const struct nbi_meta_settings *settings);
     /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
      * no curvature. Asked for once a search; the callee keeps what is expensive. */
     nb_status (*curvature)(nb_ctx *ctx, void *user, double *mean);
@@ -48,6 +50,8 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
+/* Another scorer of the same network and images; sensitivities are forgotten. */
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

@@ -33,6 +33,7 @@ typedef enum nbi_feature {
     NBI_FEATURE_COUNT
 } nbi_feature;
 
+struct nbi_meta_settings; /* hyper/metaquantnet.h */
 typedef struct nbi_problem {
     void *self;
     int n_vars;
@@ -57,6 +58,9 @@ typedef struct nbi_problem {
     const nbi_part *part; /* [n_vars]; NULL: all weights */
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
+    /* From now on scores are those of weights that a network generates for each policy; it is
+     * trained, or read where it has been. NULL: the problem has no weights. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings);
 } nbi_problem;
 
 /* true when every limit holds. */
