@@ -214,7 +214,9 @@ typedef struct nb_quantize_options {
     double avg_bits;    /* mean width of the weights */
     double max_ram;     /* bytes of the activation arena */
     double max_bops;
-    double max_latency; /* seconds of one image on one thread, here */
+    double max_latency; /* seconds of one image on one thread: of the cost table, else measured here */
+    double max_energy;  /* joules of one image, of the cost table */
+    const char *cost_table; /* CSV: what each step costs on the device (docs/cli.md); NULL: none */
     double max_drop;    /* points of the metric against float */
     const char *target; /* --for: "c" (default) or "onnx" */
     int opset;          /* of model.onnx: 21 or 25; 0: 21 */

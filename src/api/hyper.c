@@ -10,10 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BATCH         128
 #define WEIGHT_DECAY  1e-4f
 #define TEMPERATURE   4.0f
-#define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 #define TEXT          96
 
 typedef struct training {
@@ -104,12 +102,6 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
     json_array_append_new(t->epochs, row);
 }
 
-static size_t batch_of(const nbi_session *s) {
-    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
-    size_t have = s->info.count[NBI_SPLIT_TRAIN];
-    return have < batch ? have : batch;
-}
-
 static nb_status widths_of(const nbi_session *s, const char *what, const nbi_offer *offer,
                            uint8_t out[8], int *n) {
     *n = 0;
@@ -168,16 +160,9 @@ static nb_status train(training *t, const char *checkpoint, nbi_loop_result *r) 
     nbi_session *s = t->s;
     const nbi_qat *q = t->meta->qat;
     const nbi_meta_settings *o = t->settings;
-    int loss[2], n = 0;
+    int loss[2];
     float weight[2];
-    if (q->label_loss >= 0) {
-        weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
-        loss[n++] = q->label_loss;
-    }
-    if (q->teacher_loss >= 0) {
-        weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
-        loss[n++] = q->teacher_loss;
-    }
+    int n = nbi_qat_losses(q, loss, weight);
     nbi_loop_spec spec = {.graph = q->graph,
                           .n_params = t->meta->n_params,
                           .param = t->param,
@@ -267,7 +252,7 @@ nb_status nbi_hyper_ready(nbi_session *s, const nbi_meta_settings *settings,
                           const nbi_hyper_files *files, nbi_meta **out, json_t **about) {
     training t = {.s = s, .settings = settings, .epochs = json_array()};
     nbi_loop_result r = {0};
-    size_t batch = batch_of(s);
+    size_t batch = nbi_session_batch(s);
     bool found = false;
     nb_status st;
     NB_TRYG(new_meta(&t, batch));

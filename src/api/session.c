@@ -43,6 +43,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_free(s->reference);
     nbi_free(s->fixed);
     nbi_free(s->delta);
+    nbi_step_costs_free(s->costs);
     nbi_images_free(&s->drop_images);
     nbi_free(s->drop_float);
     memset(s, 0, sizeof *s);
@@ -336,7 +337,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
-                                 .hypernetwork = nbi_hyper_install, .user = s};
+                                 .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;

@@ -63,6 +63,7 @@ typedef struct nbi_session {
     struct nbi_meta *meta;  /* the network that generates weights, once asked for */
     json_t *about_meta;    /* what results.json says of it */
     int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
+    nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
@@ -88,6 +89,13 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* How the session trains networks: losses, distillation, granularity. */
+nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Images per step: --batch, or what there is where that is less. */
+size_t nbi_session_batch(const nbi_session *s);
+/* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w and each free activation a. */
@@ -151,7 +159,11 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *
  * that is not met. outcome NULL: there was nothing to meet. */
 nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *outcome, json_t *result,
                      char **json);
-/* Layers of the sensitivity table. */
+/* The sensitivity table: every tensor that is searched, at every choice. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
+/* Why this policy: the same table, what the neighbouring choices would cost and buy, and how well
+ * sums of sensitivities agreed with measured losses. What a time limit leaves no time for is
+ * estimated or left out. */
+nb_status nbi_why_json(nbi_session *s, const nbi_outcome *outcome, json_t **out);
 
 #endif

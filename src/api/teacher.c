@@ -5,7 +5,7 @@
 
 nb_status nbi_teacher_start(nb_ctx *ctx, const nbi_graph *source, const char *output, int64_t batch,
                             nbi_teacher *t) {
-    NB_TRY(nbi_specialize_batch(ctx, source, batch, &t->graph));
+    NB_TRY(nbi_rebatch(ctx, source, batch, &t->graph));
     int y = nbi_graph_find(t->graph, output);
     if (y < 0) return nb_fail(ctx, NB_EFORMAT, "tensor '%s' vanished", output);
     NB_TRY(nbi_graph_set_outputs(ctx, t->graph, 1, &y));

@@ -32,12 +32,17 @@ struct nbi_netproblem {
     double fixed_bytes;       /* constants that no policy changes */
     double ram;               /* of ram_bits; < 0: not known */
     long scored;
+    const nbi_step_costs *costs; /* NULL: none */
     double deadline;
     double *delta;            /* sensitivities once measured, rows behind each other; else NULL */
 };
 
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
     return &np->problem;
+}
+
+bool nbi_netproblem_measured(const nbi_netproblem *np) {
+    return np->delta != NULL;
 }
 
 long nbi_netproblem_scored(const nbi_netproblem *np) {
@@ -68,6 +73,10 @@ bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uin
 
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline) {
     np->deadline = deadline;
+}
+
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs) {
+    np->costs = costs;
 }
 
 int nbi_netproblem_site(const nbi_netproblem *np, int v) {
@@ -118,7 +127,8 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     out[NBI_COST_BOPS] = c.bops;
     if (isfinite(np->problem.limit[NBI_COST_RAM]))
         NB_TRY(ram_of(ctx, np, bits, &out[NBI_COST_RAM]));
-    return NB_OK;
+    if (!np->costs) return NB_OK;
+    return nbi_step_costs_sum(ctx, np->costs, bits, &out[NBI_COST_LATENCY], &out[NBI_COST_ENERGY]);
 }
 
 static nb_status cost(nb_ctx *ctx, void *self, const uint8_t *policy,
@@ -500,6 +510,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
         goto done;
     }
     nbi_netproblem_add_hints(np, part);
+    nbi_netproblem_add_learning(np);
     NB_TRYG(measure_fixed_bytes(ctx, np));
     *out = np;
     return NB_OK;
