@@ -161,6 +161,7 @@ static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
     NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
     NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
     NB_TRYG(nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    nbi_clear_constants(l, nbi_choice_bits(choice), f->w.has_table ? f->w.table : NULL, f->w.levels);
     f->next = s->fit[layer];
     s->fit[layer] = f;
     return NB_OK;
@@ -364,7 +365,9 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
-    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
+    NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv));
+    s->sums_kept &= conv->levels == f->w.levels;
+    return NB_OK;
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
