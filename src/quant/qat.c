@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EPSILON 1e-5f
+#define EPSILON       1e-5f
+#define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 
 typedef struct builder {
     nb_ctx *ctx;
@@ -408,6 +409,19 @@ static nb_status add_losses(builder *b, int edge) {
     if (q->label_loss >= 0) output[outs++] = q->label_loss;
     if (q->teacher_loss >= 0) output[outs++] = q->teacher_loss;
     return nbi_graph_set_outputs(b->ctx, b->g, outs, output);
+}
+
+int nbi_qat_losses(const nbi_qat *q, int loss[2], float weight[2]) {
+    int n = 0;
+    if (q->label_loss >= 0) {
+        weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
+        loss[n++] = q->label_loss;
+    }
+    if (q->teacher_loss >= 0) {
+        weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
+        loss[n++] = q->teacher_loss;
+    }
+    return n;
 }
 
 /* ---- all ----------------------------------------------------------------------------------- */
