@@ -16,12 +16,12 @@
 static const char *reason(const nbi_session *s, int site) {
     const nbi_site *t = &s->net->site[site];
     bool weight = t->kind == NBI_SITE_WEIGHT;
+    if (t->kind == NBI_SITE_BIAS)
+        return s->fixed[site] ? "biases have one width" : "free: one of --bias-bits";
     if (s->fixed[site] != (nbi_choice)t->fixed_bits) return "a --rule says so";
     if (t->kind == NBI_SITE_INPUT) return "the network's input";
     if (t->kind == NBI_SITE_OUTPUT) return "an output: sums of 32 bits, not rounded to a grid";
     if (t->kind == NBI_SITE_STREAM) return "not only convolutions read it: --residual-bits";
-    if (t->kind == NBI_SITE_BIAS)
-        return s->fixed[site] ? "biases have one width" : "free: one of --bias-bits";
     if (!t->fixed_bits)
         return weight ? "free: one of --weight-bits" : "free: one of --activation-bits";
     if (!weight) return "the last layer reads it: --first-last";
