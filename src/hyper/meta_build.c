@@ -329,6 +329,8 @@ static nb_status first_policy(builder *b, const nbi_qnet *net, nbi_choice *bits)
     const nbi_meta_options *o = &b->m->o;
     for (int s = 0; s < net->n_sites; s++) {
         bool weight = net->site[s].kind == NBI_SITE_WEIGHT;
+        bits[s] = 32; /* training does not round biases: any width may be deployed */
+        if (net->site[s].kind == NBI_SITE_BIAS) continue;
         bits[s] = o->fixed[s]  ? o->fixed[s]
                   : weight     ? NBI_MAX_BITS
                                : o->activation_bits[o->n_activation_bits - 1];
