@@ -53,7 +53,7 @@ static const opt own[] = {
 static const opt training[] = {
     {"finetune", 0, "EPOCHS", "trains the chosen policy with quantization in the loop (default 0)",
      OPT_INT, O(finetune), 0, 1e6},
-    {"lr", 0, "RATE", "learning rate of --finetune, falling as a cosine (default 0.01)", OPT_REAL,
+    {"lr", 0, "RATE", "largest learning rate of --finetune (default 0.01; adam, adamw: 0.001)", OPT_REAL,
      O(learning_rate), 1e-9, 1e3},
     {"batch", 0, "N", "images per step of --finetune (default 128)", OPT_INT, O(batch), 2, 65536},
     {"no-distill", 0, "", "labels only, without the float network as teacher", OPT_OFF, O(distill),
@@ -95,9 +95,10 @@ int cmd_quantize(cli *c) {
         OPT_GROUP("Limits, in any mix", limits, &a.o), CLI_CHOICE_GROUP(&a.o),
         OPT_GROUP("Rules", own, &a),                   OPT_GROUP("How", how, &a.o),
         OPT_GROUP("Fine-tuning", training, &a.o),
+        CLI_DESCENT_GROUP(&a.o.descent),
         OPT_GROUP("What is written", output, &a.o),    CLI_DATA_GROUP(&a.o.data)};
     const cli_usage usage = {.args = args, .needs = "--data PATH -o DIR", .notes = notes,
-                             .groups = groups, .n_groups = 7};
+                             .groups = groups, .n_groups = 8};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code == CLI_GO_ON) code = work(c, &a, path);

@@ -56,7 +56,6 @@ static void add_width(nbi_session *s, const scheme_list *list, int bits, bool we
     int had = offer->n;
     for (int i = 0; i < list->n; i++) {
         nbi_choice c = nbi_choice_of(list->number[i], bits);
-        if (!weights && list->number[i]) continue;
         if (nbi_choice_deploys(c, weights)) add_choice(offer, c);
         else
             nb_log(s->ctx, NB_LOG_INFO, "left out: %s of scheme '%s' at %d bits, which devices "
@@ -81,8 +80,6 @@ static nb_status parse_list(nbi_session *s, const char *what, const char *text,
             add_width(s, list, bits, weights, offer);
         } else {
             NB_TRY(nbi_choice_check(s->ctx, what, nbi_choice_of(scheme, bits), weights));
-            if (!weights && scheme)
-                return nb_fail(s->ctx, NB_EINVAL, "%s: activations are uniform", what);
             add_choice(offer, nbi_choice_of(scheme, bits));
         }
         p += len;
@@ -115,13 +112,16 @@ nb_status nbi_parse_offers(nbi_session *s) {
 
 nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice) {
     const nbi_site *t = &s->net->site[site];
-    bool free_scheme = t->kind == NBI_SITE_WEIGHT;
+    bool free_scheme = t->kind == NBI_SITE_WEIGHT || t->kind == NBI_SITE_ACTIVATION;
     if (nbi_choice_scheme(choice) == 0) return NB_OK;
     if (!free_scheme)
-        return nb_fail(s->ctx, NB_EINVAL, "tensor '%s': scheme '%s' is for weights; "
-                       "this one stays uniform", t->name,
+        return nb_fail(s->ctx, NB_EINVAL, "tensor '%s': scheme '%s' is for weights and for "
+                       "what convolutions read; this one stays uniform", t->name,
                        nbi_choice_row(choice)->name);
-    return nbi_choice_check(s->ctx, t->name, choice, t->kind == NBI_SITE_WEIGHT);
+    NB_TRY(nbi_choice_check(s->ctx, t->name, choice, t->kind == NBI_SITE_WEIGHT));
+    if (nbi_choice_for(t, choice) == choice) return NB_OK;
+    return nb_fail(s->ctx, NB_EINVAL, "tensor '%s' has values of both signs: scheme '%s' has no form "
+                   "for them", t->name, nbi_choice_row(choice)->name);
 }
 
 /* ---- rules ------------------------------------------------------------------------------------ */

@@ -21,7 +21,8 @@ nb_quantize_options nb_quantize_options_default(void) {
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
-                                 .correct = true, .distill = true};
+                                 .correct = true, .distill = true,
+                                 .descent = {.weight_decay = -1}};
 }
 
 void nbi_session_close(nbi_session *s) {
@@ -33,6 +34,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_qat_free(s->tuned);
     nbi_qnet_free(s->net);
     nbi_graph_free(s->cut);
+    nbi_graph_free(s->further.fresh);
     nb_model_free(s->model);
     nbi_free(s->inputs);
     nbi_free(s->reference);
@@ -116,20 +118,37 @@ static nb_status cut_untouched(nbi_session *s) {
     return NB_OK;
 }
 
+/* Grids of every scheme that an activation may get. */
+static nb_status fit_offers(nbi_session *s) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        if (s->net->site[i].kind != NBI_SITE_ACTIVATION) continue;
+        for (int k = 0; k < s->activations.n; k++)
+            NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->activations.choice[k], s->range));
+        if (s->fixed[i]) NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->fixed[i], s->range));
+    }
+    return NB_OK;
+}
+
+nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
+    const nb_quantize_options *o = s->o;
+    nbi_graph *one = NULL;
+    NB_TRY(nbi_rebatch(s->ctx, source, 1, &one));
+    nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
+                                                      : NBI_FIRST_LAST_8, o->residual_bits};
+    NB_TRY(nbi_generate(s->ctx, one, &qag, &s->net));
+    s->edge = nbi_score_edge(s->net);
+    return NB_OK;
+}
+
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
-    *s = (nbi_session){.ctx = ctx, .o = o, .started = nb_seconds(ctx)};
-    nbi_graph *one = NULL;
+    *s = (nbi_session){.ctx = ctx, .o = o, .folder = o->output, .started = nb_seconds(ctx)};
     NB_TRY(parse_options(s));
     NB_TRY(nbi_check_search(ctx, o->search));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
-    NB_TRY(nbi_specialize_batch(ctx, s->source, 1, &one));
-    nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
-                                                      : NBI_FIRST_LAST_8, o->residual_bits};
-    NB_TRY(nbi_generate(ctx, one, &qag, &s->net));
-    s->edge = nbi_score_edge(s->net);
+    NB_TRY(nbi_session_net(s, s->source));
     if (s->net->n_untouched && o->strict)
         return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' cannot be quantized (--strict)",
                        s->net->untouched[0]);
@@ -139,7 +158,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
-    return NB_OK;
+    return fit_offers(s); /* storage, for costs without data */
 }
 
 /* ---- data and calibration ------------------------------------------------------------------- */
@@ -207,7 +226,7 @@ static nb_status calibrate(nbi_session *s) {
     size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     NB_TRY(nbi_alloc(ctx, s->images.n * count, sizeof(float), &s->reference));
     nbi_calibration c = {fill, s, s->calib, s->range, s->edge, NULL};
-    NB_TRY(nbi_calibrate(ctx, s->source, s->net, &c));
+    NB_TRY(nbi_calibrate(ctx, s->further.fresh ? s->further.fresh : s->source, s->net, &c));
     c.images = s->images.n;
     c.scores = s->reference;
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
@@ -252,7 +271,7 @@ static nb_status open_study(nbi_session *s) {
     char text[64];
     nbi_buf path = {0};
     nb_status st;
-    if (!s->o->output) return NB_OK;
+    if (!s->o->output || s->further.on) return NB_OK;
     NB_TRY(nbi_make_folder(s->ctx, s->o->output));
     NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/study.db", s->o->output));
     NB_TRYG(nbi_study_open(s->ctx, path.data, &s->study));
@@ -281,12 +300,13 @@ static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bi
 
 nb_status nbi_session_calibrate(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
-    NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
+    if (!s->data) NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
     s->info = *nbi_dataset_get(s->data);
     NB_TRY(draw_images(s));
     if (nbi_reads_pixels(s->source, &s->info)) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
+    NB_TRY(fit_offers(s));
     nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
                              s->per_channel};
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
@@ -308,7 +328,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
         bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : weight ? w : a;
+        bits[i] = s->fixed[i] ? s->fixed[i] : nbi_choice_for(&s->net->site[i], weight ? w : a);
     }
 }
 
@@ -401,6 +421,8 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     NB_TRY(nbi_choice_parse(s->ctx, name, text, strlen(text), &choice));
     if (s->net->site[found].kind == NBI_SITE_INPUT) return NB_OK;
     NB_TRY(nbi_session_check(s, found, choice));
+    if (s->net->site[found].kind == NBI_SITE_ACTIVATION)
+        NB_TRY(nbi_fit_site(s->ctx, s->net, found, choice, s->range));
     bits[found] = choice;
     return NB_OK;
 }

@@ -13,6 +13,24 @@
 #define NBI_SCORE_IMAGES 512 /* validation images that score a policy */
 #define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
 
+/* What a further fine-tuning (nb_finetune) changes; all zero in nb_quantize. */
+typedef struct nbi_further {
+    bool on;            /* the policy is given; the study is left alone */
+    const char *tuned;  /* file of the values to start from; NULL: the float network's */
+    nbi_graph *fresh;   /* the float network with random weights to start from; NULL: source */
+    uint64_t seed;      /* beside the context's, of batches */
+    double time_limit;  /* seconds; 0: none */
+} nbi_further;
+
+/* What fine-tuning leaves beside s->tuned. */
+typedef struct nbi_tuning_result {
+    json_t *lines;   /* for results.json */
+    int epochs;      /* behind s->tuned, over all fine-tunings */
+    char origin[20]; /* what an unfinished one started from, and the epochs behind that; */
+    int origin_epochs; /* "": it is finished */
+    bool nothing;    /* stopped before an epoch was judged */
+} nbi_tuning_result;
+
 typedef struct nbi_session {
     nb_ctx *ctx;
     const nb_quantize_options *o;
@@ -43,6 +61,8 @@ typedef struct nbi_session {
     nbi_problem *problem;
     nbi_study *study;
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
+    nbi_further further;
+    const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
     double **delta;        /* sensitivities, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
     float *drop_float;      /* float outputs on them, [n][drop_count] */
@@ -55,6 +75,8 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
                            nbi_session *s);
 /* Data opened, calibration run, scorer, study (in o->output if there is one) and problem made. */
 nb_status nbi_session_calibrate(nbi_session *s);
+/* s->net, of this float graph. */
+nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
 void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
@@ -98,15 +120,28 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
-/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node,
- * or an input whose batch the file fixes to another one. */
-nb_status nbi_finetune_check(nbi_session *s);
-/* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
- * results.json says of it. Cancelled: the best so far; s->tuned is NULL where no epoch was judged.
+/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
  */
-nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines);
+nb_status nbi_finetune_check(nbi_session *s);
+/* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned: NULL where none is
+ * better than the policy without fine-tuning, or where none was judged. Cancelled: the best so far.
+ */
+nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result);
+/* nbi_finetune, then the drop of the metric anew where it counts; cancelled: also NB_OK. */
+nb_status nbi_tune(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *result);
+/* Random weights in s->further.fresh and a network of them in s->net; data opened, and not yet
+ * calibrated. */
+nb_status nbi_session_refresh(nbi_session *s);
 /* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
+/* nbi_deliver, the limits, the trained values, and results.json itself. tuning->lines is taken
+ * over; `search` (not taken over) replaces what results.json says of the search where not NULL. */
+nb_status nbi_conclude(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *tuning,
+                       const json_t *search, json_t **result);
+/* What a call returns after `st`: the text of `result` (taken over); NB_ELIMIT names the first limit
+ * that is not met. outcome NULL: there was nothing to meet. */
+nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *outcome, json_t *result,
+                     char **json);
 /* The sensitivity table: every tensor that is searched, at every choice. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
 /* Why this policy: the same table, what the neighbouring choices would cost and buy, and how well

@@ -8,6 +8,7 @@
 #define NIBBLE_IR_QNET_H
 
 #include "ir/graph.h"
+#include "ir/scheme.h"
 #include "kernels/kernels.h"
 
 /* How a tensor is stored: real = scale·(v − zero), lo ≤ v ≤ hi. scale is float32-representable. */
@@ -16,7 +17,19 @@ typedef struct nbi_qparam {
     int bits;
     double scale;
     int32_t zero, lo, hi;
+    const struct nbi_levels *levels; /* NULL: every v occurs; else only a scheme's levels */
 } nbi_qparam;
+
+/* The levels of an activation's scheme that is no uniform rounding. What computes such a tensor
+ * quantizes to `first`, 8 uniform bits, and a table brings those onto the levels, v = level + zero;
+ * what is stored already (a residual stream) goes through a table directly. */
+typedef struct nbi_levels {
+    const nbi_scheme *scheme;
+    nbi_scheme_use use;
+    nbi_qparam first;
+    nbi_scheme_grid grid;
+    float params[NBI_SCHEME_MAX_PARAMS];
+} nbi_levels;
 
 typedef enum nbi_site_kind {
     NBI_SITE_WEIGHT,     /* a convolution's or dense layer's weights */
@@ -123,6 +136,8 @@ typedef struct nbi_layer {
     /* Float statistics of Σ w·x per output channel on the calibration images. */
     double *mean, *deviation; /* [out_c]; NULL before calibration */
 
+    const uint8_t *lut; /* REQUANT: NULL, or the table that a file gives: [256], codes as bytes, signed
+                           ones 128 higher */
     nbk_pool pool;  /* MAXPOOL, AVGPOOL: geometry */
     int n_copy;     /* COPY: copy[i] moves in[copy_in[i]]; 0: the same bytes under another shape */
     nbk_copy *copy;

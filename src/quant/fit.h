@@ -5,6 +5,18 @@
 #include "schemes/choice.h"
 #include "schemes/range.h"
 
+/* ---- activations ---------------------------------------------------------------------------- */
+
+/* Fits a site by a choice other than uniform (uniform ones are there since calibration), in the net's
+ * arena; nbi_site_grid and nbi_site_sqnr then know it. Values are 2^14 quantiles of the histogram;
+ * without one (before calibration) only the storage means something. A site that cannot get the scheme
+ * is left alone. Again after a calibration: fits again. */
+nb_status nbi_fit_site(nb_ctx *ctx, nbi_qnet *net, int site, nbi_choice choice,
+                       nbi_range_method range);
+/* Every activation site by what a policy gives it. */
+nb_status nbi_fit_policy(nb_ctx *ctx, nbi_qnet *net, const nbi_choice *choice,
+                         nbi_range_method range);
+
 /* ---- weights ------------------------------------------------------------------------------- */
 
 /* Symmetric, full range −2^(bits−1) … 2^(bits−1)−1 (1 bit: ±1 with scale E|w|), least squared

@@ -30,7 +30,8 @@ typedef struct nbi_qat_vertex {
 typedef struct nbi_qat_options {
     int64_t batch;
     bool per_channel;   /* granularity of weights */
-    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated */
+    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated,
+                         once nbi_qat_copy has given it values */
     int classes;        /* of the targets; 0 = no labels: distillation only */
     bool distill;       /* an input for the float network's outputs */
     bool mean_squared;  /* they are compared as values; else rows of scores by their divergence */

@@ -8,8 +8,8 @@
 
 static bool same_grid(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
     int a = net->edge[l->in[0]].site, b = net->edge[l->out].site;
-    return l->type == NBI_LAYER_REQUANT &&
-           nbi_same_grid(nbi_site_grid(&net->site[a], bits[a]), nbi_site_grid(&net->site[b], bits[b]));
+    return nbi_keeps_grid(l, nbi_site_grid(&net->site[a], bits[a]),
+                          nbi_site_grid(&net->site[b], bits[b]));
 }
 
 /* The level tables of weights that one program stores: equal ones once. Fixed ones are compared by
@@ -38,8 +38,29 @@ static size_t table_bytes(tables *t, nbi_choice choice) {
     return size;
 }
 
-size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
+static bool adds_levels(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
+    int site = net->edge[l->out].site;
+    return nbi_adds_levels(l, nbi_site_grid(&net->site[site], bits[site]));
+}
+
+/* Tables behind layers: each a step, those of one site the same bytes. */
+static size_t level_bytes(const nbi_qnet *net, const nbi_choice *bits) {
+    const nbi_step lut = {.type = NBI_STEP_LUT};
     size_t bytes = 0;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        bool first = true;
+        if (!adds_levels(net, l, bits)) continue;
+        for (int k = 0; k < i; k++)
+            first &= net->edge[net->layer[k].out].site != net->edge[l->out].site ||
+                     !adds_levels(net, &net->layer[k], bits);
+        bytes += nbi_step_descriptor_bytes(&lut) + (first ? 256 : 0);
+    }
+    return bytes;
+}
+
+size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
+    size_t bytes = level_bytes(net, bits);
     tables t = {.n = 0};
     for (int i = 0; i < net->n_layers; i++) {
         const nbi_layer *l = &net->layer[i];
@@ -78,7 +99,7 @@ static nbi_step_type step_type(const nbi_layer *l) {
 
 /* Steps with buffers and scratch, but no constants. */
 static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits, nbi_program *p) {
-    size_t edges = (size_t)net->n_edges + 1, capacity = (size_t)net->n_layers + 1;
+    size_t edges = (size_t)net->n_edges + 1, capacity = 2 * (size_t)net->n_layers + 1;
     for (int i = 0; i < net->n_layers; i++) capacity += (size_t)net->layer[i].n_copy;
     p->tensor = nbi_arena_alloc(&p->arena, edges, sizeof *p->tensor);
     p->step = nbi_arena_alloc(&p->arena, capacity, sizeof *p->step);
@@ -114,8 +135,10 @@ static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bit
             if (l->type != NBI_LAYER_CONV) continue;
             s->u.conv.p = l->geometry;
             s->u.conv.p.w_bits = (uint8_t)nbi_choice_bits(bits[l->weight_site]);
-
         }
+        if (adds_levels(net, l, bits))
+            p->step[p->n_steps++] = (nbi_step){.type = NBI_STEP_LUT, .name = l->name, .n_in = 1,
+                                               .in = {l->out}, .out = l->out};
     }
     for (int i = 0; i < net->n_outputs; i++) {
         p->output[i] = alias[net->output[i]];

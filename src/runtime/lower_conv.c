@@ -110,7 +110,8 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
                          const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                          nbi_step *step) {
     const nbi_layer *l = &net->layer[index];
-    const nbi_qparam *x = &site[net->edge[l->in[0]].site], *y = &site[net->edge[l->out].site];
+    const nbi_qparam *x = &site[net->edge[l->in[0]].site];
+    const nbi_qparam *y = nbi_made_grid(&site[net->edge[l->out].site]);
     nbi_step_conv *out = &step->u.conv;
     step->type = l->depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV;
     out->p = l->geometry;

@@ -302,7 +302,7 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
     nbi_frozen_conv plain = *conv;
-    nbi_step step;
+    nbi_step step[NBI_MAX_STEPS];
     nbi_ready_step ready;
     void *own = NULL;
     step_job j = {.ctx = ctx, .s = s, .ready = &ready};
@@ -312,12 +312,12 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     plain.shift = nbi_arena_alloc(&s->arena, channels, sizeof(double));
     if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
     for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
-    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, &step, &n));
-    NB_TRYG(ready_step(ctx, &step, f, &ready, &own));
-    set_inputs(s, &step, &j);
+    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, step, &n));
+    NB_TRYG(ready_step(ctx, step, f, &ready, &own));
+    set_inputs(s, step, &j);
     size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
     s->sums_kept = count * images <= s->sums_count;
-    s->sums_bias = step.u.conv.p.bias;
+    s->sums_bias = step->u.conv.p.bias;
     j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
     j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
     NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
@@ -401,10 +401,12 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
         nbi_ready_step ready;
         void *own = NULL;
         step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
-        nb_status st = ready_step(ctx, &step[i], f, &ready, &own);
+        nb_status st = ready_step(ctx, &step[i], i == 0 ? f : NULL, &ready, &own);
         if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
         set_inputs(s, &step[i], &j);
-        j.kept = l->type == NBI_LAYER_CONV && s->sums_kept ? s->options.stat_images : 0;
+        /* a convolution's second step is the table of its levels, in place */
+        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums_kept;
+        j.kept = sums ? s->options.stat_images : 0;
         if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
         nbi_free(own);
         NB_TRY(st);
@@ -449,8 +451,7 @@ static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
         const nbi_layer *l = &net->layer[i];
         const nbi_qparam *y = &s->site[net->edge[l->out].site];
         s->alias[l->out] = l->out;
-        bool alias = (l->type == NBI_LAYER_REQUANT &&
-                      nbi_same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
+        bool alias = nbi_keeps_grid(l, &s->site[net->edge[l->in[0]].site], y) ||
                      (l->type == NBI_LAYER_COPY && l->n_copy == 0);
         if (alias) {
             s->alias[l->out] = s->alias[l->in[0]];

@@ -75,6 +75,59 @@ nb_status nbi_choice_check(nb_ctx *ctx, const char *who, nbi_choice choice, bool
                    nbi_scheme_deploy_bits(row, weights), what, nbi_choice_bits(choice));
 }
 
+/* ---- grids of activations ---------------------------------------------------------------------- */
+
+nbi_choice nbi_choice_for(const nbi_site *site, nbi_choice choice) {
+    const nbi_choice uniform = (nbi_choice)nbi_choice_bits(choice);
+    const unsigned flags = nbi_choice_row(choice)->flags;
+    if (site->kind == NBI_SITE_WEIGHT) return choice;
+    if (site->kind != NBI_SITE_ACTIVATION) return uniform;
+    return site->is_unsigned || flags & NBI_SCHEME_SIGNED ? choice : uniform;
+}
+
+/* v = level + zero: unsigned, signed, or unsigned with a zero point, whichever holds all levels. */
+static void set_storage(const nbi_scheme_grid *grid, nbi_qparam *q) {
+    int least = grid->level[0], most = grid->level[grid->n - 1];
+    bool is_signed = least < 0 && least >= -128 && most <= 127;
+    q->dtype = is_signed ? NB_DTYPE_S8 : NB_DTYPE_U8;
+    q->zero = least < 0 && !is_signed ? -least : 0;
+    q->lo = q->zero + (least < 0 ? least : 0); /* 0, the padding, is always within */
+    q->hi = q->zero + (most > 0 ? most : 0);
+    q->scale = (double)grid->scale;
+}
+
+void nbi_choice_grid(nbi_choice choice, bool is_unsigned, const float *params,
+                     const nbi_qparam *first, nbi_levels *levels, nbi_qparam *out) {
+    const nbi_scheme *row = nbi_choice_row(choice);
+    const nbi_scheme_use use = nbi_choice_use(choice, false, is_unsigned);
+    nbi_scheme_grid *grid = &levels->grid;
+    row->grid(&use, params, grid);
+    *out = (nbi_qparam){.bits = use.bits};
+    set_storage(grid, out);
+    bool run = grid->level[grid->n - 1] - grid->level[0] == grid->n - 1;
+    if (run && row->flags & NBI_SCHEME_STEPS) return;
+    levels->scheme = row;
+    levels->use = use;
+    levels->first = *first;
+    memcpy(levels->params, params, (size_t)row->n_params(&use) * sizeof *params);
+    out->levels = levels;
+}
+
+void nbi_levels_bytes(const nbi_qparam *q, const float *real, size_t n, uint8_t *byte) {
+    const nbi_levels *l = q->levels;
+    l->scheme->encode(&l->use, l->params, real, byte, n);
+    for (size_t i = 0; i < n; i++) byte[i] = (uint8_t)(l->grid.level[byte[i]] + q->zero);
+}
+
+void nbi_levels_table(const nbi_qparam *q, const nbi_qparam *from, uint8_t table[256]) {
+    float real[256];
+    for (int b = 0; b < 256; b++) {
+        int v = from->dtype == NB_DTYPE_S8 ? (int8_t)b : b;
+        real[b] = (float)(from->scale * (v - from->zero));
+    }
+    nbi_levels_bytes(q, real, 256, table);
+}
+
 /* ---- tables of weights ------------------------------------------------------------------------ */
 
 int nbi_grid_step(const nbi_scheme_grid *grid, int bits) {

@@ -26,6 +26,24 @@ bool nbi_choice_deploys(nbi_choice choice, bool weights);
 /* NB_EINVAL otherwise: says which widths of the scheme are possible. `who`: the tensor or option. */
 nb_status nbi_choice_check(nb_ctx *ctx, const char *who, nbi_choice choice, bool weights);
 
+/* ---- grids of activations ---------------------------------------------------------------------- */
+
+/* The choice, or the uniform one of the same width where the site cannot get it: streams, inputs and
+ * outputs, values of both signs for an unsigned scheme. */
+nbi_choice nbi_choice_for(const nbi_site *site, nbi_choice choice);
+/* The grid of a scheme with these params. levels (the caller's, filled, with params copied; `first`
+ * given) is used, and pointed to, only where the scheme is no uniform rounding. */
+void nbi_choice_grid(nbi_choice choice, bool is_unsigned, const float *params,
+                     const nbi_qparam *first, nbi_levels *levels, nbi_qparam *out);
+/* n real values → raw bytes of a tensor whose grid has levels. */
+void nbi_levels_bytes(const nbi_qparam *q, const float *real, size_t n, uint8_t *byte);
+/* The 256 raw bytes of `from` → those of a grid with levels. */
+void nbi_levels_table(const nbi_qparam *q, const nbi_qparam *from, uint8_t table[256]);
+/* The grid that a layer computes before any table. */
+static inline const nbi_qparam *nbi_made_grid(const nbi_qparam *q) {
+    return q->levels ? &q->levels->first : q;
+}
+
 /* ---- tables of weights ------------------------------------------------------------------------ */
 
 /* How many int8 levels a layer of such weights stores: 0 where codes are uniform (or levels

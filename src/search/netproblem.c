@@ -5,6 +5,7 @@
 
 #include "runtime/footprint.h"
 #include "runtime/lower.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -306,13 +307,18 @@ static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool 
     const nbi_site *s = &np->o.net->site[site];
     const bool weight = s->kind == NBI_SITE_WEIGHT;
     double most = 0;
-    *out = weight ? np->o.weights : np->o.activations;
-    if (!best) return NB_OK;
-    int n = out->n;
+    const nbi_offer *all = weight ? &np->o.weights : &np->o.activations;
     out->n = 0;
-    for (int i = 0; i < n; i++) {
-        nbi_choice c = out->choice[i];
-        double sqnr;
+    for (int i = 0; i < all->n; i++) {
+        nbi_choice c = nbi_choice_for(s, all->choice[i]);
+        double sqnr = 0;
+        bool known = false;
+        for (int k = 0; k < out->n; k++) known |= out->choice[k] == c;
+        if (known) continue;
+        if (!best) {
+            out->choice[out->n++] = c;
+            continue;
+        }
         bool new_width =
             !out->n || nbi_choice_bits(out->choice[out->n - 1]) != nbi_choice_bits(c);
         NB_TRY(nbi_netproblem_sqnr(ctx, np, site, c, &sqnr));
@@ -476,7 +482,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     for (size_t s = 0; s < sites; s++)
         if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
             options->activations.n == 1)
-            fixed[s] = options->activations.choice[0];
+            fixed[s] = nbi_choice_for(&options->net->site[s], options->activations.choice[0]);
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;

@@ -108,6 +108,7 @@ static double fixed_bytes(const hand *h, const nbi_program *p, const nbi_choice 
         const nbi_step *step = &p->step[i / NBI_STEP_TABLES];
         bool conv = step->type == NBI_STEP_CONV || step->type == NBI_STEP_DWCONV;
         bool levels = conv && i % NBI_STEP_TABLES == 1;
+        levels |= step->type == NBI_STEP_LUT && step->in[0] == step->out;
         if (table[i].home != i && !levels) sum += (double)table[i].bytes;
     }
     nbi_free(table);
@@ -153,11 +154,14 @@ static void check_file(hand *h, const nbi_frozen *frozen, const nbi_program *p,
     nbi_buf_free(&file);
 }
 
-static bool own_tables(const hand *h, const nbi_choice *bits) {
+/* Tables that depend on the data may happen to be equal: then one is stored. */
+static bool may_share(const hand *h, const nbi_choice *bits) {
     bool any = false;
-    for (int i = 0; i < h->net->n_sites; i++)
-        any |= h->net->site[i].kind == NBI_SITE_WEIGHT && nbi_choice_table_size(bits[i]) &&
-               !nbi_choice_table(bits[i], (int8_t[256]){0});
+    for (int i = 0; i < h->net->n_sites; i++) {
+        bool weight = h->net->site[i].kind == NBI_SITE_WEIGHT;
+        any |= weight ? nbi_choice_table_size(bits[i]) && !nbi_choice_table(bits[i], (int8_t[256]){0})
+                      : nbi_choice_scheme(bits[i]) != 0;
+    }
     return any;
 }
 
@@ -173,8 +177,7 @@ static void check_policy(hand *h, nbi_scorer *s, const nbi_choice *bits, bool fi
     assert_memory_equal(values, again, sizeof values);
     double f = fixed_bytes(h, p, bits);
     if (*fixed < 0) *fixed = f;
-    /* two tensors' own tables may be equal, too */
-    assert_true(f == *fixed || (own_tables(h, bits) && f < *fixed));
+    assert_true(f == *fixed || (may_share(h, bits) && f < *fixed));
     HAND_OK(nbi_footprint_ram(h->ctx, h->net, bits, &ram));
     HAND_OK(nbi_program_place_scratch(h->ctx, p, NULL, &own));
     assert_int_equal(ram, own);
@@ -201,6 +204,87 @@ static void test_weight_policies(void **state) {
     }
     nbi_scorer_free(s);
     hand_free(h);
+}
+
+/* ---- activations ------------------------------------------------------------------------------ */
+
+/* The whole way of a real value, by FakeQuant's functions, against the integer tables. */
+static void check_site(const nbi_site *site, nbi_choice choice) {
+    const nbi_qparam *q = nbi_site_grid(site, choice);
+    char text[NBI_CHOICE_TEXT];
+    nbi_choice_text(choice, text);
+    if (!q) fail_msg("%s is not fitted", text);
+    const nbi_qparam *first = nbi_made_grid(q);
+    uint8_t table[256];
+    nbi_scheme_use eight = {.bits = 8, .is_unsigned = site->is_unsigned};
+    if (q->levels) nbi_levels_table(q, first, table);
+    for (int i = 0; i < 2000; i++) {
+        float x = (float)((site->is_unsigned ? i : i - 1000) * 0.004), y = x;
+        int v = nbi_quantize(first, x);
+        if (q->levels) {
+            const nbi_levels *l = q->levels;
+            float step = (float)first->scale;
+            nbi_scheme_find("lsq")->forward(&eight, &step, &x, &y, 1);
+            l->scheme->forward(&l->use, l->params, &y, &y, 1);
+            v = q->dtype == NB_DTYPE_S8 ? (int8_t)table[(uint8_t)v] : table[(uint8_t)v];
+        } else {
+            y = (float)q->scale * (float)(v - q->zero);
+        }
+        assert_in_range(v - q->lo, 0, q->hi - q->lo);
+        assert_in_range(q->zero - q->lo, 0, q->hi - q->lo);
+        if (y != (float)q->scale * (float)(v - q->zero))
+            fail_msg("%s at %g: level %d, fake quantization %g", text, (double)x, v, (double)y);
+    }
+}
+
+/* Uniform roundings without a table: the grid is the scheme. */
+static void check_steps(const nbi_site *site, nbi_choice choice) {
+    const nbi_scheme *row = nbi_choice_row(choice);
+    const nbi_qparam *q = nbi_site_grid(site, choice);
+    nbi_scheme_use use = nbi_choice_use(choice, false, site->is_unsigned);
+    float params[NBI_SCHEME_MAX_PARAMS], x[257], y[257];
+    nbi_qparam grid;
+    nbi_levels levels;
+    if (q->levels) return;
+    for (int i = 0; i < 257; i++) x[i] = (float)((site->is_unsigned ? i : i - 128) * 0.013);
+    row->fit(&use, x, 257, params);
+    nbi_choice_grid(choice, site->is_unsigned, params, &site->fit[8], &levels, &grid);
+    row->forward(&use, params, x, y, 257);
+    for (int i = 0; i < 257; i++)
+        assert_true(y[i] == (float)grid.scale * (float)(nbi_quantize(&grid, x[i]) - grid.zero));
+}
+
+static void test_activation_policies(void **state) {
+    (void)state;
+    nbi_choice pair[PAIRS], weight[PAIRS], bits[HAND_SITES];
+    int n = all_pairs(false, pair), w = all_pairs(true, weight);
+    for (int seed = 0; seed < 2; seed++) {
+        double fixed = -1;
+        hand data, *h = &data;
+        hand_finish(h, zoo_build(h, (uint64_t)seed));
+        hand_calibrate(h, IMAGES);
+        nbi_scorer *s = hand_scorer(h, IMAGES, 1u << 20);
+        for (int i = 0; i <= n; i++) { /* each everywhere, then all of them at random */
+            hand_bits(h, 8, 8, bits);
+            for (int k = 0; k < h->net->n_sites; k++) {
+                const nbi_site *site = &h->net->site[k];
+                if (site->kind == NBI_SITE_ACTIVATION)
+                    bits[k] = nbi_choice_for(
+                        site, i < n ? pair[i] : pair[nbi_rng_below(&h->rng, (uint32_t)n)]);
+                if (site->kind == NBI_SITE_WEIGHT && i == n)
+                    bits[k] = weight[nbi_rng_below(&h->rng, (uint32_t)w)];
+            }
+            HAND_OK(nbi_fit_policy(h->ctx, h->net, bits, NBI_RANGE_MSE));
+            for (int k = 0; k < h->net->n_sites; k++)
+                if (h->net->site[k].kind == NBI_SITE_ACTIVATION) {
+                    check_site(&h->net->site[k], bits[k]);
+                    check_steps(&h->net->site[k], bits[k]);
+                }
+            check_policy(h, s, bits, i % 7 == 0 || i == n, &fixed);
+        }
+        nbi_scorer_free(s);
+        hand_free(h);
+    }
 }
 
 /* ---- text ------------------------------------------------------------------------------------- */
@@ -231,6 +315,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weight_levels),
         cmocka_unit_test(test_weight_policies),
+        cmocka_unit_test(test_activation_policies),
         cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
