@@ -33,6 +33,8 @@ typedef enum nbi_feature {
     NBI_FEATURE_COUNT
 } nbi_feature;
 
+typedef nb_status (*nbi_known_fn)(void *user, const uint8_t *policy, double score);
+
 typedef struct nbi_problem {
     void *self;
     int n_vars;
@@ -54,6 +56,8 @@ typedef struct nbi_problem {
     /* Second-order estimate of the loss: mean curvature of a tensor times its squared error. */
     nb_status (*curvature)(nb_ctx *ctx, void *self, double **omega);
     void (*features)(const void *self, int variable, double out[NBI_FEATURE_COUNT]);
+    /* Calls fn for each policy that earlier runs (other data, other settings) have scored. */
+    nb_status (*earlier)(nb_ctx *ctx, void *self, nbi_known_fn fn, void *user);
     const nbi_part *part; /* [n_vars]; NULL: all weights */
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
