@@ -25,7 +25,7 @@ for method in auto uniform random:trials=12 sensitivity:refine=4 \
     says flat '"met":true'
     # why this policy: neighbours of the choice, and how well the sums agreed
     says flat '"agreement":{"kendall_tau":'
-    says flat '"less":{"bits":'
+    says flat '"more":{"bits":'
     says flat '"estimated":false'
     bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9.]+).*/\1/' flat)
     sizes+=" ${method%%:*}=${bytes%.*}"
