@@ -7,7 +7,7 @@
 /* How a limit is shown, and where what was reached stands when the limit does not say it. */
 static const struct limit_row {
     const char *name, *got;
-    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real */
+    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real, 'j' joules */
 } limit_rows[] = {
     {"max-size", "quantized.bytes", 'B'},
     {"compression", "quantized.compression|compression", 'x'},
@@ -15,6 +15,7 @@ static const struct limit_row {
     {"max-ram", "quantized.peak_ram", 'B'},
     {"max-bops", "quantized.bops", 'n'},
     {"max-latency", "quantized.latency", 's'},
+    {"max-energy", "quantized.energy", 'j'},
     {"max-drop", "validation_drop.bound", 'r'},
 };
 enum { N_LIMITS = sizeof limit_rows / sizeof limit_rows[0] };
@@ -29,6 +30,10 @@ static const char *in_unit(char unit, double x) {
         return show_seconds(x);
     case 'n':
         return show_count(x);
+    case 'j':
+        if (!isfinite(x)) return "-";
+        snprintf(ratio[next % 2], sizeof ratio[0], "%.4g J", x);
+        return ratio[next++ % 2];
     case 'x':
         if (!isfinite(x)) return "-";
         snprintf(ratio[next % 2], sizeof ratio[0], "%.2fx", x);
@@ -188,6 +193,8 @@ static void print_figures(const json_t *root) {
     print_pair("C: arena", show_bytes(json_num(root, "quantized.c.arena_bytes")));
     print_pair("BOPs", show_count(json_num(root, "quantized.bops")));
     print_pair("latency", show_seconds(json_num(root, "quantized.latency")));
+    double energy = json_num(root, "quantized.energy");
+    if (energy == energy) printf("  %-23s %.4g J\n", "energy", energy);
 }
 
 static void print_search(const json_t *root) {
@@ -215,6 +222,15 @@ static void print_untouched(const json_t *root) {
     if (n > SHOWN) printf("  %-23s and %zu more\n", "", n - SHOWN);
 }
 
+static void print_agreement(const json_t *root) {
+    char line[80];
+    double tau = json_num(root, "why.agreement.kendall_tau");
+    if (isnan(tau)) return;
+    snprintf(line, sizeof line, "Kendall's tau %.2f over %s policies", tau,
+             show_whole(json_num(root, "why.agreement.policies")));
+    print_pair("predicted, measured", line);
+}
+
 void print_quantize(const json_t *root, const void *folder) {
     const json_t *policy = json_at(root, "policy");
     if (json_array_size(policy)) {
@@ -228,6 +244,7 @@ void print_quantize(const json_t *root, const void *folder) {
     print_figures(root);
     print_pair("metric", json_text(root, "metric"));
     print_search(root);
+    print_agreement(root);
     print_untouched(root);
     print_pair("files", folder);
     if (json_is_true(json_at(root, "cancelled")))
