@@ -57,6 +57,8 @@ const opt cli_descent_options[] = {
      1e-9, 1e9},
     {"ema", 0, "DECAY", "judge and keep a moving average of the weights, e.g. 0.999", OPT_REAL,
      DESCENT(ema), 0.01, 0.999999},
+    {"dampen", 0, "L", "pulls weights to their levels, against oscillation, e.g. 0.001 (default 0)",
+     OPT_REAL, DESCENT(dampen), 0, 1e6},
     {"augment", 0, "LIST", "of crop, flip, cutout[=SIDE], mixup[=A], cutmix[=A]; or none",
      OPT_TEXT, DESCENT(augment), 0, 0},
 };

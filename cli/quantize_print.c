@@ -7,7 +7,7 @@
 /* How a limit is shown, and where what was reached stands when the limit does not say it. */
 static const struct limit_row {
     const char *name, *got;
-    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real */
+    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real, 'j' joules */
 } limit_rows[] = {
     {"max-size", "quantized.bytes", 'B'},
     {"compression", "quantized.compression|compression", 'x'},
@@ -15,6 +15,7 @@ static const struct limit_row {
     {"max-ram", "quantized.peak_ram", 'B'},
     {"max-bops", "quantized.bops", 'n'},
     {"max-latency", "quantized.latency", 's'},
+    {"max-energy", "quantized.energy", 'j'},
     {"max-drop", "validation_drop.bound", 'r'},
 };
 enum { N_LIMITS = sizeof limit_rows / sizeof limit_rows[0] };
@@ -29,6 +30,10 @@ static const char *in_unit(char unit, double x) {
         return show_seconds(x);
     case 'n':
         return show_count(x);
+    case 'j':
+        if (!isfinite(x)) return "-";
+        snprintf(ratio[next % 2], sizeof ratio[0], "%.4g J", x);
+        return ratio[next++ % 2];
     case 'x':
         if (!isfinite(x)) return "-";
         snprintf(ratio[next % 2], sizeof ratio[0], "%.2fx", x);
@@ -208,6 +213,8 @@ static void print_figures(const json_t *root) {
     print_pair("C: arena", show_bytes(json_num(root, "quantized.c.arena_bytes")));
     print_pair("BOPs", show_count(json_num(root, "quantized.bops")));
     print_pair("latency", show_seconds(json_num(root, "quantized.latency")));
+    double energy = json_num(root, "quantized.energy");
+    if (energy == energy) printf("  %-23s %.4g J\n", "energy", energy);
 }
 
 static void print_search(const json_t *root) {

@@ -203,7 +203,14 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     json_object_set_new(q, "residual_bits", json_integer(s->o->residual_bits));
     json_object_set_new(q, "peak_ram", json_integer((json_int_t)ram));
     json_object_set_new(q, "bops", json_real(c.bops));
-    json_object_set_new(q, "latency", json_real(latency));
+    if (!s->costs || nbi_step_costs_measured(s->costs)) {
+        json_object_set_new(q, "latency", json_real(latency));
+        return NB_OK;
+    }
+    json_object_set_new(q, "latency", json_real(o->cost[NBI_COST_LATENCY]));
+    json_object_set_new(q, "latency_here", json_real(latency));
+    if (nbi_step_costs_have_energy(s->costs))
+        json_object_set_new(q, "energy", json_real(o->cost[NBI_COST_ENERGY]));
     return NB_OK;
 }
 

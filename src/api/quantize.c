@@ -1,5 +1,5 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
-#include "api/session.h"
+#include "api/hyper.h"
 
 #include "base/stage.h"
 #include "exec/exec.h"
@@ -51,6 +51,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));
+    json_object_set_new(root, "decisions", nbi_decisions_json(s));
     json_decref(policy);
     nbi_free(bits);
     if (st == NB_OK)
@@ -63,7 +64,10 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
 /* The drop that counts is the one after fine-tuning. What was trained when a request to stop came
  * is still measured and delivered. */
 nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) {
+    if (s->meta) NB_TRY(nbi_hyper_start_tuning(s, out->bits));
     nb_status st = nbi_finetune(s, out->bits, result);
+    /* without a tuned network the policy is delivered as it was scored */
+    if (s->meta && !s->tuned) NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
     out->cancelled = nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
     if (st != NB_OK && st != NB_ECANCELLED) return st;

@@ -1,6 +1,7 @@
 /* Preparing a quantization job: options, model, sites; then data, calibration, scorer, problem. */
 #include "api/session.h"
 
+#include "api/hyper.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
 #include "ops/op.h"
@@ -26,6 +27,8 @@ nb_quantize_options nb_quantize_options_default(void) {
 }
 
 void nbi_session_close(nbi_session *s) {
+    json_decref(s->about_meta);
+    nbi_meta_free(s->meta);
     nbi_netproblem_free(s->np);
     nbi_scorer_free(s->scorer);
     nbi_study_close(s->study);
@@ -40,6 +43,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_free(s->reference);
     nbi_free(s->fixed);
     nbi_free(s->delta);
+    nbi_step_costs_free(s->costs);
     nbi_images_free(&s->drop_images);
     nbi_free(s->drop_float);
     memset(s, 0, sizeof *s);
@@ -271,19 +275,27 @@ static uint64_t fingerprint(const nbi_session *s) {
     return nbi_hash(h, o->first_last, strlen(o->first_last));
 }
 
-static nb_status open_study(nbi_session *s) {
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt) {
     char text[64];
+    long known = 0;
+    uint64_t key = fingerprint(s);
+    if (!s->study) return NB_OK;
+    if (salt) key = nbi_hash(key, &salt, sizeof salt);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)key);
+    NB_TRY(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
+    if (s->o->resume && known)
+        nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
+    return NB_OK;
+}
+
+static nb_status open_study(nbi_session *s) {
     nbi_buf path = {0};
     nb_status st;
     if (!s->o->output || s->further.on) return NB_OK;
     NB_TRY(nbi_make_folder(s->ctx, s->o->output));
     NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/study.db", s->o->output));
     NB_TRYG(nbi_study_open(s->ctx, path.data, &s->study));
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)fingerprint(s));
-    long known = 0;
-    NB_TRYG(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
-    if (s->o->resume && known)
-        nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
+    st = nbi_session_begin_study(s, 0);
 done:
     nbi_buf_free(&path);
     return st;
@@ -302,6 +314,14 @@ static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bi
     return st;
 }
 
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s) {
+    return (nbi_scorer_options){.images = s->images.n,
+                                .inputs = s->inputs,
+                                .stat_images = s->o->correct ? s->calib : 0,
+                                .cache_bytes = CACHE_BYTES,
+                                .per_channel = s->per_channel};
+}
+
 nb_status nbi_session_calibrate(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
     if (!s->data) NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
@@ -311,8 +331,7 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
     NB_TRY(fit_offers(s));
-    nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
-                             s->per_channel};
+    nbi_scorer_options so = nbi_session_scorer_options(s);
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
     NB_TRY(open_study(s));
     nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
@@ -322,7 +341,8 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
-                                 .curvature = nbi_curvature, .user = s};
+                                 .curvature = nbi_curvature,
+                                 .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;

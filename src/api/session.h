@@ -60,6 +60,10 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    struct nbi_meta *meta;  /* the network that generates weights, once asked for */
+    json_t *about_meta;    /* what results.json says of it */
+    int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
+    nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
@@ -78,9 +82,20 @@ nb_status nbi_session_calibrate(nbi_session *s);
 /* s->net, of this float graph. */
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
 void nbi_session_close(nbi_session *s);
+/* What the session's scorer was made with. */
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s);
+/* Trials go into the study of this job; salt: of what else scores depend on. */
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* How the session trains networks: losses, distillation, granularity. */
+nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Images per step: --batch, or what there is where that is less. */
+size_t nbi_session_batch(const nbi_session *s);
+/* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w, each free activation a and each free
@@ -99,6 +114,8 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
 const char *nbi_kind_name(nbi_site_kind kind);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
+/* {sites[], layers[], untouched[]}, each with its reasons: decisions.c. */
+json_t *nbi_decisions_json(const nbi_session *s);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */
 nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits);
 

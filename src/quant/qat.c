@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EPSILON 1e-5f
+#define EPSILON       1e-5f
+#define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 
 typedef struct builder {
     nb_ctx *ctx;
@@ -292,8 +293,8 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
     return finish(b, node);
 }
 
-static bool wants_norm(const builder *b, const nbi_layer *l, bool conv) {
-    (void)b;
+bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *l) {
+    bool conv = !strcmp(net->graph->node[l->node[0]]->op_type, "Conv");
     if (conv && !l->is_last) return true;
     for (int c = 0; c < l->geometry.out_c; c++)
         if (l->gain[c] != 1) return true;
@@ -304,7 +305,7 @@ static nb_status build_conv(builder *b, int index, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_node *twin, *node;
     NB_TRY(twin_of(b, l->node[0], &twin));
-    bool conv = !strcmp(twin->op_type, "Conv"), norm = wants_norm(b, l, conv);
+    bool conv = !strcmp(twin->op_type, "Conv"), norm = nbi_qat_normalizes(b->net, l);
     int in[3] = {b->value[l->in[0]]}, y;
     NB_TRY(add_weight(b, index, twin, conv, &in[1]));
     if (!norm) {
@@ -408,6 +409,19 @@ static nb_status add_losses(builder *b, int edge) {
     if (q->label_loss >= 0) output[outs++] = q->label_loss;
     if (q->teacher_loss >= 0) output[outs++] = q->teacher_loss;
     return nbi_graph_set_outputs(b->ctx, b->g, outs, output);
+}
+
+int nbi_qat_losses(const nbi_qat *q, int loss[2], float weight[2]) {
+    int n = 0;
+    if (q->label_loss >= 0) {
+        weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
+        loss[n++] = q->label_loss;
+    }
+    if (q->teacher_loss >= 0) {
+        weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
+        loss[n++] = q->teacher_loss;
+    }
+    return n;
 }
 
 /* ---- all ----------------------------------------------------------------------------------- */

@@ -66,7 +66,13 @@ typedef struct nbi_qat {
 nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
                       const nbi_choice *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
+/* Whether training puts a BatchNormalization behind a convolution: always, but for dense layers that
+ * have none in the file and for the last layer, which train a bias instead. */
+bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *layer);
 void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
+/* The losses of the graph and their shares, the teacher's being half where there are labels, too;
+ * returns how many. */
+int nbi_qat_losses(const nbi_qat *qat, int loss[2], float weight[2]);
 /* `to`, built to evaluate, gets the values of `from`, with every shift rounded as the integer program
  * rounds it: to whole steps of the sums. */
 void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);

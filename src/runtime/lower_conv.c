@@ -26,6 +26,23 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
+/* Channels of gain 0 are constants: their levels are 0, so that nothing of the sums is left beside the
+ * shift. Only one bit has no level 0. */
+static nb_status clear_constants(nb_ctx *ctx, const nbi_layer *l, nbi_arena *arena,
+                                 nbi_frozen_conv *conv) {
+    bool any = false;
+    int8_t *levels;
+    for (size_t i = 0; i < l->n_weights && conv->bits > 1; i++)
+        any |= conv->levels[i] && conv->gain[nbi_weight_channel(l, i)] == 0;
+    if (!any) return NB_OK;
+    levels = nbi_arena_alloc(arena, l->n_weights, 1);
+    if (!levels) return nb_fail_memory(ctx, l->n_weights);
+    for (size_t i = 0; i < l->n_weights; i++)
+        levels[i] = conv->gain[nbi_weight_channel(l, i)] == 0 ? 0 : conv->levels[i];
+    conv->levels = levels;
+    return NB_OK;
+}
+
 /* The real value of one step of a channel's sums. */
 static double unit_of(const nbi_frozen_conv *conv, const nbi_qparam *x, size_t c) {
     return conv->gain[c] * x->scale * (double)conv->scale[c];
@@ -61,9 +78,13 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, co
     size_t channels = (size_t)l->geometry.out_c;
     float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
     if (!scale) return nb_fail_memory(ctx, channels * sizeof *scale);
+    NB_TRY(clear_constants(ctx, l, arena, conv));
     for (size_t c = 0; c < channels; c++) {
-        double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]) / MAX_BIAS;
-        /* gain 0, or a shift far outside what the weights can reach: all but a constant */
+        double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]);
+        /* a shift far outside what the weights can reach: all but a constant. A constant proper
+         * (beside levels of 0) is a bias of one step. */
+        bool constant = conv->gain[c] == 0 && conv->bits > 1;
+        if (!constant) reach /= MAX_BIAS;
         if (!(s * x->scale >= reach)) s = reach / x->scale;
         scale[c] = (float)s;
         if (!(scale[c] > 1e-30f)) scale[c] = 1e-30f;

@@ -34,6 +34,7 @@ struct nbi_netproblem {
     double fixed_bytes;       /* constants that no policy changes */
     double ram;               /* of ram_bits; < 0: not known */
     long scored;
+    const nbi_step_costs *costs; /* NULL: none */
     double deadline;
     double *delta;            /* sensitivities once measured, rows behind each other; else NULL */
 };
@@ -70,6 +71,10 @@ bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uin
 
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline) {
     np->deadline = deadline;
+}
+
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs) {
+    np->costs = costs;
 }
 
 int nbi_netproblem_site(const nbi_netproblem *np, int v) {
@@ -121,7 +126,8 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     out[NBI_COST_BOPS] = c.bops;
     if (isfinite(np->problem.limit[NBI_COST_RAM]))
         NB_TRY(ram_of(ctx, np, bits, &out[NBI_COST_RAM]));
-    return NB_OK;
+    if (!np->costs) return NB_OK;
+    return nbi_step_costs_sum(ctx, np->costs, bits, &out[NBI_COST_LATENCY], &out[NBI_COST_ENERGY]);
 }
 
 static nb_status cost(nb_ctx *ctx, void *self, const uint8_t *policy,
@@ -292,6 +298,17 @@ static nb_status improved(nb_ctx *ctx, void *self, const uint8_t *policy, double
     if (!np->o.improved) return NB_OK;
     nbi_netproblem_bits(np, policy, np->bits);
     return np->o.improved(ctx, np->o.user, np->bits, loss);
+}
+
+static nb_status hypernetwork(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings) {
+    const nbi_netproblem *np = self;
+    return np->o.hypernetwork(ctx, np->o.user, settings);
+}
+
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer) {
+    np->o.scorer = scorer;
+    nbi_free(np->delta);
+    np->delta = NULL;
 }
 
 /* ---- variables ------------------------------------------------------------------------------ */
@@ -478,6 +495,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     np->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
                                 .sensitivity = sensitivity, .improved = improved};
+    if (options->hypernetwork) np->problem.hypernetwork = hypernetwork;
     for (int i = 0; i < NBI_COST_COUNT; i++) np->problem.limit[i] = INFINITY;
     nbi_choice *fixed = nbi_arena_alloc(&np->arena, sites + 1, sizeof *fixed);
     np->bits = nbi_arena_alloc(&np->arena, sites + 1, sizeof *np->bits);
@@ -505,6 +523,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
         goto done;
     }
     nbi_netproblem_add_hints(np, part);
+    nbi_netproblem_add_learning(np);
     NB_TRYG(measure_fixed_bytes(ctx, np));
     *out = np;
     return NB_OK;

@@ -143,7 +143,10 @@ static void check_layer(hand *h, int index, const nbi_qparam *site, const nbi_ch
             if (conv->bias_codes)
                 unit += ldexp(1, nbi_bias_exponent(conv->p.shift[c], conv->bias_shift));
             slack[c] = 0.5 * unit * x->scale * (double)folded.scale[c] / y->scale;
-            if (plain.gain[c] == 0) slack[c] += 0.25; /* what is left of sums·|shift|/2^30 */
+            if (plain.gain[c] != 0) continue;
+            /* a constant; of one bit: what is left of sums·|shift|/2^30 */
+            if (!conv->bias_codes) slack[c] = 0;
+            if (folded.bits == 1) slack[c] += 0.25;
         }
         zoo_formula(h->net, t->l, &plain, t->real, t->want);
         compare_codes(t, slack);

@@ -17,7 +17,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 
-enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 8, TOGETHER = 4 };
+enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 4, TOGETHER = TILES };
 enum { TILE_PIXELS = SIDE * SIDE };
 #define MOST_PACKED                                                                                \
     ((size_t)3 << 19) /* bytes; behind it reading weights takes longer than products */
