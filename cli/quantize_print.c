@@ -242,6 +242,15 @@ static void print_untouched(const json_t *root) {
     if (n > SHOWN) printf("  %-23s and %zu more\n", "", n - SHOWN);
 }
 
+static void print_agreement(const json_t *root) {
+    char line[80];
+    double tau = json_num(root, "why.agreement.kendall_tau");
+    if (isnan(tau)) return;
+    snprintf(line, sizeof line, "Kendall's tau %.2f over %s policies", tau,
+             show_whole(json_num(root, "why.agreement.policies")));
+    print_pair("predicted, measured", line);
+}
+
 void print_quantize(const json_t *root, const void *folder) {
     const json_t *policy = json_at(root, "policy");
     if (json_array_size(policy)) {
@@ -255,6 +264,7 @@ void print_quantize(const json_t *root, const void *folder) {
     print_figures(root);
     print_pair("metric", json_text(root, "metric"));
     print_search(root);
+    print_agreement(root);
     print_untouched(root);
     print_pair("files", folder);
     if (json_is_true(json_at(root, "cancelled")))

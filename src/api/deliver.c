@@ -214,6 +214,37 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     return NB_OK;
 }
 
+/* A further fine-tuning has the policy of before, and its reasons. */
+static nb_status keep_why(nbi_session *s, json_t *r) {
+    nbi_buf path = {0};
+    json_t *before = NULL;
+    nb_status st = path_in(s, "results.json", &path);
+    if (st == NB_OK && nbi_file_exists(path.data))
+        st = nbi_json_read(s->ctx, path.data, (size_t)256 << 20, &before);
+    if (json_object_get(before, "why"))
+        json_object_set(r, "why", json_object_get(before, "why"));
+    json_decref(before);
+    nbi_buf_free(&path);
+    return st;
+}
+
+/* Into results.json, its table into sensitivity.json as well. */
+static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
+    json_t *why = NULL, *table = NULL;
+    if (s->further.on) return keep_why(s, r);
+    nb_status st = nbi_why_json(s, o, &why);
+    if (st == NB_ECANCELLED) { /* what was found is delivered all the same */
+        nbi_cancel_clear(s->ctx);
+        return NB_OK;
+    }
+    NB_TRY(st);
+    json_object_set_new(r, "why", why);
+    NB_TRY(nbi_sensitivity_json(s, &table));
+    st = write_json(s, "sensitivity.json", table);
+    json_decref(table);
+    return st;
+}
+
 static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen *frozen,
                          const nbi_program *program, json_t *r) {
     json_t *f = json_object(), *q = json_object();
@@ -239,12 +270,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
                                               (json_int_t)report.arena_bytes));
     }
     NB_TRYG(write_pareto(s));
-    if (!strcmp(o->method, "sensitivity") && !o->cancelled) { /* known: only looked up */
-        json_t *table = NULL;
-        NB_TRYG(nbi_sensitivity_json(s, &table));
-        st = write_json(s, "sensitivity.json", table);
-        json_decref(table);
-    }
+    if (!o->cancelled && s->problem->n_vars > 0) NB_TRYG(write_why(s, o, r));
 done:
     nbi_buf_free(&folder);
     return st;

@@ -123,57 +123,6 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
 
 /* ---- sensitivity ----------------------------------------------------------------------------- */
 
-nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
-    double **delta;
-    NB_TRY(nbi_session_sensitivity(s, &delta));
-    json_t *root = json_object(), *list = json_array();
-    size_t n = (size_t)s->problem->n_vars;
-    uint8_t *policy = NULL;
-    nbi_choice *bits = NULL;
-    nb_status st = nbi_alloc(s->ctx, n + 1, 1, &policy);
-    if (st == NB_OK) st = nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits);
-    for (size_t v = 0; st == NB_OK && v < n; v++) {
-        json_t *row = json_object(), *options = json_array();
-        for (int o = 0; o < s->problem->n_options[v] && st == NB_OK; o++) {
-            double cost[NBI_COST_COUNT], sqnr = 0;
-            for (size_t k = 0; k < n; k++) policy[k] = (uint8_t)(s->problem->n_options[k] - 1);
-            policy[v] = (uint8_t)o;
-            st = s->problem->cost(s->ctx, s->problem->self, policy, cost);
-            nbi_netproblem_bits(s->np, policy, bits);
-            int site = nbi_netproblem_site(s->np, (int)v);
-            if (o == 0) {
-                const nbi_site *t = &s->net->site[site];
-                json_object_set_new(row, "tensor", json_string(t->name));
-                json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
-                json_object_set_new(row, "kind", json_string(nbi_kind_name(t->kind)));
-                json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
-            }
-            bool bias = s->net->site[site].kind == NBI_SITE_BIAS;
-            if (st == NB_OK && s->net->site[site].kind == NBI_SITE_WEIGHT)
-                st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, site, bits[site], &sqnr);
-            else if (!bias)
-                sqnr = nbi_site_sqnr(&s->net->site[site], bits[site]);
-            json_t *option = json_pack("{s:i,s:s,s:f,s:f}", "bits", nbi_choice_bits(bits[site]),
-                                       "scheme", nbi_choice_row(bits[site])->name, "loss",
-                                       delta[v][o], "bytes", cost[NBI_COST_BYTES]);
-            if (!bias) json_object_set_new(option, "sqnr", json_real(sqnr));
-            json_array_append_new(options, option);
-        }
-        json_object_set_new(row, "options", options);
-        json_array_append_new(list, row);
-    }
-    nbi_free(policy);
-    nbi_free(bits);
-    json_object_set_new(root, "tensors", list);
-    json_object_set_new(root, "loss", json_string(s->loss == NBI_LOSS_KL ? "kl" : "mse"));
-    json_object_set_new(root, "images", json_integer((json_int_t)(s->images.n - s->calib)));
-    if (st == NB_OK)
-        *out = root;
-    else
-        json_decref(root);
-    return st;
-}
-
 nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                          char **json) {
     nbi_json_begin();

@@ -162,7 +162,11 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *
  * that is not met. outcome NULL: there was nothing to meet. */
 nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *outcome, json_t *result,
                      char **json);
-/* Layers of the sensitivity table. */
+/* The sensitivity table: every tensor that is searched, at every choice. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
+/* Why this policy: the same table, what the neighbouring choices would cost and buy, and how well
+ * sums of sensitivities agreed with measured losses. What a time limit leaves no time for is
+ * estimated or left out. */
+nb_status nbi_why_json(nbi_session *s, const nbi_outcome *outcome, json_t **out);
 
 #endif

@@ -43,6 +43,10 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
     return &np->problem;
 }
 
+bool nbi_netproblem_measured(const nbi_netproblem *np) {
+    return np->delta != NULL;
+}
+
 long nbi_netproblem_scored(const nbi_netproblem *np) {
     return np->scored;
 }

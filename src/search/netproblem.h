@@ -61,6 +61,8 @@ void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 /* Latency and energy become costs from now on (0 before). NULL: no more; else it must outlive np. */
 void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
+/* false while sensitivities are not measured, or some were estimated. */
+bool nbi_netproblem_measured(const nbi_netproblem *np);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

@@ -144,8 +144,7 @@ static void check_layer(hand *h, int index, const nbi_qparam *site, const nbi_ch
                 unit += ldexp(1, nbi_bias_exponent(conv->p.shift[c], conv->bias_shift));
             slack[c] = 0.5 * unit * x->scale * (double)folded.scale[c] / y->scale;
             if (plain.gain[c] != 0) continue;
-            /* a constant; of one bit: what is left of sums·|shift|/2^30 */
-            if (!conv->bias_codes) slack[c] = 0;
+            if (!conv->bias_codes) slack[c] = 0; /* a constant; of one bit: what is left of sums·|shift|/2^30 */
             if (folded.bits == 1) slack[c] += 0.25;
         }
         zoo_formula(h->net, t->l, &plain, t->real, t->want);
@@ -468,6 +467,7 @@ static void test_correction(void **state) {
             if (l->type != NBI_LAYER_CONV) continue;
             assert_in_range(l->n_weights, 1, sizeof levels);
             HAND_OK(nbi_fit_weights(h->ctx, l, f->bits, true, levels, scale, &sqnr));
+            nbi_clear_constants(l, f->bits, NULL, levels);
             assert_memory_equal(levels, f->levels, l->n_weights);
             real_statistics(h, s, bits, l, f, mean, deviation);
             const nbi_qparam *x = &frozen->site[h->net->edge[l->in[0]].site];

@@ -169,6 +169,12 @@ static void keeps_trials_and_state(void **state) {
     nbi_study_close(s);
     assert_int_equal(nbi_study_open(ctx, path, &s), NB_OK);
     assert_int_equal(nbi_study_begin(ctx, s, "b", true, &known), NB_OK);
+    long others = 0; /* of run a, seen from b; none of another length */
+    assert_int_equal(nbi_study_others(ctx, s, sizeof policy, count_trial, &others), NB_OK);
+    assert_true(others > 0);
+    others = 0;
+    assert_int_equal(nbi_study_others(ctx, s, 200, count_trial, &others), NB_OK);
+    assert_int_equal(others, 0);
     assert_int_equal(known, 0);
     assert_int_equal(nbi_study_begin(ctx, s, "a", true, &known), NB_OK);
     assert_int_equal(known, 3);
@@ -282,7 +288,12 @@ static void resumed_equals_uninterrupted(void **state) {
         uint8_t whole[TOY_MAX_VARS], part[TOY_MAX_VARS];
         remove_study();
         int total = run_once(all[m], 0, 0, whole);
-        assert_true(total >= 2);
+        assert_true(total >= 1);
+        if (total == 1) { /* nothing in between: one score, which is known the next time */
+            assert_int_equal(run_once(all[m], 0, 0, part), 0);
+            assert_memory_equal(whole, part, 8);
+            continue;
+        }
         int k = total > 40 ? 37 : total / 2;
         remove_study();
         assert_int_equal(run_once(all[m], k, 0, part), k);
