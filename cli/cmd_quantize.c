@@ -45,8 +45,8 @@ static const opt how[] = {
     {"no-correct", 0, "", "without the output-statistics correction", OPT_OFF, O(correct), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},
-    {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data", OPT_FLAG,
-     O(dry_run), 0, 0},
+    {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data (-v: why)",
+     OPT_FLAG, O(dry_run), 0, 0},
 };
 
 static const opt own[] = {
@@ -85,7 +85,8 @@ static int work(cli *c, quantize_args *a, const char *path) {
     c->tells = o->finetune > 0;
     char *json = NULL;
     nb_status status = nb_quantize(c->ctx, path, o, &json);
-    return cli_finish(c, status, json, o->dry_run ? print_dry_run : print_quantize, o->output);
+    cli_printer print = !o->dry_run ? print_quantize : c->verbose ? print_decisions : print_dry_run;
+    return cli_finish(c, status, json, print, o->output);
 }
 
 int cmd_quantize(cli *c) {

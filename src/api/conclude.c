@@ -101,6 +101,7 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *out, nbi_tuning_result *tuni
     if (search) json_object_set_new(r, "search", json_deep_copy(search));
     if (tuning->lines) json_object_set_new(r, "finetune", tuning->lines);
     tuning->lines = NULL;
+    if (s->about_meta) json_object_set(r, "hypernetwork", s->about_meta);
     add_limits(s, out, r);
     NB_TRYG(check_latency(s, out, r));
     json_object_set_new(r, "met", json_boolean(out->feasible));

@@ -35,6 +35,10 @@ struct nbi_scorer {
     nbi_prefix_cache cache;
     weight_fit **fit;     /* by layer: those that were asked for */
     nbi_qparam *site;     /* of the policy being run */
+    nbi_weights_fn weights; /* NULL: fitted to the layers' own */
+    void *weights_user;
+    bool whole_policy;
+    nbi_choice *asked;    /* by site: the policy being run, for `weights` */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
     nbi_cached **buffer;  /* by edge, pinned while needed */
@@ -69,17 +73,24 @@ static void free_fit(weight_fit *f) {
     nbi_free(f);
 }
 
-void nbi_scorer_free(nbi_scorer *s) {
-    if (!s) return;
-    nbi_cache_free(&s->cache);
-    for (int i = 0; s->fit && i < s->net->n_layers; i++)
+static void drop_fits(nbi_scorer *s) {
+    for (int i = 0; s->fit && i < s->net->n_layers; i++) {
         for (weight_fit *f = s->fit[i], *next; f; f = next) {
             next = f->next;
             free_fit(f);
         }
+        s->fit[i] = NULL;
+    }
+}
+
+void nbi_scorer_free(nbi_scorer *s) {
+    if (!s) return;
+    nbi_cache_free(&s->cache);
+    drop_fits(s);
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
     nbi_free(s->fit);
+    nbi_free(s->asked);
     nbi_free(s->site);
     nbi_free(s->key);
     nbi_free(s->alias);
@@ -91,6 +102,13 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
+}
+
+void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user,
+                            bool whole_policy) {
+    s->weights = weights;
+    s->weights_user = user;
+    s->whole_policy = whole_policy;
 }
 
 nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
@@ -123,6 +141,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
+    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *s->asked, &s->asked));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->buffer, &s->buffer));
@@ -160,7 +179,9 @@ static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
     f->choice = choice;
     NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
     NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
-    NB_TRYG(nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    s->asked[l->weight_site] = choice;
+    NB_TRYG(s->weights ? s->weights(ctx, s->weights_user, layer, s->asked, &f->w)
+                       : nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
     f->next = s->fit[layer];
     s->fit[layer] = f;
     return NB_OK;
@@ -348,10 +369,11 @@ done:
     return st;
 }
 
-static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice,
+static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
+    nbi_choice choice = policy[l->weight_site];
     NB_TRY(ensure_fit(ctx, s, layer, choice));
     weight_fit *f = fit_of(s, layer, choice);
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
@@ -366,7 +388,9 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
-    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
+    conv->bias_bits = policy[l->bias_site];
+    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
+                         &s->site[s->net->edge[l->out].site], arena, conv);
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
@@ -388,7 +412,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     int n;
     s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
+        NB_TRY(start_conv(ctx, s, layer, bits, &conv));
         f = fit_of(s, layer, bits[l->weight_site]);
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
@@ -447,6 +471,8 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
 static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
     const nbi_qnet *net = s->net;
     uint64_t start = NBI_HASH_START;
+    if (s->whole_policy)
+        start = nbi_hash(start, bits, (size_t)net->n_sites * sizeof *bits);
     s->key[net->input] = nbi_hash(start, "input", 5);
     s->alias[net->input] = net->input;
     for (int i = 0; i < net->n_layers; i++) {
@@ -460,8 +486,9 @@ static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
             s->key[l->out] = s->key[l->in[0]];
             continue;
         }
-        nbi_choice own[2] = {bits[net->edge[l->out].site],
-                             l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
+        bool conv = l->type == NBI_LAYER_CONV;
+        nbi_choice own[3] = {bits[net->edge[l->out].site], conv ? bits[l->weight_site] : 0,
+                             conv ? bits[l->bias_site] : 0};
         uint64_t h = nbi_hash(start, &i, sizeof i);
         h = nbi_hash(h, own, sizeof own);
         for (int k = 0; k < l->n_in; k++) h = nbi_hash(h, &s->key[l->in[k]], sizeof h);
@@ -530,6 +557,13 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         const nbi_site *site = &s->net->site[i];
         const nbi_qparam *q = nbi_site_grid(site, bits[i]);
         int b = nbi_choice_bits(bits[i]);
+        if (site->kind == NBI_SITE_BIAS) {
+            if (bits[i] != 32 && !nbi_bias_is_narrow(bits[i]))
+                return nb_fail(ctx, NB_EINVAL, "bias '%s': %d bits; 8, 16 and 32 are possible",
+                               site->name, bits[i]);
+            s->site[i] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = b, .scale = 1};
+            continue;
+        }
         if (b < 1 || b > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
                            site->name, b, NBI_MAX_BITS);
@@ -538,6 +572,9 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
                            "bits", site->name, nbi_choice_scheme(bits[i]), b);
         s->site[i] = *q;
     }
+    size_t size = (size_t)s->net->n_sites * sizeof *bits;
+    if (s->whole_policy && memcmp(s->asked, bits, size)) drop_fits(s);
+    memcpy(s->asked, bits, size);
     make_keys(s, bits);
     describe(s);
     return NB_OK;
