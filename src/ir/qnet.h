@@ -69,6 +69,7 @@ typedef struct nbi_site_fit {
     nbi_choice choice;
     nbi_qparam grid;
     double sqnr;
+    const float *params; /* of the scheme */
 } nbi_site_fit;
 
 /* One quantization decision. Several edges share an activation site (max pooling, slices, …). */
@@ -200,6 +201,7 @@ nb_status nbi_qnet_add_site(nb_ctx *ctx, nbi_qnet *net, const nbi_site *site, in
 /* The grid of a site by a choice; weights: any. NULL when it is out of range or was not fitted. */
 const nbi_qparam *nbi_site_grid(const nbi_site *site, nbi_choice choice);
 double nbi_site_sqnr(const nbi_site *site, nbi_choice choice); /* dB, activations; 0: not fitted */
+const nbi_site_fit *nbi_site_find(const nbi_site *site, nbi_choice choice); /* NULL: not fitted */
 /* Storage shape of a rank and dims: channels last for rank 3 and 4. */
 void nbi_storage_shape(int rank, const int64_t *dim, int *h, int *w, int *c);
 

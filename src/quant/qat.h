@@ -13,7 +13,7 @@
 /* Tensors of nbi_qat.graph, −1 where a layer has none. */
 typedef struct nbi_qat_layer {
     int weight;       /* [M,C/group,kernel] or [M,K] */
-    int weight_scale; /* [M,1] or [1,1] */
+    int weight_scale; /* [M,1] or [1,1]; schemes other than uniform: params [groups, n] */
     int gamma, beta, mean, variance;
     int bias;         /* instead of BatchNormalization: the last layer */
 } nbi_qat_layer;
@@ -49,7 +49,8 @@ typedef struct nbi_qat {
     const nbi_qnet *net;
     nbi_choice *bits;        /* [n_sites] */
     nbi_qat_layer *layer; /* [n_layers] */
-    int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned */
+    int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned; of a scheme behind 8 bits: theirs */
+    int *site_params;     /* [n_sites]: [1,n] of a scheme other than uniform; −1 */
     double *work_bias;    /* of nbi_qat_settle: [most output channels] */
     uint8_t *work_shift;
     int x, target, teacher; /* graph inputs, −1 */
