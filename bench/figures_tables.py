@@ -153,6 +153,15 @@ def policies_table():
                   "GMAC per CPU second", "MACs saved by the cache"], rows)
 
 
+def select_table():
+    rows = [[r["groups"], r["options"], r["limits"], r["instances"], "%.1f ms" % r["median_ms"],
+             "%.1f ms" % r["p90_ms"], "%.0f ms" % r["worst_ms"], r["open"],
+             verdict(r["median_ms"] <= 100 and r["worst_ms"] <= 1000)]
+            for r in results("nibble_select").values()]
+    return table(["groups", "options", "limits", "instances", "median", "9 of 10 within", "worst",
+                  "not proven in 1 s", "median within 100 ms, worst within 1 s"], rows)
+
+
 def speed_table():
     rows = []
     for key, r in results("nibble_speed").items():
@@ -223,7 +232,7 @@ def plan_table():
 
 
 TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
-          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
           "speed": speed_table, "demo": demo_table}
 
 

@@ -257,7 +257,9 @@ static void finish_image(const step_job *j, size_t n) {
 
 static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
     const step_job *j = user;
-    for (size_t n = begin; n < end; n++) {
+    for (size_t i = begin; i < end; i++) {
+        /* the sums that were made last are still in a cache */
+        const size_t n = i < j->kept ? j->kept - 1 - i : i;
         const void *in[3];
         if (n < j->kept) {
             finish_image(j, n);
