@@ -146,9 +146,9 @@ void bench_network_close(bench_network *network) {
     nbi_graph_free(network->source);
 }
 
-void bench_uniform(const nbi_qnet *net, int w, int a, uint8_t *bits) {
+void bench_uniform(const nbi_qnet *net, int w, int a, nbi_choice *bits) {
     for (int i = 0; i < net->n_sites; i++) {
         const nbi_site *s = &net->site[i];
-        bits[i] = (uint8_t)(s->fixed_bits ? s->fixed_bits : s->kind == NBI_SITE_WEIGHT ? w : a);
+        bits[i] = (nbi_choice)(s->fixed_bits ? s->fixed_bits : s->kind == NBI_SITE_WEIGHT ? w : a);
     }
 }

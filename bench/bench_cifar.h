@@ -33,7 +33,7 @@ void bench_network_open(nb_ctx *ctx, const char *model, const uint8_t *images, s
                         bench_network *out);
 void bench_network_close(bench_network *network);
 /* Every free weight site w bits, every free activation a. bits[n_sites]. */
-void bench_uniform(const nbi_qnet *net, int w, int a, uint8_t *bits);
+void bench_uniform(const nbi_qnet *net, int w, int a, nbi_choice *bits);
 /* User and system seconds of this process. */
 double bench_cpu_seconds(void);
 

@@ -39,13 +39,13 @@ static trace read_trace(const char *path, size_t most) {
     return t;
 }
 
-static void policy_bits(const nbi_qnet *net, const char *digits, uint8_t *bits) {
+static void policy_bits(const nbi_qnet *net, const char *digits, nbi_choice *bits) {
     bench_uniform(net, 8, 8, bits);
     for (int i = 0; i < net->n_sites; i++) {
         const nbi_site *s = &net->site[i];
         if (s->kind != NBI_SITE_WEIGHT || s->fixed_bits) continue;
         if (!digits || *digits < '1' || *digits > '8') fail("the trace is not of this network");
-        bits[i] = (uint8_t)(*digits++ - '0');
+        bits[i] = (nbi_choice)(*digits++ - '0');
     }
     if (digits && *digits) fail("the trace is not of this network");
 }
@@ -63,7 +63,7 @@ static uint64_t mix(uint64_t h, const float *v, size_t n) {
 static json_t *score(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
                      const trace *t) {
     nbi_scorer *scorer;
-    uint8_t *bits = bench_room((size_t)net->n_sites);
+    nbi_choice *bits = bench_room((size_t)net->n_sites * sizeof *bits);
     float *values = bench_room((size_t)IMAGES * CLASSES * sizeof *values);
     double computed, saved, start = nb_seconds(ctx), cpu = bench_cpu_seconds(), first = 0;
     uint64_t hash = 14695981039346656037u;

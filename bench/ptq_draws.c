@@ -43,7 +43,7 @@ static int argmax(const int32_t *v) {
     return best;
 }
 
-static json_t *evaluate(nb_ctx *ctx, nbi_scorer *scorer, const uint8_t *bits, const test_set *t) {
+static json_t *evaluate(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits, const test_set *t) {
     nbi_frozen *frozen;
     nbi_program *program;
     nbi_runner *runner;
@@ -78,7 +78,7 @@ static json_t *evaluate_all(nb_ctx *ctx, const nbi_qnet *net, const uint8_t *aug
     const nbi_scorer_options options = {BENCH_CALIB, augmented, BENCH_CALIB, CACHE, true};
     nbi_scorer *scorer;
     json_t *root = json_object();
-    uint8_t *bits = bench_room((size_t)net->n_sites);
+    nbi_choice *bits = bench_room((size_t)net->n_sites * sizeof *bits);
     bench_check(ctx, nbi_scorer_new(ctx, net, &options, &scorer), "scorer");
     for (char *name = strtok(configs, ","); name; name = strtok(NULL, ",")) {
         int w, a;

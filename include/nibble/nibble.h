@@ -221,6 +221,8 @@ typedef struct nb_quantize_options {
     double time_limit;           /* seconds; 0: none */
     size_t calib;                /* images; 0: 512 */
     bool correct;                /* output-statistics correction (default true) */
+    const char *ptq;             /* how weights are rounded after the choice: "none", "gram"; NULL: the
+                                    default, "gram" (with finetune or without correct: "none") */
     /* Fine-tuning of the chosen policy; epochs 0: none. */
     int finetune;
     double learning_rate; /* 0: 0.01 */

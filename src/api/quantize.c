@@ -122,6 +122,19 @@ static nb_status finetune(nbi_session *s, nbi_outcome *out, json_t **lines) {
     return NB_OK;
 }
 
+/* Drop and limits are those of the weights as delivered. */
+static nb_status learn(nbi_session *s, nbi_outcome *out, json_t **lines) {
+    nb_status st = nbi_learn(s, out->bits, &out->loss, lines);
+    out->cancelled |= nb_cancelled(s->ctx);
+    nbi_cancel_clear(s->ctx);
+    if (st == NB_ECANCELLED) return NB_OK;
+    if (st != NB_OK || !s->learned || !isfinite(out->drop_bound)) return st;
+    NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
+    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
+    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
+    return NB_OK;
+}
+
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
@@ -132,13 +145,17 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *out->bits, &out->bits));
     NB_TRY(nbi_choose(s, out));
-    json_t *lines = NULL;
-    if (s->o->finetune > 0 && !out->cancelled) NB_TRY(finetune(s, out, &lines));
-    nb_status st = nbi_deliver(s, out, result);
+    json_t *lines = NULL, *learned = NULL;
+    nb_status st = NB_OK;
+    if (!out->cancelled) st = learn(s, out, &learned);
+    if (st == NB_OK && s->o->finetune > 0 && !out->cancelled) st = finetune(s, out, &lines);
+    if (st == NB_OK) st = nbi_deliver(s, out, result);
     if (st != NB_OK) {
         json_decref(lines);
+        json_decref(learned);
         return st;
     }
+    if (learned) json_object_set_new(*result, "ptq", learned);
     if (lines) json_object_set_new(*result, "finetune", lines);
     add_limits(s, out, *result);
     return check_latency(s, out, *result);

@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "ir/program.h"
 #include "quant/fit.h"
+#include "quant/learn.h"
 #include "quant/qat.h"
 #include "search/netproblem.h"
 #include "search/pareto.h"
@@ -44,6 +45,8 @@ typedef struct nbi_session {
     nbi_problem *problem;
     nbi_study *study;
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
+    nbi_learner *learner;  /* of the weights of one policy: */
+    nbi_choice *learned;   /* [n_sites]; NULL: none, or not better */
     double **delta;        /* sensitivities, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
     float *drop_float;      /* float outputs on them, [n][drop_count] */
@@ -94,6 +97,14 @@ nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop,
 /* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node,
  * or an input whose batch the file fixes to another one. */
 nb_status nbi_finetune_check(nbi_session *s);
+/* Learns the rounding of the policy's weights as o->ptq says; from then on nbi_session_freeze gives
+ * them, unless the loss on validation images is not lower (*loss: then as it was). *result: what
+ * results.json says of it, NULL: nothing was asked for. Cancelled: plain rounding. */
+nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss, json_t **result);
+/* NB_EINVAL when o->ptq names no method, or one that needs what is switched off. */
+nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o);
+/* An nbi_fill_fn over s->images; user: the session. */
+nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out);
 /* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
  * results.json says of it. Cancelled: the best so far; s->tuned is NULL where no epoch was judged.
  */

@@ -6,7 +6,7 @@
 #define NIBBLE_RUNTIME_SCORER_H
 
 #include "ir/program.h"
-#include "ir/qnet.h"
+#include "quant/weight_source.h"
 
 typedef struct nbi_scorer_options {
     size_t images;
@@ -34,6 +34,10 @@ nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *b
 /* SQNR (dB) of a weight site at a width, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int bits,
                                  double *out);
+/* From now on weights come from `weights` instead of the plain fit (NULL: the plain fit again). It is
+ * asked once per convolution and run, in the order of execution, with the codes that the layer reads;
+ * nothing is taken from or left in the cache. */
+void nbi_scorer_set_weights(nbi_scorer *scorer, nbi_weights_fn weights, void *user);
 /* Multiply-accumulates computed and saved by the cache so far. */
 void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);
 

@@ -1,0 +1,30 @@
+/* Post-training quantization that learns: weights are rounded layer by layer so that the quantized
+ * network, fed by its own rounded prefix, computes what the float network computes (docs/
+ * quantization.md, "Learned rounding"). */
+#ifndef NIBBLE_QUANT_LEARN_H
+#define NIBBLE_QUANT_LEARN_H
+
+#include "quant/calibrate.h"
+#include "quant/weight_source.h"
+
+typedef struct nbi_learner_options {
+    const nbi_graph *source; /* float, any batch */
+    const nbi_qnet *net;     /* calibrated */
+    nbi_fill_fn fill;        /* calibration images, as the scorer has them */
+    void *fill_user;
+    size_t images;
+    uint64_t seed;           /* of the sample of pixels */
+} nbi_learner_options;
+
+typedef struct nbi_learner nbi_learner;
+/* Runs the float network once. source and net must outlive it. */
+nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_learner **out);
+void nbi_learner_free(nbi_learner *learner); /* NULL is allowed */
+/* An nbi_weights_fn: learns each layer when it is asked for the first time, and gives the same
+ * again. */
+nb_status nbi_learner_weights(nb_ctx *ctx, void *learner, const nbi_weight_request *request);
+/* Σ over learned layers of the error of the wanted sums, relative to their variance, with plain
+ * rounding and after learning; how many layers. */
+void nbi_learner_errors(const nbi_learner *learner, double *plain, double *learned, int *layers);
+
+#endif
