@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq limits code qdq policies demo speed train qat (default: all; speed and the seconds of the
+Sections: float ptq limits code qdq policies demo speed train qat plan (default: all; speed and the seconds of the
 others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md."""
@@ -21,7 +21,7 @@ import time
 import numpy as np
 
 from figures_code import run_code
-from figures_qat import run_qat, run_train
+from figures_qat import run_plan, run_qat, run_train
 from figures_run import (CIFAR, TRANSFORM, Job, dig, json_of, quantize, timed, uniform_options)
 from rival_common import load_cifar, pack_predictions, say, unpack_predictions
 
@@ -290,7 +290,7 @@ def speed_row(rounds, engine, threads):
 
 SECTIONS = {"float": run_float, "ptq": run_ptq, "limits": run_limits, "code": run_code,
             "qdq": run_qdq, "policies": run_policies, "demo": run_demo, "speed": run_speed,
-            "train": run_train, "qat": run_qat}
+            "train": run_train, "qat": run_qat, "plan": run_plan}
 
 
 def main():

@@ -1,11 +1,11 @@
 """Section `qat` of figures.py: fine-tuning with quantization in the loop, three epochs from the given
 networks, on the integer program; section `train`: training speed beside PyTorch
-(bench/rival_train_torch.py writes train_torch.json)."""
+(bench/rival_train_torch.py writes train_torch.json); section `plan`: from a graph to a plan."""
 
 import json
 import os
 
-from figures_run import quantize, uniform_options
+from figures_run import json_of, quantize, uniform_options
 from rival_common import say
 
 QAT_MODELS = ("resnet20", "resnet20_torch_export")
@@ -63,3 +63,13 @@ def run_train(job):
                                    "--json"))
         results.put("float", {"images_per_second": round(found["images_per_second"], 1)})
         say("train float", results.get("float"))
+
+
+def run_plan(job):
+    results = job.results("nibble_plan", "bench_specialize: CPU milliseconds, one thread, batch 32, "
+                                         "medians over graphs that the process has not met; seen: "
+                                         "the same graphs again")
+    if results.done("resnet20"):
+        return
+    results.put("resnet20", json_of([job.program("bench_specialize"), "1", "32"]))
+    say("plan", results.get("resnet20"))

@@ -202,7 +202,16 @@ def qat_table():
                   "validation, deployed", "simulated", "same class, %", "training"], rows)
 
 
-TABLES = {"train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
+def plan_table():
+    r = results("nibble_plan").get("resnet20", {})
+    rows = [[name] + ["%.1f ms" % r[key + ", " + when] for when in ("new", "seen")]
+            + [verdict(r[key + ", new"] <= 20)]
+            for name, key in (("specialise + plan, forward", "specialise + plan"),
+                              ("specialise + plan, forward and backward", "train")) if r]
+    return table(["ResNet-20, batch 32", "new", "seen before", "within 20 ms"], rows)
+
+
+TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
           "speed": speed_table, "demo": demo_table}
 

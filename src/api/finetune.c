@@ -40,7 +40,7 @@ typedef struct tuning {
 static nb_status start_teacher(tuning *t, int64_t batch) {
     nbi_session *s = t->s;
     const char *name = s->net->edge[s->edge].name;
-    NB_TRY(nbi_specialize_batch(s->ctx, s->compared, batch, &t->teacher));
+    NB_TRY(nbi_rebatch(s->ctx, s->compared, batch, &t->teacher));
     int y = nbi_graph_find(t->teacher, name);
     if (y < 0) return nb_fail(s->ctx, NB_EFORMAT, "tensor '%s' vanished", name);
     NB_TRY(nbi_graph_set_outputs(s->ctx, t->teacher, 1, &y));
@@ -253,7 +253,8 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
                                  {"teacher", q->teacher >= 0 ? "yes" : "no"}};
     NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
     for (int i = 0; i < q->n_train; i++)
-        param[i] = (nbi_loop_param){q->train[i], 1, q->decays[i] ? WEIGHT_DECAY : 0};
+        param[i] = (nbi_loop_param){
+            .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? WEIGHT_DECAY : 0};
     nbi_loop_spec spec = {
         .graph = q->graph,
         .n_params = q->n_train,

@@ -178,7 +178,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nb_model_load(ctx, path, &s->model));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
-    NB_TRY(nbi_specialize_batch(ctx, s->source, 1, &one));
+    NB_TRY(nbi_rebatch(ctx, s->source, 1, &one));
     nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
                                                       : NBI_FIRST_LAST_8, o->residual_bits};
     NB_TRY(nbi_generate(ctx, one, &qag, &s->net));

@@ -94,8 +94,8 @@ nb_status nbi_check_search(nb_ctx *ctx, const char *text);
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
-/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node,
- * or an input whose batch the file fixes to another one. */
+/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
+ */
 nb_status nbi_finetune_check(nbi_session *s);
 /* Learns the rounding of the policy's weights as o->ptq says; from then on nbi_session_freeze gives
  * them, unless the loss on validation images is not lower (*loss: then as it was). *result: what

@@ -214,8 +214,10 @@ static nb_status set_params(trainer *t, double decay) {
     const nbi_training *g = t->training;
     NB_TRY(nbi_alloc(t->ctx, (size_t)g->n_trained, sizeof *t->param, &t->param));
     for (int i = 0; i < g->n_trained; i++)
-        t->param[i] = (nbi_loop_param){g->trained[i].tensor, 1,
-                                       g->trained[i].role == NBI_ROLE_KERNEL ? (float)decay : 0};
+        t->param[i] = (nbi_loop_param){
+            .tensor = g->trained[i].tensor,
+            .lr = 1,
+            .decay = g->trained[i].role == NBI_ROLE_KERNEL ? (float)decay : 0};
     return NB_OK;
 }
 

@@ -56,6 +56,8 @@ double nb_seconds(const nb_ctx *ctx);
 
 /* 64-byte aligned, zeroed; count*size is checked. *out is NULL for 0 bytes. Free with nbi_free. */
 nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
+/* The same with unspecified contents: no page of it is touched. */
+nb_status nbi_alloc_plain(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
 /* Grows *pointer (from nbi_alloc or NULL) to hold `count` items, keeping the first `old_count`. */
 nb_status nbi_grow(nb_ctx *ctx, void *pointer, size_t old_count, size_t count, size_t size);
 /* malloc that nbi_alloc_fail_after reaches: for libraries that take an allocator. */

@@ -52,16 +52,20 @@ bool nbi_mul_size(size_t a, size_t b, size_t *out) {
     return true;
 }
 
-nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
+nb_status nbi_alloc_plain(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
     size_t bytes;
     if (!nbi_mul_size(count, size, &bytes))
         return nb_fail(ctx, NB_ENOMEM, "no memory for %zu items of %zu bytes", count, size);
     void *p = NULL;
-    if (bytes) {
-        p = raw_alloc(bytes);
-        if (!p) return nb_fail_memory(ctx, bytes);
-        memset(p, 0, bytes);
-    }
+    if (bytes && !(p = raw_alloc(bytes))) return nb_fail_memory(ctx, bytes);
+    memcpy(out_pointer, &p, sizeof p);
+    return NB_OK;
+}
+
+nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
+    void *p = NULL;
+    NB_TRY(nbi_alloc_plain(ctx, count, size, &p));
+    if (p) memset(p, 0, count * size);
     memcpy(out_pointer, &p, sizeof p);
     return NB_OK;
 }

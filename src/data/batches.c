@@ -12,7 +12,7 @@ struct nbi_batches {
     nbi_batches_spec s;
     nbi_dataset_info info;
     size_t floats; /* of one sample */
-    uint32_t *order;
+    uint32_t *order, *all; /* all: with alternating parts */
     uint64_t order_epoch; /* UINT64_MAX: none yet */
     uint8_t *bytes;       /* [threads][2][sample_bytes] */
     float *x, *target, *mixed, *mixed_target;
@@ -30,6 +30,13 @@ static nb_status check_spec(nb_ctx *ctx, const nbi_batches_spec *s, const nbi_da
         return nb_fail(ctx, NB_EFORMAT,
                        "the data has %zu samples to train on, fewer than a batch of %zu",
                        info->count[s->split], s->batch);
+    size_t n = info->count[s->split], odd = (size_t)(s->alternate * (double)n);
+    if (!(s->alternate >= 0 && s->alternate < 1) ||
+        (s->alternate > 0 && (odd < s->batch || n - odd < s->batch)))
+        return nb_fail(ctx, NB_EINVAL,
+                       "a share of %g of %zu samples for every other batch leaves one side with "
+                       "fewer than a batch of %zu",
+                       s->alternate, n, s->batch);
     if (!(s->smoothing >= 0 && s->smoothing < 1))
         return nb_fail(ctx, NB_EINVAL, "label smoothing is %g, want 0 to below 1", s->smoothing);
     if (!(a->mixup >= 0 && a->mixup <= 1000 && a->cutmix >= 0 && a->cutmix <= 1000))
@@ -58,6 +65,8 @@ nb_status nbi_batches_new(nb_ctx *ctx, const nbi_batches_spec *spec, nbi_batches
         goto done;
     }
     NB_TRYG(nbi_alloc(ctx, info->count[spec->split], sizeof *b->order, &b->order));
+    if (spec->alternate > 0)
+        NB_TRYG(nbi_alloc(ctx, info->count[spec->split], sizeof *b->all, &b->all));
     NB_TRYG(nbi_alloc(ctx, n, sizeof *b->x, &b->x));
     NB_TRYG(nbi_alloc(ctx, targets, sizeof *b->target, &b->target));
     if (mixes(&spec->augment)) {
@@ -80,6 +89,7 @@ done:
 void nbi_batches_free(nbi_batches *b) {
     if (!b) return;
     nbi_free(b->order);
+    nbi_free(b->all);
     nbi_free(b->bytes);
     nbi_free(b->x);
     nbi_free(b->target);
@@ -97,9 +107,30 @@ size_t nbi_batches_size(const nbi_batches *b) {
     return b->s.batch;
 }
 
+static size_t odd_samples(const nbi_batches *b, size_t n) {
+    return (size_t)(b->s.alternate * (double)n);
+}
+
 static uint64_t epoch_seed(const nbi_batches *b, uint64_t epoch) {
     const uint64_t parts[2] = {b->s.seed, epoch};
     return nbi_hash(NBI_HASH_START, parts, sizeof parts);
+}
+
+/* Batches of even index from the first part of `all`, odd ones from the rest, each part shuffled and
+ * gone through as often as needed. */
+static void alternate(nbi_batches *b, nbi_rng *rng, size_t n) {
+    size_t batch = b->s.batch, cut = n - odd_samples(b, n);
+    uint32_t *part[2] = {b->all, b->all + cut};
+    size_t size[2] = {cut, n - cut}, at[2] = {0};
+    for (size_t i = 0; i < n / batch; i++) {
+        int k = (int)(i & 1);
+        if (at[k] == 0 || at[k] + batch > size[k]) {
+            nbi_rng_shuffle(rng, part[k], size[k]);
+            at[k] = 0;
+        }
+        memcpy(b->order + i * batch, part[k] + at[k], batch * sizeof *b->order);
+        at[k] += batch;
+    }
 }
 
 static void make_order(nbi_batches *b, uint64_t epoch) {
@@ -107,8 +138,16 @@ static void make_order(nbi_batches *b, uint64_t epoch) {
     nbi_rng rng;
     if (b->order_epoch == epoch) return;
     for (size_t i = 0; i < n; i++) b->order[i] = (uint32_t)i;
+    if (b->all) { /* which samples are in which part is the same in every epoch */
+        nbi_rng_seed(&rng, b->s.seed, 1);
+        nbi_rng_shuffle(&rng, b->order, n);
+        memcpy(b->all, b->order, n * sizeof *b->all);
+    }
     nbi_rng_seed(&rng, epoch_seed(b, epoch), 0);
-    nbi_rng_shuffle(&rng, b->order, n);
+    if (b->all)
+        alternate(b, &rng, n);
+    else
+        nbi_rng_shuffle(&rng, b->order, n);
     b->order_epoch = epoch;
 }
 

@@ -23,6 +23,9 @@ typedef struct nbi_batches_spec {
     size_t classes;          /* 0: no targets (unlabelled data) */
     nbi_transform transform; /* of images */
     nbi_augmentation augment;
+    /* Share of the samples that only batches of odd index hold, which hold no others: 0 = all batches
+     * alike. For searches that learn weights and choices from different images in turn. */
+    double alternate;
     double smoothing; /* of labels, 0 … <1: 1−s+s/classes for the class, s/classes for others */
     uint64_t seed;
 } nbi_batches_spec;

@@ -24,6 +24,13 @@ nb_status nbi_specialize(nb_ctx *ctx, const nbi_graph *graph, const nbi_view *in
 /* nbi_specialize with dimension 0 of every input = batch where it is unknown (other unknown
  * dimensions are an error that names them). */
 nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
+/* A copy whose first dimensions are free where the file fixes them at another number than `batch`:
+ * those of the inputs, and of the lists that say the same (the shape of a Reshape). NB_EUNSUPPORTED
+ * names the first node that at another batch would compute something else than the same for every
+ * image. */
+nb_status nbi_free_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
+/* nbi_free_batch, then nbi_specialize_batch. */
+nb_status nbi_rebatch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
 
 /* In place: infers shapes, computes nodes whose inputs are all constant (Shape of a known shape,
  * too), removes Identity, Dropout and dead nodes. Quantize and DequantizeLinear are kept: they carry

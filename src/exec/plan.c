@@ -245,7 +245,8 @@ static nb_status place_slots(nb_ctx *ctx, nbi_exec *e) {
     }
     nbi_free(live);
     if (e->flags & NBI_EXEC_PLAN_ONLY) return NB_OK;
-    return nbi_alloc(ctx, e->bytes + 64, 1, &e->buffer);
+    /* steps write before they read: a buffer of many MiB is not touched before the first run */
+    return nbi_alloc_plain(ctx, e->bytes + 64, 1, &e->buffer);
 }
 
 nb_status nbi_plan_memory(nb_ctx *ctx, nbi_exec *e) {

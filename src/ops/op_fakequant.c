@@ -12,6 +12,7 @@
  * activations, decay·params + (1 − decay)·fitted, or the fitted ones where params are all zero (not
  * set yet). In evaluation params are used as they are, and passed on. What is learned comes from
  * params always. */
+#include "ops/op_groups.h"
 #include "ops/op_util.h"
 #include "schemes/schemes.h"
 
@@ -194,60 +195,7 @@ static void new_params(const job *j, float *out) {
     }
 }
 
-/* ---- layouts --------------------------------------------------------------------------------- */
-
-/* Contiguous strides with the axis of the groups outermost. */
-static void group_major(nbi_view *v, int axis) {
-    int64_t step = 1;
-    for (int i = v->rank - 1; i >= 0; i--) {
-        if (i == axis) continue;
-        v->stride[i] = step;
-        step *= v->dim[i];
-    }
-    if (axis >= 0) v->stride[axis] = step;
-}
-
-/* True when the memory of v is gap-free and, with an axis, has whole groups one after another. */
-static bool is_grouped(const nbi_view *v, int axis) {
-    int64_t count = nbi_view_count(v), reach = 1;
-    for (int i = 0; i < v->rank; i++) {
-        if (v->dim[i] > 1 && v->stride[i] <= 0) return false;
-        reach += (v->dim[i] - 1) * v->stride[i];
-    }
-    /* positive strides that reach the last of `count` distinct places leave no gap */
-    if (reach != count) return false;
-    return axis < 0 || v->dim[axis] <= 1 || v->stride[axis] == count / v->dim[axis];
-}
-
-static bool same_strides(const nbi_view *a, const nbi_view *b) {
-    for (int i = 0; i < a->rank; i++)
-        if (a->dim[i] > 1 && a->stride[i] != b->stride[i]) return false;
-    return true;
-}
-
-/* *out = v's values, group by group: v's own memory when it has the layout of x and `direct`, else
- * *copy (allocated here; filled when `fill`). */
-static nb_status grouped(nb_ctx *ctx, const nbi_view *v, int axis, bool direct, bool fill,
-                         float **copy, float **out) {
-    if (direct) {
-        *out = v->data;
-        return NB_OK;
-    }
-    nbi_view to = *v;
-    NB_TRY(nbi_alloc(ctx, (size_t)nbi_view_count(v), sizeof **copy, copy));
-    group_major(&to, axis);
-    to.data = *copy;
-    if (fill) nbi_view_copy(&to, v);
-    *out = *copy;
-    return NB_OK;
-}
-
-static void scatter(const nbi_view *to, int axis, float *from) {
-    nbi_view v = *to;
-    group_major(&v, axis);
-    v.data = from;
-    nbi_view_copy(to, &v);
-}
+/* ---- params --------------------------------------------------------------------------------- */
 
 /* The rows of params, contiguous (exec may pass any strides). */
 static nb_status params_rows(nb_ctx *ctx, const nbi_view *v, float **copy, const float **out) {
@@ -256,13 +204,13 @@ static nb_status params_rows(nb_ctx *ctx, const nbi_view *v, float **copy, const
         return NB_OK;
     }
     float *rows;
-    NB_TRY(grouped(ctx, v, -1, false, true, copy, &rows));
+    NB_TRY(nbi_grouped(ctx, v, -1, false, true, copy, &rows));
     *out = rows;
     return NB_OK;
 }
 
 static void put_params(const nbi_view *to, float *rows) {
-    scatter(to, -1, rows);
+    nbi_ungroup(to, -1, rows);
 }
 
 /* ---- forward --------------------------------------------------------------------------------- */
@@ -292,16 +240,16 @@ static nb_status forward(const nbi_op_call *call) {
     nb_status st;
     NB_TRY(make_job(call->ctx, node, call->in, &j));
     if (!j.groups) return NB_OK;
-    bool direct = is_grouped(x, j.p->axis) && same_strides(x, y);
+    bool direct = nbi_is_grouped(x, j.p->axis) && nbi_same_strides(x, y);
     NB_TRYG(params_rows(call->ctx, &call->in[1], &room[0], &j.old));
     NB_TRYG(nbi_alloc(call->ctx, 2 * j.groups * j.columns, sizeof *rows, &room[1]));
     j.used = room[1];
-    NB_TRYG(grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
+    NB_TRYG(nbi_grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
     j.x = from;
     NB_TRYG(use_params(&j));
-    NB_TRYG(grouped(call->ctx, y, j.p->axis, direct, false, &room[3], &j.y));
+    NB_TRYG(nbi_grouped(call->ctx, y, j.p->axis, direct, false, &room[3], &j.y));
     NB_TRYG(nbi_parallel(call->ctx, j.groups * j.chunks, items_at_once(&j), forward_items, &j));
-    if (!direct) scatter(y, j.p->axis, j.y);
+    if (!direct) nbi_ungroup(y, j.p->axis, j.y);
     rows = j.used + j.groups * j.columns;
     if (node->n_out > 1 && call->out[1].data) {
         new_params(&j, rows);
@@ -345,7 +293,7 @@ static void write_sums(const job *j, float *dparams, float *dbits) {
 
 static void clear(const nbi_view *v, float *zeros) {
     memset(zeros, 0, (size_t)nbi_view_count(v) * sizeof *zeros);
-    scatter(v, -1, zeros);
+    nbi_ungroup(v, -1, zeros);
 }
 
 /* Nothing flows in: every gradient is 0. */
@@ -381,24 +329,24 @@ static nb_status backward(const nbi_grad_call *call) {
     if (!g->data) return no_gradient(call);
     NB_TRY(make_job(call->ctx, node, call->in, &j));
     if (!j.groups) return no_gradient(call);
-    bool direct = is_grouped(x, j.p->axis) && same_strides(x, g) &&
-                  (!dx->data || same_strides(x, dx));
+    bool direct = nbi_is_grouped(x, j.p->axis) && nbi_same_strides(x, g) &&
+                  (!dx->data || nbi_same_strides(x, dx));
     float *dbits = node->n_in > 2 ? call->gin[2].data : NULL;
     j.want_params = dparams->data != NULL;
     j.want_bits = dbits != NULL;
     NB_TRYG(params_rows(call->ctx, &call->in[1], &room[0], &j.old));
     NB_TRYG(nbi_alloc(call->ctx, 2 * j.groups * j.columns, sizeof *from, &room[1]));
     j.used = room[1];
-    NB_TRYG(grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
+    NB_TRYG(nbi_grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
     j.x = from;
-    NB_TRYG(grouped(call->ctx, g, j.p->axis, direct, true, &room[3], &from));
+    NB_TRYG(nbi_grouped(call->ctx, g, j.p->axis, direct, true, &room[3], &from));
     j.g = from;
-    if (dx->data) NB_TRYG(grouped(call->ctx, dx, j.p->axis, direct, false, &room[4], &j.y));
+    if (dx->data) NB_TRYG(nbi_grouped(call->ctx, dx, j.p->axis, direct, false, &room[4], &j.y));
     NB_TRYG(used_params(call, &j, &room[5]));
     NB_TRYG(nbi_alloc(call->ctx, j.groups * j.chunks * (j.n_params + 1), sizeof *sums, &sums));
     j.sums = sums;
     NB_TRYG(nbi_parallel(call->ctx, j.groups * j.chunks, items_at_once(&j), backward_items, &j));
-    if (dx->data && !direct) scatter(dx, j.p->axis, j.y);
+    if (dx->data && !direct) nbi_ungroup(dx, j.p->axis, j.y);
     from = j.used + j.groups * j.columns; /* zeroed by nbi_alloc */
     write_sums(&j, j.want_params ? from : NULL, dbits);
     if (j.want_params) put_params(dparams, from);

@@ -126,4 +126,13 @@ typedef struct nbi_fakequant_params {
     float decay;
 } nbi_fakequant_params;
 
+/* org.nibble::SchemeMix: candidate i has use[i] and the columns from column[i] on of the params. */
+#define NBI_MIX_MAX 16
+typedef struct nbi_schememix_params {
+    int n, axis;
+    const nbi_scheme *scheme[NBI_MIX_MAX];
+    nbi_scheme_use use[NBI_MIX_MAX];
+    int column[NBI_MIX_MAX], columns;
+} nbi_schememix_params;
+
 #endif

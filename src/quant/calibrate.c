@@ -62,7 +62,7 @@ static nb_status cut_untouched(calibrator *c) {
 static nb_status make_plan(calibrator *c, const nbi_graph *source, size_t batch) {
     nb_ctx *ctx = c->ctx;
     free_plan(c);
-    NB_TRY(nbi_specialize_batch(ctx, source, (int64_t)batch, &c->graph));
+    NB_TRY(nbi_rebatch(ctx, source, (int64_t)batch, &c->graph));
     NB_TRY(cut_untouched(c));
     /* the values that statistics need may be inside what the fast path would fuse */
     NB_TRY(nbi_exec_new(ctx, c->graph, NBI_EXEC_KEEP_ALL, &c->exec));
@@ -189,7 +189,7 @@ static nb_status store_scores(calibrator *c, size_t first) {
     return NB_OK;
 }
 
-/* Images at a time: a model whose batch is fixed (to 1, see canonical.c) takes no more. */
+/* Images at a time: a model whose file fixes fewer takes no more. */
 static size_t most_images(const nbi_graph *source) {
     const nbi_tensor *x = source->tensor[source->input[0]];
     bool fixed = x->rank > 0 && x->dim[0] > 0 && x->dim[0] < BATCH;

@@ -103,7 +103,7 @@ static nb_status start_frozen(nbi_qdq_import *im) {
 static nb_status import(nbi_qdq_import *im) {
     nb_ctx *ctx = im->ctx;
     nbi_graph *graph = NULL;
-    NB_TRY(nbi_specialize_batch(ctx, im->source, 1, &graph));
+    NB_TRY(nbi_rebatch(ctx, im->source, 1, &graph));
     nb_status st = nbi_qdq_fold_weights(im, graph);
     if (st != NB_OK) {
         nbi_graph_free(graph);

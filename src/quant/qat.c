@@ -119,6 +119,11 @@ static nb_status fixed_grid(builder *b, const nbi_site *s, const nbi_qparam *p, 
     return finish(b, node);
 }
 
+static nb_status special_vertex(builder *b, const nbi_qat_vertex *v, int *out) {
+    *out = -1;
+    return b->o->vertex ? b->o->vertex(b->ctx, b->o->vertex_user, b->q, v, out) : NB_OK;
+}
+
 /* `x` on the grid of a site. */
 static nb_status quantized(builder *b, int site, int x, int *out) {
     const nbi_site *s = &b->net->site[site];
@@ -131,6 +136,9 @@ static nb_status quantized(builder *b, int site, int x, int *out) {
                        "tensor '%s' has the zero point %d: only symmetric and unsigned grids are "
                        "trained",
                        s->name, (int)p->zero);
+    nbi_qat_vertex vertex = {.site = site, .x = x, .axis = -1, .is_unsigned = p->lo == 0};
+    NB_TRY(special_vertex(b, &vertex, out));
+    if (*out >= 0) return NB_OK;
     if (b->q->site_scale[site] < 0) {
         NB_TRY(constant(b, s->name, "step", 2, (int64_t[]){1, 1}, &b->q->site_scale[site]));
         *values(b, b->q->site_scale[site]) = (float)p->scale;
@@ -207,33 +215,42 @@ static nb_status clamped(builder *b, const nbi_layer *l, int x, int *out) {
     return finish(b, node);
 }
 
+/* The steps that training starts from: [M,1] or [1,1]. */
+static nb_status first_steps(builder *b, const nbi_layer *l, int bits, int tensor) {
+    int8_t *levels = NULL;
+    float *scale = NULL;
+    double ignored;
+    NB_TRY(nbi_alloc(b->ctx, l->n_weights, 1, &levels));
+    nb_status st = nbi_alloc(b->ctx, (size_t)l->geometry.out_c, sizeof *scale, &scale);
+    if (st == NB_OK)
+        st = nbi_fit_weights(b->ctx, l, bits, b->o->per_channel, levels, scale, &ignored);
+    if (st == NB_OK)
+        for (int64_t c = 0; c < b->g->tensor[tensor]->dim[0]; c++)
+            values(b, tensor)[c] = scale[c] * (float)nbk_level_step(bits);
+    nbi_free(levels);
+    nbi_free(scale);
+    return st;
+}
+
 static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool conv, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_qat_layer *ql = &b->q->layer[index];
     const nbi_tensor *w = b->g->tensor[twin->in[1]];
     int64_t m = l->geometry.out_c, k = (int64_t)l->n_weights / m, dim[NBI_MAX_RANK] = {m, k};
     int bits = b->q->bits[l->weight_site], rank = conv ? w->rank : 2;
-    double ignored;
     if (conv) memcpy(dim, w->dim, sizeof dim);
     NB_TRY(constant(b, w->name, "trained", rank, dim, &ql->weight));
     for (int64_t o = 0; o < m; o++)
         for (int64_t i = 0; i < k; i++)
             values(b, ql->weight)[o * k + i] = l->weight[nbi_weight_place(l, (size_t)o, (size_t)i)];
     trains(b, ql->weight, true);
+    nbi_qat_vertex vertex = {
+        .site = l->weight_site, .x = ql->weight, .axis = b->o->per_channel ? 0 : -1};
+    NB_TRY(special_vertex(b, &vertex, out));
+    if (*out >= 0) return NB_OK;
     int64_t groups = b->o->per_channel ? m : 1;
     NB_TRY(constant(b, w->name, "step", 2, (int64_t[]){groups, 1}, &ql->weight_scale));
-    int8_t *levels = NULL;
-    float *scale = NULL;
-    NB_TRY(nbi_alloc(b->ctx, l->n_weights, 1, &levels));
-    nb_status st = nbi_alloc(b->ctx, (size_t)m, sizeof *scale, &scale);
-    if (st == NB_OK)
-        st = nbi_fit_weights(b->ctx, l, bits, b->o->per_channel, levels, scale, &ignored);
-    if (st == NB_OK)
-        for (int64_t c = 0; c < groups; c++)
-            values(b, ql->weight_scale)[c] = scale[c] * (float)nbk_level_step(bits);
-    nbi_free(levels);
-    nbi_free(scale);
-    NB_TRY(st);
+    if (!b->o->evaluate) NB_TRY(first_steps(b, l, bits, ql->weight_scale));
     if (bits > 1) trains(b, ql->weight_scale, false);
     return fake_quant(b, w->name, ql->weight, ql->weight_scale, bits == 1 ? "binary" : "lsq",
                       "weights", bits, false, b->o->per_channel ? 0 : -1, out);
@@ -403,8 +420,8 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
     q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
-    q->train = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->train);
-    q->decays = nbi_arena_alloc(a, 5 * layers + sites, sizeof *q->decays);
+    q->train = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->train);
+    q->decays = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->decays);
     q->state = nbi_arena_alloc(a, 2 * layers, sizeof *q->state);
     b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);
@@ -424,13 +441,6 @@ static nb_status build(builder *b, int edge) {
     const nbi_edge *input = &b->net->edge[b->net->input];
     b->q->x = nbi_graph_find(b->g, input->name);
     if (b->q->x < 0) return nb_fail(b->ctx, NB_EFORMAT, "the graph has no input '%s'", input->name);
-    const nbi_tensor *x = b->g->tensor[b->q->x];
-    if (x->rank < 1 || x->dim[0] != b->o->batch)
-        return nb_fail(
-            b->ctx, NB_EUNSUPPORTED,
-            "input '%s' has a fixed batch of %lld, training wants %lld: export the model "
-            "with a free batch",
-            input->name, (long long)(x->rank < 1 ? 0 : x->dim[0]), (long long)b->o->batch);
     NB_TRY(quantized(b, input->site, b->q->x, &b->value[b->net->input]));
     for (int l = 0; l < b->net->n_layers; l++) {
         NB_TRY(build_layer(b, l));
@@ -458,7 +468,7 @@ nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
     builder b = {.ctx = ctx, .q = q, .net = net, .o = options};
     q->net = net;
     NB_TRYG(alloc_arrays(&b, bits));
-    NB_TRYG(nbi_specialize_batch(ctx, source, options->batch, &q->graph));
+    NB_TRYG(nbi_rebatch(ctx, source, options->batch, &q->graph));
     b.g = q->graph;
     if (b.g->opset < 14) b.g->opset = 14; /* params of old nodes are prepared already */
     NB_TRYG(build(&b, edge));

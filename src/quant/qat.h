@@ -18,14 +18,29 @@ typedef struct nbi_qat_layer {
     int bias;         /* instead of BatchNormalization: the last layer */
 } nbi_qat_layer;
 
+struct nbi_qat;
+/* Where a tensor is quantized. */
+typedef struct nbi_qat_vertex {
+    int site;
+    int x;    /* tensor of the graph: trained weights, or an activation */
+    int axis; /* of the groups: 0 = output channels, −1 = one group */
+    bool is_unsigned;
+} nbi_qat_vertex;
+
 typedef struct nbi_qat_options {
     int64_t batch;
     bool per_channel;   /* granularity of weights */
-    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated */
+    bool evaluate;      /* BatchNormalization with running statistics; no losses: what is simulated,
+                         once nbi_qat_copy has given it values */
     int classes;        /* of the targets; 0 = no labels: distillation only */
     bool distill;       /* an input for the float network's outputs */
     bool mean_squared;  /* they are compared as values; else rows of scores by their divergence */
     float temperature;  /* of distillation */
+    /* Builds a vertex of its own and sets *out to its tensor; *out = −1: the usual one. For searches
+     * that train choices. NULL: none. Such a graph cannot be frozen. */
+    nb_status (*vertex)(nb_ctx *ctx, void *user, struct nbi_qat *qat, const nbi_qat_vertex *vertex,
+                        int *out);
+    void *vertex_user;
 } nbi_qat_options;
 
 typedef struct nbi_qat {

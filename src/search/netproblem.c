@@ -73,6 +73,19 @@ int nbi_netproblem_site(const nbi_netproblem *np, int v) {
     return np->var[v].site[0];
 }
 
+int nbi_netproblem_sites(const nbi_netproblem *np, int v, const int **site) {
+    *site = np->var[v].site;
+    return np->var[v].n_sites;
+}
+
+nbi_choice nbi_netproblem_choice(const nbi_netproblem *np, int v, int o, int k) {
+    return np->var[v].option[o][k];
+}
+
+const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np) {
+    return &np->o;
+}
+
 /* ---- costs ---------------------------------------------------------------------------------- */
 
 static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out) {
@@ -207,16 +220,22 @@ static nb_status score(nb_ctx *ctx, void *self, const uint8_t *policy, double *o
     return nb_progress(ctx, "policies scored", (double)np->scored, 0);
 }
 
+nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, nbi_choice choice,
+                              double *out) {
+    const nbi_site *s = &np->o.net->site[site];
+    if (s->kind == NBI_SITE_WEIGHT)
+        return nbi_scorer_weight_sqnr(ctx, np->o.scorer, site, choice, out);
+    *out = s->sqnr[choice];
+    return NB_OK;
+}
+
 /* Noise-to-signal ratio of a variable's tensors at an option, summed. */
 static nb_status noise_of(nb_ctx *ctx, nbi_netproblem *np, int v, int o, double *out) {
     const variable *var = &np->var[v];
     *out = 0;
     for (int k = 0; k < var->n_sites; k++) {
-        const nbi_site *site = &np->o.net->site[var->site[k]];
-        double sqnr = site->sqnr[var->option[o][k]];
-        if (site->kind == NBI_SITE_WEIGHT)
-            NB_TRY(nbi_scorer_weight_sqnr(ctx, np->o.scorer, var->site[k], var->option[o][k],
-                                          &sqnr));
+        double sqnr;
+        NB_TRY(nbi_netproblem_sqnr(ctx, np, var->site[k], var->option[o][k], &sqnr));
         *out += pow(10, -sqnr / 10);
     }
     return NB_OK;
@@ -438,6 +457,12 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;
+    nbi_part *part = nbi_arena_alloc(&np->arena, sites + 1, sizeof *part);
+    if (!part) {
+        st = nb_fail_memory(ctx, sites);
+        goto done;
+    }
+    nbi_netproblem_add_hints(np, part);
     NB_TRYG(measure_fixed_bytes(ctx, np));
     *out = np;
     return NB_OK;

@@ -43,6 +43,16 @@ void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
 int nbi_netproblem_site(const nbi_netproblem *np, int variable);
+/* The sites of a variable; *site stays the problem's. */
+int nbi_netproblem_sites(const nbi_netproblem *np, int variable, const int **site);
+/* What option o of a variable gives its k-th site. */
+nbi_choice nbi_netproblem_choice(const nbi_netproblem *np, int variable, int o, int k);
+/* Signal to noise (dB) of a site at a choice. */
+nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, nbi_choice choice,
+                              double *out);
+const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
+/* Sets problem->local_error, features and part (nethints.c). */
+void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
 /* Bits of every site → policy; false when some width is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */

@@ -18,6 +18,21 @@ typedef enum nbi_cost_id { /* rows of costs.def */
 const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
 const char *nbi_cost_help(nbi_cost_id id);
 
+typedef enum nbi_part { NBI_PART_WEIGHT, NBI_PART_BIAS, NBI_PART_ACTIVATION } nbi_part;
+
+/* What describes a variable to a method that learns across variables; raw numbers. */
+typedef enum nbi_feature {
+    NBI_FEATURE_DEPTHWISE, /* 0 or 1 */
+    NBI_FEATURE_IN,        /* channels */
+    NBI_FEATURE_OUT,
+    NBI_FEATURE_STRIDE,
+    NBI_FEATURE_KERNEL,    /* taps along one side */
+    NBI_FEATURE_WEIGHTS,   /* elements */
+    NBI_FEATURE_MAP,       /* side of the input feature map */
+    NBI_FEATURE_INDEX,     /* of the layer */
+    NBI_FEATURE_COUNT
+} nbi_feature;
+
 typedef struct nbi_problem {
     void *self;
     int n_vars;
@@ -32,6 +47,14 @@ typedef struct nbi_problem {
      * delta[v] points to room for n_options[v] numbers, the caller's; delta[v][o] = loss of option o at variable v with every other variable at its best option,
      * minus the loss of the best policy. */
     nb_status (*sensitivity)(nb_ctx *ctx, void *self, double **delta);
+    /* What follows may be NULL; a method that needs it then fails with NB_EUNSUPPORTED. Rows as in
+     * sensitivity, sums over variables being what counts. */
+    /* n·MSE of the tensors at each option, without running the network. */
+    nb_status (*local_error)(nb_ctx *ctx, void *self, double **error);
+    /* Second-order estimate of the loss: mean curvature of a tensor times its squared error. */
+    nb_status (*curvature)(nb_ctx *ctx, void *self, double **omega);
+    void (*features)(const void *self, int variable, double out[NBI_FEATURE_COUNT]);
+    const nbi_part *part; /* [n_vars]; NULL: all weights */
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
 } nbi_problem;
@@ -62,6 +85,7 @@ typedef struct nbi_search {
     const char *name, *help;
     const nbi_option *options;
     size_t n_options;
+    bool beyond; /* scores policies beyond the limits on its way to them */
     /* Anytime: on cancel or deadline returns NB_OK with the best so far. NB_ELIMIT when no policy
      * can meet the limits (result = the closest). */
     nb_status (*run)(nb_ctx *ctx, const nbi_search_run *run);

@@ -100,19 +100,10 @@ static nb_status grow(nbi_trials *t) {
     return NB_OK;
 }
 
-nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score) {
+/* Scores a policy that is not known yet; the best feasible one is kept. */
+static nb_status measure(nbi_trials *t, const uint8_t *policy, bool feasible, double *score) {
     const nbi_problem *p = t->problem;
-    double excess, x;
-    if (nbi_trials_seen(t, policy, score)) return NB_OK;
-    NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
-    if (excess > 0) return nb_fail(t->ctx, NB_EINVAL, "an infeasible policy came up for scoring");
-    *score = INFINITY;
-    if (!nbi_trials_open(t)) {
-        /* the first policy that a method wanted to know is its choice as well */
-        if (!t->have_wanted) memcpy(t->unscored, policy, t->n);
-        t->have_wanted = true;
-        return NB_OK;
-    }
+    double x;
     NB_TRY(grow(t));
     nb_status st = p->score(t->ctx, p->self, policy, &x);
     if (st == NB_ECANCELLED) {
@@ -125,7 +116,7 @@ nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score) 
     t->scores[t->count] = x;
     t->slots[slot_of(t, policy)] = ++t->count;
     *score = x;
-    if (!t->have_best || x < t->best_score) {
+    if (feasible && (!t->have_best || x < t->best_score)) {
         t->have_best = true;
         t->best_score = x;
         memcpy(t->best, policy, t->n);
@@ -134,6 +125,29 @@ nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score) 
     if (nb_progress(t->ctx, "policies", (double)t->count, (double)t->max_trials) != NB_OK)
         t->stopped = true;
     return NB_OK;
+}
+
+nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score) {
+    double excess;
+    if (nbi_trials_seen(t, policy, score)) return NB_OK;
+    NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
+    if (excess > 0) return nb_fail(t->ctx, NB_EINVAL, "an infeasible policy came up for scoring");
+    *score = INFINITY;
+    if (!nbi_trials_open(t)) {
+        /* the first policy that a method wanted to know is its choice as well */
+        if (!t->have_wanted) memcpy(t->unscored, policy, t->n);
+        t->have_wanted = true;
+        return NB_OK;
+    }
+    return measure(t, policy, true, score);
+}
+
+nb_status nbi_trials_probe(nbi_trials *t, const uint8_t *policy, double *score) {
+    double excess;
+    if (nbi_trials_seen(t, policy, score)) return NB_OK;
+    NB_TRY(nbi_trials_cost(t, policy, NULL, &excess));
+    *score = INFINITY;
+    return nbi_trials_open(t) ? measure(t, policy, excess <= 0, score) : NB_OK;
 }
 
 nb_status nbi_trials_finish(nbi_trials *t) {
@@ -167,9 +181,7 @@ void nbi_policy_random(nbi_trials *t, uint8_t *policy) {
         policy[v] = (uint8_t)nbi_rng_below(&t->rng, (uint32_t)t->problem->n_options[v]);
 }
 
-/* Sum of the relative excesses: unlike the largest one it tells that a step helps even when
- * another limit is exceeded by more. */
-static double sum_excess(const nbi_problem *p, const double *cost) {
+double nbi_sum_excess(const nbi_problem *p, const double cost[NBI_COST_COUNT]) {
     double sum = 0;
     for (int c = 0; c < NBI_COST_COUNT; c++)
         if (cost[c] > p->limit[c])
@@ -188,7 +200,7 @@ static double usage(const nbi_problem *p, const double *cost) {
 /* Lowers one random variable, one that helps if there is one. false: all are at their minimum. */
 static nb_status lower(nbi_trials *t, uint8_t *policy, uint32_t *order, double *cost,
                        double *excess, bool *done) {
-    double before = sum_excess(t->problem, cost), trial[NBI_COST_COUNT], e;
+    double before = nbi_sum_excess(t->problem, cost), trial[NBI_COST_COUNT], e;
     size_t count = 0;
     for (size_t v = 0; v < t->n; v++)
         if (policy[v] > 0) order[count++] = (uint32_t)v;
@@ -198,7 +210,7 @@ static nb_status lower(nbi_trials *t, uint8_t *policy, uint32_t *order, double *
     for (size_t i = 0; i < count; i++) {
         policy[order[i]]--;
         NB_TRY(nbi_trials_cost(t, policy, trial, &e));
-        if (sum_excess(t->problem, trial) < before) {
+        if (nbi_sum_excess(t->problem, trial) < before) {
             memcpy(cost, trial, sizeof trial);
             *excess = e;
             return NB_OK;

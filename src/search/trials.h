@@ -36,8 +36,14 @@ bool nbi_trials_seen(const nbi_trials *t, const uint8_t *policy, double *score);
 /* Scores a feasible policy that has not been scored (else the known score comes back). When the
  * search has to stop instead, *score = INFINITY and nbi_trials_open() is false. */
 nb_status nbi_trials_score(nbi_trials *t, const uint8_t *policy, double *score);
+/* The same for a policy that may exceed the limits: then it is a trial, but never the result. */
+nb_status nbi_trials_probe(nbi_trials *t, const uint8_t *policy, double *score);
 /* Fills run->result; NB_ELIMIT when nothing feasible was met. */
 nb_status nbi_trials_finish(nbi_trials *t);
+
+/* Sum of the relative excesses over all limits: unlike the largest one it tells that a step helps
+ * even when another limit is exceeded by more. */
+double nbi_sum_excess(const nbi_problem *problem, const double cost[NBI_COST_COUNT]);
 
 /* Random policy, every option equally likely. */
 void nbi_policy_random(nbi_trials *t, uint8_t *policy);

@@ -68,6 +68,7 @@ static nb_status make_loop(nb_ctx *ctx, const nbi_loop_spec *s, nbi_loop *l) {
     NB_TRY(nbi_alloc(ctx, l->n_values, sizeof *l->value, &l->value));
     for (size_t i = 0; i < n_params; i++)
         set_value(l, i, s->param[i].tensor, s->param[i].lr, s->param[i].decay);
+    for (size_t i = 0; i < n_params; i++) l->value[i].adam = s->param[i].adam;
     for (size_t i = 0; i < n_states; i++) set_value(l, n_params + i, s->state[i].to, 0, 0);
     NB_TRY(nbi_alloc(ctx, l->n_values, sizeof *l->best, &l->best));
     for (size_t i = 0; i < l->n_values; i++)
@@ -115,13 +116,16 @@ static nb_status one_step(nbi_loop *l) {
     l->inputs[n++] = batch.x;
     if (batch.target && n < s->graph->n_inputs) l->inputs[n++] = batch.target;
     if (s->more) NB_TRY(s->more(l->ctx, s->user, &batch, l->inputs + n));
+    if (s->begin) NB_TRY(s->begin(l->ctx, s->step_user, l->step, l->schedule.steps));
     NB_TRY(nbi_tape_forward(l->ctx, l->tape, l->inputs,
                             nbi_hash(NBI_HASH_START, parts, sizeof parts)));
     NB_TRY(read_loss(l, &loss));
     NB_TRY(nbi_tape_backward(l->ctx, l->tape, s->weight));
     for (int i = 0; i < s->n_params; i++) l->value[i].gradient = nbi_tape_gradient(l->tape, i);
-    nb_status st =
-        nbi_optimizer_step(l->ctx, l->optimizer, nbi_schedule_lr(&l->schedule, l->step), &l->norm);
+    double lr = nbi_schedule_lr(&l->schedule, l->step);
+    if (s->adjust)
+        NB_TRY(s->adjust(l->ctx, s->step_user, l->step, l->schedule.steps, lr, l->value));
+    nb_status st = nbi_optimizer_step(l->ctx, l->optimizer, lr, &l->norm);
     if (st == NB_ENUMERIC) return not_finite(l, nb_ctx_message(l->ctx));
     NB_TRY(st);
     nbi_tape_advance(l->tape);

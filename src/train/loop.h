@@ -11,6 +11,7 @@
 typedef struct nbi_loop_param {
     int tensor;      /* a constant of the graph */
     float lr, decay; /* as in nbi_param */
+    bool adam;
 } nbi_loop_param;
 
 /* What is told at the end of an epoch. */
@@ -42,6 +43,15 @@ typedef struct nbi_loop_spec {
     void *user;
     /* Sets inputs[k…] beyond x and targets (a teacher's logits). NULL: none. */
     nb_status (*more)(nb_ctx *ctx, void *user, const nbi_batch *batch, const void **inputs);
+    void *step_user; /* of begin and adjust */
+    /* Before step `step` of `steps` (from 0) runs: constants of the graph may be set (a temperature).
+     * NULL: none. */
+    nb_status (*begin)(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps);
+    /* Between backward and the optimizer: gradients may be replaced (by memory that lives through
+     * the step) and factors of the rate set; params as spec.param. What it does follows from step and
+     * gradients alone, so that a resumed run does the same. NULL: none. */
+    nb_status (*adjust)(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps, double lr,
+                        nbi_param *params);
     /* The metric, larger is better, with the values to judge (averaged, with ema) in the graph's
      * constants. NULL: the last epoch is the best. */
     nb_status (*evaluate)(nb_ctx *ctx, void *user, double *metric);

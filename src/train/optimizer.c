@@ -47,9 +47,13 @@ static nb_status check_options(nb_ctx *ctx, const nbi_optimizer_options *o) {
     return NB_OK;
 }
 
+static bool is_sgd(const nbi_optimizer *p, const nbi_param *param) {
+    return p->o.kind == NBI_SGD && !param->adam;
+}
+
 nb_status nbi_optimizer_new(nb_ctx *ctx, const nbi_optimizer_options *options, nbi_param *params,
                             size_t n, nbi_optimizer **out) {
-    static const char *const sgd[] = {"momentum"}, *const adam[] = {"m", "v"};
+    static const char *const sgd[] = {"momentum", "none"}, *const adam[] = {"m", "v"};
     nbi_optimizer *p = NULL;
     nb_status st;
     NB_TRY(check_options(ctx, options));
@@ -58,13 +62,16 @@ nb_status nbi_optimizer_new(nb_ctx *ctx, const nbi_optimizer_options *options, n
     p->param = params;
     p->n = n;
     p->per_param = options->kind != NBI_SGD ? 2 : options->momentum > 0 ? 1 : 0;
+    for (size_t i = 0; i < n; i++)
+        if (params[i].adam) p->per_param = 2;
     NB_TRYG(nbi_alloc(ctx, n * p->per_param, sizeof *p->state, &p->state));
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < p->per_param; k++) {
             nbi_state *s = &p->state[p->n_states++];
-            const char *name = options->kind == NBI_SGD ? sgd[k] : adam[k];
+            bool plain = is_sgd(p, &params[i]);
+            const char *name = plain ? sgd[k] : adam[k];
             memcpy(s->name, name, strlen(name) + 1);
-            s->count = params[i].count;
+            s->count = plain && (k || !(options->momentum > 0)) ? 0 : params[i].count;
             NB_TRYG(nbi_alloc(ctx, s->count, sizeof *s->data, &s->data));
         }
     NB_TRYG(nbi_chunks_new(ctx, params, n, &p->chunks));
@@ -181,8 +188,8 @@ static nb_status step_range(void *user, size_t begin, size_t end, int worker) {
         const nbi_param *a = &j->p->param[k->array];
         const nbi_state *s = j->p->per_param ? &j->p->state[k->array * j->p->per_param] : NULL;
         if (a->lr == 0) continue;
-        if (j->p->o.kind == NBI_SGD)
-            sgd(j, a, s ? s[0].data : NULL, k->begin, k->end);
+        if (is_sgd(j->p, a))
+            sgd(j, a, j->p->o.momentum > 0 ? s[0].data : NULL, k->begin, k->end);
         else
             adam(j, a, s[0].data, s[1].data, k->begin, k->end);
     }

@@ -15,6 +15,7 @@ typedef struct nbi_param {
     size_t count;
     float lr;    /* factor of the learning rate: 1 as usual, 0 freezes */
     float decay; /* weight decay: of the loss (SGD, Adam: g + decay·w) or decoupled (AdamW) */
+    bool adam;   /* Adam for this one, whatever the others have */
 } nbi_param;
 
 typedef enum nbi_optimizer_kind { NBI_SGD, NBI_ADAM, NBI_ADAMW } nbi_optimizer_kind;

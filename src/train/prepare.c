@@ -266,16 +266,6 @@ done:
     return st;
 }
 
-/* The batch in every open first dimension. */
-static nb_status specialise(nb_ctx *ctx, const nbi_graph *g, int64_t batch, nbi_graph **out) {
-    const nbi_tensor *x = g->tensor[g->input[0]];
-    if (x->rank >= 1 && x->dim[0] >= 0 && x->dim[0] != batch)
-        return nb_fail(ctx, NB_EINVAL,
-                       "the model's batch is fixed at %lld: train with --batch %lld",
-                       (long long)x->dim[0], (long long)x->dim[0]);
-    return nbi_specialize_batch(ctx, g, batch, out);
-}
-
 nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *o,
                            nbi_training **out) {
     nbi_training *t = NULL;
@@ -283,11 +273,11 @@ nb_status nbi_training_new(nb_ctx *ctx, const nbi_graph *model, const nbi_traini
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *t, &t));
     NB_TRYG(make_model(ctx, model, o, &t->model));
-    NB_TRYG(nbi_graph_copy(ctx, t->model, &g));
+    NB_TRYG(nbi_free_batch(ctx, t->model, o->batch, &g));
     NB_TRYG(nbi_graph_infer(ctx, g));
     NB_TRYG(switch_on(ctx, g));
     NB_TRYG(add_losses(ctx, g, o, t));
-    NB_TRYG(specialise(ctx, g, o->batch, &t->graph));
+    NB_TRYG(nbi_specialize_batch(ctx, g, o->batch, &t->graph));
     NB_TRYG(find_trained(ctx, t));
     *out = t;
     t = NULL;

@@ -501,6 +501,43 @@ static void test_fake_quant(void **state) {
     }
 }
 
+static void scheme_mix(const char *role, const char *candidates, int n, bool is_unsigned,
+                       bool per_channel) {
+    gc_begin("org.nibble", "SchemeMix", 13);
+    gc.surrogate = true;
+    gc.n_out = 2;
+    gc_float(4, DIMS(3, 4, 3, 2), is_unsigned ? 0 : -1, 1);
+    gc_float(1, DIMS(n), 0.1, 0.9);
+    gc_node();
+    attr_text("candidates", candidates);
+    attr_text("role", role);
+    gc_attr_int("unsigned", is_unsigned);
+    if (per_channel) gc_attr_int("axis", 1);
+    gc_check();
+}
+
+static void test_scheme_mix(void **state) {
+    static const char eight[] = "B:1 T:2 Q:2 F:3 Z:3 C:3 P:3 R:3";
+    (void)state;
+    scheme_mix("weights", eight, 8, false, false);
+    scheme_mix("weights", eight, 8, false, true);
+    scheme_mix("activations", eight, 8, false, false);
+    scheme_mix("activations", eight, 8, true, false);
+    scheme_mix("activations", "uniform:4", 1, true, false);
+}
+
+static void test_gumbel_softmax(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        gc_begin("org.nibble", "GumbelSoftmax", 13);
+        gc.seed = seed;
+        gc_float(1, DIMS(5), -1, 1);
+        *(float *)gc_const(NB_DTYPE_F32, 0, NULL) = 0.7f;
+        gc_node();
+        gc_check();
+    }
+}
+
 static void test_slice_pad(void **state) {
     static const char *const mode[] = {"constant", "edge", "reflect", "wrap"};
     (void)state;
@@ -586,6 +623,7 @@ int main(void) {
         cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
         cmocka_unit_test(test_fakequant),
+        cmocka_unit_test(test_scheme_mix),    cmocka_unit_test(test_gumbel_softmax),
         cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_dequantize),
         cmocka_unit_test(test_every_operator),
     };

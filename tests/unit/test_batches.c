@@ -203,8 +203,38 @@ static void texts_are_understood(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Odd batches hold a fixed share of the samples, even ones the others. */
+static void batches_alternate(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    nbi_dataset *data = numbers(ctx, SIZE_MAX);
+    nbi_batches_spec s = {.data = data, .batch = 8, .classes = CLASSES, .seed = 5};
+    nbi_batches *b;
+    int side[COUNT] = {0};
+    s.alternate = 0.9; /* leaves 5 samples for even batches */
+    assert_int_equal(nbi_batches_new(ctx, &s, &b), NB_EINVAL);
+    s.alternate = 0.3;
+    assert_int_equal(nbi_batches_new(ctx, &s, &b), NB_OK);
+    for (uint64_t epoch = 0; epoch < 20; epoch++)
+        for (size_t i = 0; i < COUNT / 8; i++) {
+            nbi_batch batch;
+            assert_int_equal(nbi_batches_get(ctx, b, epoch, i, &batch), NB_OK);
+            for (size_t k = 0; k < 8; k++) side[(int)batch.x[k]] |= i & 1 ? 2 : 1;
+        }
+    size_t odd = 0;
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(side[i] == 1 || side[i] == 2);
+        odd += side[i] == 2;
+    }
+    assert_int_equal(odd, 15);
+    nbi_batches_free(b);
+    nbi_dataset_free(data);
+    nb_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batches_alternate),
         cmocka_unit_test(an_epoch_has_every_sample_once),
         cmocka_unit_test(wrong_data_is_refused),
         cmocka_unit_test(a_batch_depends_on_its_place_only),

@@ -98,9 +98,9 @@ static void train_some(int threads, nbi_optimizer_kind kind, float *w, float *g)
     nb_ctx_set_threads(ctx, threads);
     nbi_rng_seed(&rng, 3, 1);
     for (int i = 0; i < BIG; i++) w[i] = nbi_rng_uniform(&rng) - 0.5f;
-    nbi_param p[3] = {{"a", w, g, 33, 1, 0},
-                      {"b", w + 33, g + 33, 39000, 1, 0.01f},
-                      {"c", w + 39033, g + 39033, BIG - 39033, 2, 0.01f}};
+    nbi_param p[3] = {{"a", w, g, 33, 1, 0, true},
+                      {"b", w + 33, g + 33, 39000, 1, 0.01f, false},
+                      {"c", w + 39033, g + 39033, BIG - 39033, 2, 0.01f, false}};
     o.kind = kind;
     o.clip = 0.5f;
     assert_int_equal(nbi_optimizer_new(ctx, &o, p, 3, &optimizer), NB_OK);
@@ -113,6 +113,32 @@ static void train_some(int threads, nbi_optimizer_kind kind, float *w, float *g)
     assert_int_equal(nbi_ema_swap(ctx, ema), NB_OK);
     nbi_ema_free(ema);
     nbi_optimizer_free(optimizer);
+    nb_ctx_free(ctx);
+}
+
+/* An Adam group among SGD groups moves as it would under Adam, and the others as under SGD. */
+static void groups_may_use_adam(void **state) {
+    (void)state;
+    float w[2][3][2];
+    const float g[2] = {0.3f, -2};
+    nb_ctx *ctx = nb_ctx_new();
+    for (int mixed = 0; mixed < 3; mixed++) { /* all SGD, all Adam, one of each */
+        nbi_optimizer_options o = nbi_optimizer_options_default();
+        nbi_optimizer *optimizer;
+        nbi_param p[2];
+        o.kind = mixed == 1 ? NBI_ADAM : NBI_SGD;
+        for (int i = 0; i < 2; i++) {
+            w[i][mixed][0] = w[i][mixed][1] = 1;
+            p[i] = (nbi_param){.name = "w", .value = w[i][mixed], .gradient = g, .count = 2,
+                               .lr = 1, .adam = mixed == 2 && i == 1};
+        }
+        assert_int_equal(nbi_optimizer_new(ctx, &o, p, 2, &optimizer), NB_OK);
+        for (int t = 0; t < 4; t++)
+            assert_int_equal(nbi_optimizer_step(ctx, optimizer, 0.1, NULL), NB_OK);
+        nbi_optimizer_free(optimizer);
+    }
+    assert_memory_equal(w[0][2], w[0][0], sizeof w[0][0]);
+    assert_memory_equal(w[1][2], w[1][1], sizeof w[1][1]);
     nb_ctx_free(ctx);
 }
 
@@ -190,6 +216,7 @@ int main(void) {
         cmocka_unit_test(updates_equal_pytorch),
         cmocka_unit_test(clipping_scales_all_gradients),
         cmocka_unit_test(infinite_gradients_change_nothing),
+        cmocka_unit_test(groups_may_use_adam),
         cmocka_unit_test(same_bytes_at_any_thread_count),
         cmocka_unit_test(average_follows_its_formula),
         cmocka_unit_test(schedules_follow_their_formulas),

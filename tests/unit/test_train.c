@@ -68,7 +68,8 @@ static void open_rig(place *p, rig *r, const char *arch, int epochs) {
     assert_int_equal(nbi_alloc(p->ctx, n, sizeof *r->param, &r->param), NB_OK);
     for (size_t i = 0; i < n; i++) {
         bool kernel = r->training->trained[i].role == NBI_ROLE_KERNEL;
-        r->param[i] = (nbi_loop_param){r->training->trained[i].tensor, 1, kernel ? 1e-3f : 0};
+        r->param[i] = (nbi_loop_param){
+            .tensor = r->training->trained[i].tensor, .lr = 1, .decay = kernel ? 1e-3f : 0};
     }
     r->spec = (nbi_loop_spec){.graph = r->training->graph,
                               .n_params = (int)n,

@@ -8,14 +8,15 @@
 #include <math.h>
 #include <string.h>
 
-enum { TOY_MAX_VARS = 8, TOY_MAX_OPTIONS = 5, TOY_TRACE = 4096 };
+enum { TOY_MAX_VARS = 8, TOY_MAX_OPTIONS = 5, TOY_OPTION_ROOM = 8, TOY_TRACE = 4096 };
 
 typedef struct toy {
     nbi_problem problem;
     nb_ctx *ctx;
     int n_options[TOY_MAX_VARS];
-    double loss[TOY_MAX_VARS][TOY_MAX_OPTIONS], bytes[TOY_MAX_VARS][TOY_MAX_OPTIONS];
-    double ram[TOY_MAX_VARS][TOY_MAX_OPTIONS];
+    nbi_part part[TOY_MAX_VARS];
+    double loss[TOY_MAX_VARS][TOY_OPTION_ROOM], bytes[TOY_MAX_VARS][TOY_OPTION_ROOM];
+    double ram[TOY_MAX_VARS][TOY_OPTION_ROOM];
     double coupling; /* neighbours at different ranks cost this much */
     uint8_t trace[TOY_TRACE][TOY_MAX_VARS];
     int scored, duplicates, infeasible, improved, worse_improved, cancel_after;
@@ -78,6 +79,23 @@ static inline nb_status toy_sensitivity(nb_ctx *ctx, void *self, double **delta)
     return NB_OK;
 }
 
+/* The toy's tensors have no values of their own: the separable part of the loss stands for them. */
+static inline nb_status toy_own_error(nb_ctx *ctx, void *self, double **rows) {
+    (void)ctx;
+    toy *t = self;
+    for (int v = 0; v < t->problem.n_vars; v++)
+        for (int o = 0; o < t->n_options[v]; o++) rows[v][o] = t->loss[v][o];
+    return NB_OK;
+}
+
+static inline void toy_features(const void *self, int v, double out[NBI_FEATURE_COUNT]) {
+    const toy *t = self;
+    for (int i = 0; i < NBI_FEATURE_COUNT; i++) out[i] = 1;
+    out[NBI_FEATURE_WEIGHTS] = t->bytes[v][0];
+    out[NBI_FEATURE_MAP] = t->ram[v][0];
+    out[NBI_FEATURE_INDEX] = v;
+}
+
 static inline nb_status toy_improved(nb_ctx *ctx, void *self, const uint8_t *policy, double score) {
     (void)ctx;
     (void)policy;
@@ -95,6 +113,7 @@ static inline void toy_make(toy *t, nb_ctx *ctx, uint64_t seed, int n, double co
     t->ctx = ctx;
     t->coupling = coupling;
     for (int v = 0; v < n; v++) {
+        t->part[v] = v % 3 == 2 ? NBI_PART_ACTIVATION : NBI_PART_WEIGHT;
         t->n_options[v] = 2 + (int)nbi_rng_below(&r, TOY_MAX_OPTIONS - 1);
         double size = 10 + nbi_rng_below(&r, 100), act = 10 + nbi_rng_below(&r, 50);
         double pain = 0.2 + (double)nbi_rng_uniform(&r) * 3;
@@ -106,6 +125,8 @@ static inline void toy_make(toy *t, nb_ctx *ctx, uint64_t seed, int n, double co
     }
     t->problem = (nbi_problem){.self = t, .n_vars = n, .n_options = t->n_options, .cost = toy_cost,
                                .score = toy_score, .sensitivity = toy_sensitivity,
+                               .local_error = toy_own_error, .curvature = toy_own_error,
+                               .features = toy_features, .part = t->part,
                                .improved = toy_improved};
     for (int c = 0; c < NBI_COST_COUNT; c++) t->problem.limit[c] = INFINITY;
 }
@@ -135,17 +156,44 @@ static inline double toy_optimum(const toy *t, double *closest) {
     }
 }
 
-/* Runs a method with its default options and returns its status. */
-static inline nb_status toy_run(toy *t, const nbi_search *method, uint64_t seed, long max_trials,
-                                double seconds, uint8_t *policy, nbi_search_result *result) {
+/* Small networks and few rounds where the defaults are made for an afternoon. */
+static inline const char *toy_options(const nbi_search *method) {
+    static const char *const quick[][2] = {{"haq", "episodes=60,hidden=16"}};
+    for (size_t i = 0; i < NBI_COUNT(quick); i++)
+        if (strcmp(method->name, quick[i][0]) == 0) return quick[i][1];
+    return NULL;
+}
+
+/* Runs a method with `text` as options (NULL: toy_options) and returns its status. */
+static inline nb_status toy_run_with(toy *t, const nbi_search *method, const char *text,
+                                     uint64_t seed, long max_trials, double seconds,
+                                     uint8_t *policy, nbi_search_result *result) {
     double options[32];
     *result = (nbi_search_result){.policy = policy};
-    NB_TRY(nbi_options_parse(t->ctx, method->name, method->options, method->n_options, NULL,
-                             options));
+    NB_TRY(nbi_options_parse(t->ctx, method->name, method->options, method->n_options,
+                             text ? text : toy_options(method), options));
     nbi_search_run run = {.problem = &t->problem, .options = options, .max_trials = max_trials,
                           .deadline = nb_seconds(t->ctx) + seconds, .seed = seed,
                           .result = result};
     return method->run(t->ctx, &run);
+}
+
+static inline nb_status toy_run(toy *t, const nbi_search *method, uint64_t seed, long max_trials,
+                                double seconds, uint8_t *policy, nbi_search_result *result) {
+    return toy_run_with(t, method, NULL, seed, max_trials, seconds, policy, result);
+}
+
+/* Equal steps of cost and convex losses: every sound method reaches the optimum. */
+static inline void toy_make_easy(toy *t, nb_ctx *ctx, uint64_t seed, int n) {
+    toy_make(t, ctx, seed, n, 0);
+    for (int v = 0; v < n; v++) {
+        t->n_options[v] = 4;
+        for (int o = 0; o < 4; o++) {
+            t->bytes[v][o] = 10 * (o + 1);
+            t->ram[v][o] = 10 * (o + 1);
+            t->loss[v][o] = t->loss[v][0] * pow(0.25, o);
+        }
+    }
 }
 
 #endif

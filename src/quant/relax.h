@@ -1,0 +1,56 @@
+/* Choices made continuous, so that gradient descent learns them together with the weights (AutoQNN):
+ *   schemes  every candidate of a site quantizes in parallel, weighted by p = softmax((θ + g)/τ),
+ *            Gumbel noise g; the largest θ decides (qss.md);
+ *   widths   every site has a real-valued width bt; its rounding quantizes, dL/dbt = ln2·⟨G, x − x̂⟩,
+ *            and a precision loss γ·max(0, B − T)² draws the average widths of weights and of
+ *            activations to their targets (qpl.md).
+ * The network around them is the one of quant/qat.h. */
+#ifndef NIBBLE_QUANT_RELAX_H
+#define NIBBLE_QUANT_RELAX_H
+
+#include "quant/qat.h"
+#include "train/loop.h"
+
+typedef enum nbi_relax_kind { NBI_RELAX_SCHEMES, NBI_RELAX_WIDTHS } nbi_relax_kind;
+
+#define NBI_RELAX_CANDIDATES 16
+
+/* What one site may become. n = 0: it keeps its start. */
+typedef struct nbi_relax_site {
+    int n;
+    nbi_choice candidate[NBI_RELAX_CANDIDATES]; /* schemes: of any width; widths: one scheme's, rising */
+} nbi_relax_site;
+
+typedef struct nbi_relax_spec {
+    nbi_relax_kind kind;
+    const nbi_relax_site *site; /* [n_sites] */
+    const nbi_choice *start;    /* [n_sites]; widths start at its bits */
+    bool model_wise;            /* schemes: one θ for all weights, one for all activations */
+    /* Widths: targets of the average over all weights and all activations of the network, fixed ones
+     * included; 0: no target. */
+    double weight_target, activation_target;
+    int epochs;
+    double choice_rate; /* learning rate of θ (Adam) or of widths; 0: 0.02 and 0.05 */
+    double learning_rate; /* of everything else, falling as a cosine; 0: 0.01 */
+    uint64_t seed;
+} nbi_relax_spec;
+
+typedef struct nbi_relax nbi_relax;
+/* Builds the relaxed network. `source`, `net`, `edge`, `options`: as for nbi_qat_new. */
+nb_status nbi_relax_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net, int edge,
+                        const nbi_qat_options *options, const nbi_relax_spec *spec,
+                        nbi_relax **out);
+void nbi_relax_free(nbi_relax *relax); /* NULL is allowed */
+nbi_qat *nbi_relax_qat(nbi_relax *relax);
+
+/* Fills graph, parameters, losses, states, epochs, schedule and the hooks of a loop; the caller adds
+ * batches, `more`, the checkpoint and what is told. The loop's `user` is for `more`: hooks get the
+ * relaxation through spec->relax. */
+nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *relax, nbi_loop_spec *spec);
+/* Batches of odd index teach θ only, even ones everything else: this share of the samples. */
+#define NBI_RELAX_ALTERNATE 0.2
+/* What was learned: the choice of every site; `value` (NULL: not wanted): widths before rounding, or
+ * the probability of the chosen scheme without noise. */
+void nbi_relax_decode(const nbi_relax *relax, nbi_choice *choice, double *value);
+
+#endif

@@ -1,0 +1,90 @@
+/* What a network can tell about its variables without running a policy: squared errors of tensors,
+ * the numbers that HAQ's agent sees (specs/search-baselines.md), and which part of the network a
+ * variable is. */
+#include "search/netproblem.h"
+
+#include <math.h>
+
+/* Mean of x² by a histogram's bin centres. */
+static double mean_square(const nbi_hist *h) {
+    double sum = 0;
+    if (!h->positive || h->total <= 0) return 0;
+    for (int i = 0; i < NBI_HIST_BINS; i++) {
+        double x = (i + 0.5) * h->width;
+        double count = (double)h->positive[i] + (h->negative ? (double)h->negative[i] : 0);
+        sum += count * x * x;
+    }
+    return sum / (double)h->total;
+}
+
+/* Σ x² of a tensor: all weights, or the activations of one image. */
+static double power_of(const nbi_qnet *net, const nbi_site *site) {
+    if (site->kind != NBI_SITE_WEIGHT) return (double)site->count * mean_square(&site->hist);
+    const nbi_layer *l = &net->layer[site->layer];
+    double sum = 0;
+    for (size_t i = 0; i < l->n_weights; i++) sum += (double)l->weight[i] * (double)l->weight[i];
+    return sum;
+}
+
+static nb_status local_error(nb_ctx *ctx, void *self, double **error) {
+    nbi_netproblem *np = self;
+    const nbi_netproblem_options *o = nbi_netproblem_get(np);
+    const nbi_problem *p = nbi_netproblem_problem(np);
+    for (int v = 0; v < p->n_vars; v++) {
+        const int *site;
+        int n = nbi_netproblem_sites(np, v, &site);
+        for (int i = 0; i < p->n_options[v]; i++) error[v][i] = 0;
+        for (int k = 0; k < n; k++) {
+            double power = power_of(o->net, &o->net->site[site[k]]), sqnr;
+            for (int i = 0; i < p->n_options[v]; i++) {
+                NB_TRY(nbi_netproblem_sqnr(ctx, np, site[k], nbi_netproblem_choice(np, v, i, k),
+                                           &sqnr));
+                error[v][i] += power * pow(10, -sqnr / 10);
+            }
+        }
+    }
+    return NB_OK;
+}
+
+/* The convolution that a variable is about: the one with its weights, or the first that reads it.
+ */
+static const nbi_layer *layer_of(const nbi_qnet *net, const int *site, int n) {
+    for (int k = 0; k < n; k++)
+        if (net->site[site[k]].kind == NBI_SITE_WEIGHT)
+            return &net->layer[net->site[site[k]].layer];
+    for (int i = 0; i < net->n_layers; i++)
+        if (net->layer[i].type == NBI_LAYER_CONV && net->edge[net->layer[i].in[0]].site == site[0])
+            return &net->layer[i];
+    return NULL;
+}
+
+static void features(const void *self, int v, double out[NBI_FEATURE_COUNT]) {
+    const nbi_netproblem *np = self;
+    const nbi_qnet *net = nbi_netproblem_get(np)->net;
+    const int *site;
+    int n = nbi_netproblem_sites(np, v, &site);
+    const nbi_layer *l = layer_of(net, site, n);
+    for (int i = 0; i < NBI_FEATURE_COUNT; i++) out[i] = 0;
+    if (!l) return;
+    const nbk_conv *g = &l->geometry;
+    out[NBI_FEATURE_DEPTHWISE] = l->depthwise;
+    out[NBI_FEATURE_IN] = g->in_c;
+    out[NBI_FEATURE_OUT] = g->out_c;
+    out[NBI_FEATURE_STRIDE] = g->sh;
+    out[NBI_FEATURE_KERNEL] = g->kh;
+    out[NBI_FEATURE_WEIGHTS] = (double)l->n_weights;
+    out[NBI_FEATURE_MAP] = g->in_h;
+    out[NBI_FEATURE_INDEX] = (double)(l - net->layer);
+}
+
+void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part) {
+    nbi_problem *p = nbi_netproblem_problem(np);
+    const nbi_qnet *net = nbi_netproblem_get(np)->net;
+    for (int v = 0; v < p->n_vars; v++)
+        part[v] = net->site[nbi_netproblem_site(np, v)].kind == NBI_SITE_WEIGHT
+                      ? NBI_PART_WEIGHT
+                      : NBI_PART_ACTIVATION;
+    p->part = part;
+    p->local_error = local_error;
+    p->features = features;
+}
