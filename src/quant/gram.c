@@ -241,7 +241,8 @@ double nbi_gram_refine(const nbi_gram *g, const nbi_grid *grid, const double *w,
 double nbi_gram_fit(const nbi_gram *g, const nbi_grid *grid, const double *w, bool keep_scale,
                     double *scale, int8_t *q, nbi_rounding *work) {
     static const double around[] = {1, 0.7, 0.8, 0.9, 1.1, 1.2};
-    double best = INFINITY, best_at = *scale;
+    double s0 = *scale, best = nbi_gram_refine(g, grid, w, SWEEPS, keep_scale, &s0, q, work);
+    double best_at = s0;
     for (size_t i = 0; i < (keep_scale ? 1 : NBI_COUNT(around)); i++) {
         double s = *scale * around[i];
         nbi_gram_round(g, grid, w, s, work->trial, work);

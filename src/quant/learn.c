@@ -8,8 +8,6 @@
 #include "quant/gram_moments.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define ROWS        32768 /* pixels over all images that a layer is learned from */
@@ -177,11 +175,6 @@ nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_l
 
 /* ---- one layer ------------------------------------------------------------------------------- */
 
-static double knob(const char *name, double def) {
-    const char *v = getenv(name);
-    return v ? atof(v) : def;
-}
-
 typedef struct lesson {
     nbi_learner *n;
     const nbi_weight_request *r;
@@ -203,7 +196,6 @@ static void set_wanted(lesson *s) {
     int other = a ? a->in[first] : -1;
     const uint8_t *codes = a ? s->r->value[other] : NULL;
     double unit = s->sample.x->scale;
-    if (knob("NIB_NOCOMP", 0) > 0) codes = NULL;
     const nbi_qparam *q = codes ? &s->r->site[net->edge[other].site] : NULL;
     for (size_t i = 0; i < rows; i++) {
         const float *sum = s->p->sum + i * channels;
@@ -288,17 +280,16 @@ static nb_status learn_group(nb_ctx *ctx, lesson *s, int group, double *plain, d
     NB_TRYG(nbi_moments_new(ctx, s->l, &m));
     NB_TRYG(nbi_moments_of(ctx, &s->sample, group, &m));
     for (size_t i = 0; i < m.k; i++) trace += m.xx[i * m.k + i];
-    double ridge = trace > 0 ? knob("NIB_RIDGE", RIDGE) * trace / (double)m.k : 1;
+    double ridge = trace > 0 ? RIDGE * trace / (double)m.k : 1;
     for (size_t i = 0; i < m.k; i++) m.xx[i * m.k + i] += ridge;
     NB_TRYG(nbi_gram_new(ctx, m.xx, m.k, &gram));
     group_job j = {s, group, &m, &gram, ridge, plain + (size_t)group * m.m,
                    learned + (size_t)group * m.m};
     NB_TRYG(nbi_parallel(ctx, m.m, 1, round_channels, &j));
-    size_t channels = m.m;
-    for (size_t c = 0; c < channels; c++) {
+    for (size_t c = 0; c < m.m; c++) {
         size_t o = (size_t)group * m.m + c;
         s->r->mean[o] += s->extra[o];
-        if (knob("NIB_LSGAIN", 1) > 0) s->r->deviation[o] = 0;
+        s->r->deviation[o] = 0; /* the scale is the regression's */
     }
 done:
     nbi_gram_free(&gram);
