@@ -42,6 +42,7 @@ done:
 }
 
 typedef struct block {
+    nb_ctx *ctx;
     const nbi_gram_sample *s;
     int group;
     size_t k, m, first, rows; /* rows of this block */
@@ -91,7 +92,7 @@ static nb_status cross_slice(void *user, size_t begin, size_t end, int worker) {
                      (size_t)b->group * b->m;
     float *sum;
     (void)worker;
-    NB_TRY(nbi_alloc(NULL, (end - begin) * b->m, sizeof *sum, &sum));
+    NB_TRY(nbi_alloc(b->ctx, (end - begin) * b->m, sizeof *sum, &sum));
     for (size_t r = 0; r < b->rows; r++) {
         const float *x = b->x + r * b->k, *tr = t + r * (size_t)b->s->layer->geometry.out_c;
         for (size_t i = begin; i < end; i++)
@@ -177,7 +178,7 @@ static nb_status add_block(nb_ctx *ctx, block *b, product *p, size_t room, nbi_m
 
 nb_status nbi_moments_of(nb_ctx *ctx, const nbi_gram_sample *s, int group, nbi_moments *o) {
     size_t k = o->k, total = s->images * s->pixels, room = exact_rows(s->x);
-    block b = {.s = s, .group = group, .k = k, .m = o->m};
+    block b = {.ctx = ctx, .s = s, .group = group, .k = k, .m = o->m};
     product p = {0};
     nb_status st;
     memset(o->xx, 0, k * k * sizeof *o->xx);

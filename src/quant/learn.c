@@ -218,6 +218,7 @@ static void set_wanted(lesson *s) {
 }
 
 typedef struct group_job {
+    nb_ctx *ctx;
     lesson *s;
     int group;
     const nbi_moments *m;
@@ -259,10 +260,10 @@ static nb_status round_channels(void *user, size_t begin, size_t end, int worker
     int8_t *q = NULL;
     nb_status st;
     (void)worker;
-    NB_TRYG(nbi_rounding_new(NULL, j->m->k, &work));
-    NB_TRYG(nbi_alloc(NULL, j->m->k, sizeof *w, &w));
-    NB_TRYG(nbi_alloc(NULL, j->m->k, sizeof *b, &b));
-    NB_TRYG(nbi_alloc(NULL, j->m->k, 1, &q));
+    NB_TRYG(nbi_rounding_new(j->ctx, j->m->k, &work));
+    NB_TRYG(nbi_alloc(j->ctx, j->m->k, sizeof *w, &w));
+    NB_TRYG(nbi_alloc(j->ctx, j->m->k, sizeof *b, &b));
+    NB_TRYG(nbi_alloc(j->ctx, j->m->k, 1, &q));
     for (size_t c = begin; c < end; c++) round_channel(j, c, &work, w, b, q);
 done:
     nbi_rounding_free(&work);
@@ -283,7 +284,7 @@ static nb_status learn_group(nb_ctx *ctx, lesson *s, int group, double *plain, d
     double ridge = trace > 0 ? RIDGE * trace / (double)m.k : 1;
     for (size_t i = 0; i < m.k; i++) m.xx[i * m.k + i] += ridge;
     NB_TRYG(nbi_gram_new(ctx, m.xx, m.k, &gram));
-    group_job j = {s, group, &m, &gram, ridge, plain + (size_t)group * m.m,
+    group_job j = {ctx, s, group, &m, &gram, ridge, plain + (size_t)group * m.m,
                    learned + (size_t)group * m.m};
     NB_TRYG(nbi_parallel(ctx, m.m, 1, round_channels, &j));
     for (size_t c = 0; c < m.m; c++) {
