@@ -22,6 +22,7 @@ typedef struct plan { /* one convolution */
     float *total;      /* likewise: the addition behind, before its clamp; NULL: none */
     int addition;      /* the layer, or −1 */
     int8_t *levels;    /* once learned */
+    float *ideal;      /* w* over the scale */
     float *scale;
     double *mean, *deviation;
     double plain, learned;
@@ -248,9 +249,12 @@ static void round_channel(const group_job *j, size_t c, nbi_rounding *work, doub
     j->plain[c] = (nbi_gram_error(j->gram, w, scale, q) + constant) / variance;
     double e = nbi_gram_fit(j->gram, &r->grid, w, r->keep_scale, &scale, q, work);
     j->learned[c] = (e + constant) / variance;
-    for (size_t i = 0; i < k; i++)
-        r->levels[l->depthwise ? i * (size_t)l->geometry.out_c + o : o * k + i] = q[i];
     r->scale[o] = (float)scale;
+    for (size_t i = 0; i < k; i++) {
+        size_t place = l->depthwise ? i * (size_t)l->geometry.out_c + o : o * k + i;
+        r->levels[place] = q[i];
+        j->s->p->ideal[place] = (float)(w[i] / scale);
+    }
 }
 
 static nb_status round_channels(void *user, size_t begin, size_t end, int worker) {
@@ -323,6 +327,8 @@ static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_weight_reque
     s.sample = (nbi_gram_sample){.layer = l, .x = &r->site[e->site], .codes = r->value[l->in[0]],
                                  .bytes = (size_t)e->h * (size_t)e->w * (size_t)e->c,
                                  .images = n->o.images, .pixels = p->pixels, .pixel = p->pixel};
+    p->ideal = nbi_arena_alloc(&n->arena, l->n_weights, sizeof *p->ideal);
+    if (!p->ideal) return nb_fail_memory(ctx, l->n_weights * sizeof *p->ideal);
     NB_TRYG(nbi_alloc(ctx, n->o.images * p->pixels * channels, sizeof *s.wanted, &s.wanted));
     NB_TRYG(nbi_alloc(ctx, channels, sizeof *s.extra, &s.extra));
     NB_TRYG(nbi_alloc(ctx, channels, sizeof *plain, &plain));
@@ -379,6 +385,15 @@ nb_status nbi_learner_weights(nb_ctx *ctx, void *learner, const nbi_weight_reque
     if (!p->sum || !r->value[l->in[0]] || r->images < n->o.images) return NB_OK;
     NB_TRY(learn_layer(ctx, n, r));
     return keep(ctx, n, r);
+}
+
+const float *nbi_learner_ideal(const nbi_learner *n, int layer) {
+    return n->layer[layer].levels ? n->layer[layer].ideal : NULL;
+}
+
+void nbi_learner_set(nbi_learner *n, int layer, const int8_t *levels) {
+    if (n->layer[layer].levels)
+        memcpy(n->layer[layer].levels, levels, n->o.net->layer[layer].n_weights);
 }
 
 void nbi_learner_errors(const nbi_learner *n, double *plain, double *learned, int *layers) {

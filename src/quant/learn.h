@@ -23,6 +23,11 @@ void nbi_learner_free(nbi_learner *learner); /* NULL is allowed */
 /* An nbi_weights_fn: learns each layer when it is asked for the first time, and gives the same
  * again. */
 nb_status nbi_learner_weights(nb_ctx *ctx, void *learner, const nbi_weight_request *request);
+/* What layer's weights would be, in levels, if there were no grid: [n_weights], the layer's order; NULL
+ * where nothing was learned. */
+const float *nbi_learner_ideal(const nbi_learner *learner, int layer);
+/* Other levels for a layer that was learned; its scales stay. */
+void nbi_learner_set(nbi_learner *learner, int layer, const int8_t *levels);
 /* Σ over learned layers of the error of the wanted sums, relative to their variance, with plain
  * rounding and after learning; how many layers. */
 void nbi_learner_errors(const nbi_learner *learner, double *plain, double *learned, int *layers);

@@ -54,6 +54,7 @@ struct nbi_scorer {
     const int32_t *sums_bias; /* the bias they contain */
     nbi_weights_fn weights;   /* NULL: the plain fit */
     void *weights_user;
+    const nbi_qparam *grid;   /* NULL: the fits */
 };
 
 static weight_fit *fit_of(nbi_scorer *s, int layer, int bits) {
@@ -138,6 +139,10 @@ done:
 void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user) {
     s->weights = weights;
     s->weights_user = user;
+}
+
+void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
+    s->grid = grid;
 }
 
 /* Do edges depend on nothing but the choices that make their keys? */
@@ -560,6 +565,7 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
                            s->net->site[i].name, bits[i], NBI_MAX_BITS);
         s->site[i] = s->net->site[i].fit[bits[i]];
+        if (s->weights && s->grid && s->grid[i].dtype != NB_DTYPE_NONE) s->site[i] = s->grid[i];
     }
     make_keys(s, bits);
     describe(s);

@@ -38,6 +38,9 @@ nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int 
  * asked once per convolution and run, in the order of execution, with the codes that the layer reads;
  * nothing is taken from or left in the cache. */
 void nbi_scorer_set_weights(nbi_scorer *scorer, nbi_weights_fn weights, void *user);
+/* Grids [n_sites] that activation sites have instead of their fit while weights come from elsewhere
+ * (dtype NONE: the fit); NULL: none. Not copied. */
+void nbi_scorer_set_grids(nbi_scorer *scorer, const nbi_qparam *grid);
 /* Multiply-accumulates computed and saved by the cache so far. */
 void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);
 
