@@ -108,6 +108,14 @@ extern const opt cli_data_options[];
 extern const size_t cli_n_data_options;
 #define CLI_DATA_GROUP(target)                                                                     \
     { .title = "Data", .table = cli_data_options, .n = cli_n_data_options, .base = (target) }
+/* How fine-tuning descends; base is an nb_descent_options. */
+extern const opt cli_descent_options[];
+extern const size_t cli_n_descent_options;
+#define CLI_DESCENT_GROUP(target)                                                                  \
+    {                                                                                              \
+        .title = "Descent", .table = cli_descent_options, .n = cli_n_descent_options,              \
+        .base = (target)                                                                           \
+    }
 /* What quantization may choose; base is an nb_quantize_options. */
 extern const opt cli_choice_options[];
 extern const size_t cli_n_choice_options;
@@ -186,5 +194,6 @@ int cmd_bench(cli *c);
 int cmd_list(cli *c);
 int cmd_new(cli *c);
 int cmd_train(cli *c);
+int cmd_finetune(cli *c);
 
 #endif

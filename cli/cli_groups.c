@@ -24,11 +24,11 @@ const size_t cli_n_data_options = sizeof cli_data_options / sizeof cli_data_opti
 
 #define CHOICE(field) offsetof(nb_quantize_options, field)
 const opt cli_choice_options[] = {
-    {"schemes", 0, "NAME,...", "quantization schemes (default uniform; see 'nibble list schemes')",
+    {"schemes", 0, "NAME,...", "schemes that may be chosen, or all (default uniform; see 'nibble list schemes')",
      OPT_TEXT, CHOICE(schemes), 0, 0},
-    {"weight-bits", 0, "N,...", "widths offered to weights (default 2,3,4,5,6,8)", OPT_TEXT,
+    {"weight-bits", 0, "N,...", "widths offered to weights (default 2,3,4,5,6,8); pot3 names a scheme, too", OPT_TEXT,
      CHOICE(weight_bits), 0, 0},
-    {"activation-bits", 0, "N,...", "widths offered to activations (default 8)", OPT_TEXT,
+    {"activation-bits", 0, "N,...", "widths offered to activations (default 8), likewise", OPT_TEXT,
      CHOICE(activation_bits), 0, 0},
     {"residual-bits", 0, "N", "width of residual streams (default 8)", OPT_INT,
      CHOICE(residual_bits), 2, 8},
@@ -40,3 +40,22 @@ const opt cli_choice_options[] = {
      CHOICE(range), 0, 0},
 };
 const size_t cli_n_choice_options = sizeof cli_choice_options / sizeof cli_choice_options[0];
+
+#define DESCENT(field) offsetof(nb_descent_options, field)
+const opt cli_descent_options[] = {
+    {"optimizer", 0, "sgd|adam|adamw", "default: sgd, momentum 0.9", OPT_CHOICE, DESCENT(optimizer),
+     0, 0},
+    {"schedule", 0, "cosine|step|constant", "default: cosine; step: /10 at 1/2 and 3/4 of the way",
+     OPT_CHOICE, DESCENT(schedule), 0, 0},
+    {"warmup", 0, "EPOCHS", "in which the rate rises to --lr (default 0)", OPT_REAL,
+     DESCENT(warmup), 0, 1e6},
+    {"weight-decay", 0, "D", "of kernels (default 1e-4, from random weights 5e-4; adam: 0, adamw: "
+     "0.01)", OPT_REAL, DESCENT(weight_decay), 0, 1},
+    {"clip", 0, "NORM", "largest norm of the gradient (default: none)", OPT_REAL, DESCENT(clip),
+     1e-9, 1e9},
+    {"ema", 0, "DECAY", "judge and keep a moving average of the weights, e.g. 0.999", OPT_REAL,
+     DESCENT(ema), 0.01, 0.999999},
+    {"augment", 0, "LIST", "of crop, flip, cutout[=SIDE], mixup[=A], cutmix[=A]; or none",
+     OPT_TEXT, DESCENT(augment), 0, 0},
+};
+const size_t cli_n_descent_options = sizeof cli_descent_options / sizeof cli_descent_options[0];

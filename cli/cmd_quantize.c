@@ -40,8 +40,9 @@ static const opt how[] = {
     {"calib", 0, "N", "calibration images (default 512)", OPT_COUNT, O(calib), 1, 1e9},
     {"no-correct", 0, "", "without the output-statistics correction", OPT_OFF, O(correct), 0, 0},
     {"ptq", 0, "METHOD",
-     "how the chosen policy's weights are rounded: none, or gram (default): layer by layer, so that "
-     "sums on calibration images change least; seconds",
+     "how the chosen policy's weights are rounded: none; gram (default): layer by layer, so that sums "
+     "on calibration images change least, in seconds; adaround, qdrop: from there on by gradient "
+     "descent, block by block, in a minute or more",
      OPT_TEXT, O(ptq), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},
@@ -57,7 +58,7 @@ static const opt own[] = {
 static const opt training[] = {
     {"finetune", 0, "EPOCHS", "trains the chosen policy with quantization in the loop (default 0)",
      OPT_INT, O(finetune), 0, 1e6},
-    {"lr", 0, "RATE", "learning rate of --finetune, falling as a cosine (default 0.01)", OPT_REAL,
+    {"lr", 0, "RATE", "largest learning rate of --finetune (default 0.01; adam, adamw: 0.001)", OPT_REAL,
      O(learning_rate), 1e-9, 1e3},
     {"batch", 0, "N", "images per step of --finetune (default 128)", OPT_INT, O(batch), 2, 65536},
     {"no-distill", 0, "", "labels only, without the float network as teacher", OPT_OFF, O(distill),
@@ -99,9 +100,10 @@ int cmd_quantize(cli *c) {
         OPT_GROUP("Limits, in any mix", limits, &a.o), CLI_CHOICE_GROUP(&a.o),
         OPT_GROUP("Rules", own, &a),                   OPT_GROUP("How", how, &a.o),
         OPT_GROUP("Fine-tuning", training, &a.o),
+        CLI_DESCENT_GROUP(&a.o.descent),
         OPT_GROUP("What is written", output, &a.o),    CLI_DATA_GROUP(&a.o.data)};
     const cli_usage usage = {.args = args, .needs = "--data PATH -o DIR", .notes = notes,
-                             .groups = groups, .n_groups = 7};
+                             .groups = groups, .n_groups = 8};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code == CLI_GO_ON) code = work(c, &a, path);

@@ -16,6 +16,7 @@ static const command commands[] = {
     {"eval", cmd_eval, "accuracy, or another metric, on a data set"},
     {"train", cmd_train, "trains a float model"},
     {"quantize", cmd_quantize, "the main job: a smaller model under the limits you give"},
+    {"finetune", cmd_finetune, "more fine-tuning of what quantize wrote"},
     {"sensitivity", cmd_sensitivity, "which layer is to blame, at which width"},
     {"compare", cmd_compare, "two models side by side on the same data"},
     {"export", cmd_export, "another format of a finished run: ONNX or C source"},

@@ -89,13 +89,24 @@ static const json_t *same_layer(const json_t *policy, const json_t *site, bool w
     return NULL;
 }
 
+/* "8", or "pot 3" where the scheme is not uniform. */
+static const char *choice(const json_t *row, const char *bits, const char *scheme, char *out,
+                          size_t size) {
+    const char *name = json_text(row, scheme), *width = show_value(json_at(row, bits));
+    bool plain = !name || strcmp(name, "uniform") == 0;
+    if (!json_at(row, bits)) return NULL;
+    snprintf(out, size, "%s%s%s", plain ? "" : name, plain ? "" : " ", width);
+    return out;
+}
+
 /* "8", "8 residual" */
 static const char *result_bits(const json_t *site, char *out, size_t size) {
-    const json_t *bits = json_at(site, "activation_bits|bits");
+    char text[48];
+    const char *bits = choice(site, "activation_bits|bits", "scheme", text, sizeof text);
     const char *kind = json_text(site, "kind");
     if (!bits) return NULL;
     bool plain = !kind || !strcmp(kind, "activation") || !strcmp(kind, "weight");
-    snprintf(out, size, plain ? "%s" : "%s %s", show_value(bits), kind);
+    snprintf(out, size, plain ? "%s" : "%s %s", bits, kind);
     return out;
 }
 
@@ -103,9 +114,11 @@ static void policy_row(table *t, const json_t *policy, const json_t *site) {
     bool weight = is_weight(site);
     const json_t *result =
         weight && !json_at(site, "activation_bits") ? same_layer(policy, site, false) : site;
-    char bits[48];
+    char bits[64], weights[48];
     const char *cells[] = {json_text(site, "layer|name|tensor"),
-                           weight ? show_value(json_at(site, "weight_bits|bits")) : NULL,
+                           weight ? choice(site, "weight_bits|bits", "scheme", weights,
+                                           sizeof weights)
+                                  : NULL,
                            result_bits(result, bits, sizeof bits),
                            json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
                            show_whole(json_num(site, "bytes")),
@@ -229,8 +242,9 @@ void print_dry_run(const json_t *root, const void *folder) {
     (void)folder;
     table *t = table_new(heads);
     json_array_foreach(json_at(root, "uniform"), i, row) {
-        const char *cells[] = {show_value(json_at(row, "weight_bits")),
-                               show_value(json_at(row, "activation_bits")),
+        char w[48], a[48];
+        const char *cells[] = {choice(row, "weight_bits", "weight_scheme", w, sizeof w),
+                               choice(row, "activation_bits", "activation_scheme", a, sizeof a),
                                show_real(json_num(row, "average_weight_bits"), 2),
                                show_bytes(json_num(row, "bytes")),
                                show_bytes(json_num(row, "bytes_onnx")),

@@ -192,6 +192,18 @@ NB_API nb_train_options nb_train_options_default(void);
 NB_API nb_status nb_train(nb_ctx *ctx, const char *path, const nb_train_options *options,
                           char **json);
 
+/* How a network is fine-tuned, beside the learning rate and the batch. */
+typedef struct nb_descent_options {
+    const char *optimizer; /* "sgd", "adam", "adamw"; NULL: sgd */
+    const char *schedule;  /* "cosine", "step", "constant"; NULL: cosine */
+    const char *augment;   /* as in nb_train_options */
+    double warmup;         /* epochs */
+    double weight_decay;   /* of kernels; negative: 1e-4, from random weights 5e-4 (sgd), 0 (adam),
+                              0.01 (adamw) */
+    double ema;            /* decay of the weights' moving average; 0: none */
+    double clip;           /* of the gradient's norm; 0: none */
+} nb_descent_options;
+
 typedef struct nb_quantize_options {
     nb_data_options data;
     const char *output; /* DIR; NULL only with dry_run or for nb_sensitivity */
@@ -206,8 +218,8 @@ typedef struct nb_quantize_options {
     const char *target; /* --for: "c" (default) or "onnx" */
     int opset;          /* of model.onnx: 21 or 25; 0: 21 */
     /* What may be chosen; lists as on the command line. */
-    const char *schemes;         /* "uniform" */
-    const char *weight_bits;     /* "2,3,4,5,6,8" */
+    const char *schemes;         /* "uniform"; "ternary,pot", "all" */
+    const char *weight_bits;     /* "2,3,4,5,6,8"; "ternary2,pot3" */
     const char *activation_bits; /* "8" */
     int residual_bits;           /* 8 */
     const char *granularity;     /* "channel" or "tensor" */
@@ -221,13 +233,14 @@ typedef struct nb_quantize_options {
     double time_limit;           /* seconds; 0: none */
     size_t calib;                /* images; 0: 512 */
     bool correct;                /* output-statistics correction (default true) */
-    const char *ptq;             /* how weights are rounded after the choice: "none", "gram"; NULL: the
-                                    default, "gram" (with finetune or without correct: "none") */
+    const char *ptq;             /* how weights are rounded after the choice: "none", "gram", "adaround",
+                                    "qdrop"; NULL: "gram", or with finetune or without correct "none" */
     /* Fine-tuning of the chosen policy; epochs 0: none. */
     int finetune;
-    double learning_rate; /* 0: 0.01 */
+    double learning_rate; /* 0: 0.01 (adam, adamw: 0.001) */
     int batch;            /* 0: 128 */
     bool distill;         /* the float network as teacher, too (default true) */
+    nb_descent_options descent;
     bool resume, strict, dry_run;
     const char *emit;            /* NULL or "c" */
     const char *command_line;    /* for comments in what is written; NULL: none */
@@ -237,6 +250,29 @@ NB_API nb_quantize_options nb_quantize_options_default(void);
  * was written. Cancelled: NB_OK with the best so far, "cancelled": true. */
 NB_API nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                              char **json);
+
+typedef struct nb_finetune_options {
+    nb_data_options data; /* what is not given is as the run had it */
+    int epochs;
+    double learning_rate; /* 0: 0.01; from random weights 0.1 (adam, adamw: 0.001) */
+    int batch;            /* 0: as the run had it */
+    bool distill;         /* the float network as teacher, too (default true) */
+    bool retrain;         /* from random weights */
+    nb_descent_options descent;
+    const char *model;    /* where the float model lies now; NULL: where the run found it */
+    bool resume;
+    double time_limit;    /* seconds; 0: none */
+    const char *command_line;
+} nb_finetune_options;
+NB_API nb_finetune_options nb_finetune_options_default(void);
+/* More fine-tuning of the policy of a finished run, from its trained values, else from the float
+ * model. json: results.json. The files of `folder` are replaced together, at the end; it never gets
+ * worse on the validation images (`retrain`: it may). Cancelled: NB_OK with the best so far, or
+ * NB_ECANCELLED and nothing changed where no epoch was finished. NB_ENUMERIC names where NaN or
+ * infinity appeared; nothing is changed. */
+NB_API nb_status nb_finetune(nb_ctx *ctx, const char *folder, const nb_finetune_options *options,
+                             char **json);
+
 /* Which layer is to blame: {tensors[{name, kind, layer, bits{…: {sqnr, loss}}}], …}. */
 NB_API nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                                 char **json);

@@ -29,9 +29,6 @@ nb_status nbi_json_text(nb_ctx *ctx, json_t *root, char **text);
 /* Writes `root` (not taken over) to a file, atomically, indented. */
 nb_status nbi_json_write(nb_ctx *ctx, const json_t *root, const char *path);
 
-/* "2,3,4" → rising widths within 1…8 (at most 8); `what` names the option in errors. */
-nb_status nbi_parse_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[8], int *n);
-
 /* The input transform: options, else the model's metadata, else the default. */
 nb_status nbi_transform_of(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
                            nbi_transform *out);

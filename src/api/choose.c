@@ -204,7 +204,7 @@ done:
 
 /* A given policy, or the only one: scored and compared with the limits. */
 static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
-    nbi_session_uniform(s, 8, s->activation_bits[s->n_activation_bits - 1], out->bits);
+    nbi_session_uniform(s, 8, s->activations.choice[s->activations.n - 1], out->bits);
     if (s->o->policy) NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
     NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     NB_TRY(nbi_netproblem_cost(s->ctx, s->np, out->bits, out->cost));

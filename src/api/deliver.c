@@ -101,12 +101,13 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
     nb_status st = NB_OK;
     json_array_foreach(list, i, row) {
         const nbi_site *site = &s->net->site[i];
-        double sqnr = site->sqnr[bits[i]];
+        double sqnr = nbi_site_sqnr(site, bits[i]);
+        size_t packed = nbi_packed_bytes((size_t)site->count, nbi_choice_bits(bits[i]));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;
-            json_object_set_new(row, "bytes",
-                                json_real((double)nbi_packed_bytes((size_t)site->count, bits[i])));
+            packed += nbi_choice_table_size(bits[i]);
+            json_object_set_new(row, "bytes", json_real((double)packed));
         }
         if (sqnr != 0 && site->kind != NBI_SITE_OUTPUT)
             json_object_set_new(row, "sqnr", json_real(sqnr));
@@ -131,16 +132,22 @@ static nb_status add_point(void *user, const nbi_study_trial *t) {
 static nb_status write_pareto(nbi_session *s) {
     front f = {.ctx = s->ctx};
     if (!s->study) return NB_OK;
-    NB_TRY(nbi_pareto_init(s->ctx, &f.p, s->net->n_sites, 2));
+    NB_TRY(nbi_pareto_init(s->ctx, &f.p, 2 * s->net->n_sites, 2));
     json_t *list = json_array();
     nb_status st = nbi_study_list(s->ctx, s->study, add_point, &f);
     for (size_t i = 0; st == NB_OK && i < f.p.count; i++) {
-        json_t *bits = json_array();
-        for (int k = 0; k < s->net->n_sites; k++)
-            json_array_append_new(bits, json_integer(f.p.points[i].policy[k]));
-        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o}", "loss", f.p.points[i].score,
-                                              "bytes", f.p.points[i].cost[0], "bops",
-                                              f.p.points[i].cost[1], "bits", bits));
+        json_t *bits = json_array(), *schemes = json_array();
+        for (int k = 0; k < s->net->n_sites; k++) { /* the key of a trial: low byte, high byte */
+            const uint8_t *p = f.p.points[i].policy + 2 * k;
+            const nbi_scheme *row = nbi_choice_row(nbi_choice_of(p[1], p[0]));
+            json_array_append_new(bits, json_integer(p[0]));
+            json_array_append_new(schemes, json_string(row ? row->name : "?"));
+        }
+        json_array_append_new(list, json_pack("{s:f,s:f,s:f,s:o,s:o}", "loss",
+                                              f.p.points[i].score, "bytes",
+                                              f.p.points[i].cost[0], "bops",
+                                              f.p.points[i].cost[1], "bits", bits, "schemes",
+                                              schemes));
     }
     json_t *names = json_array();
     for (int k = 0; k < s->net->n_sites; k++)
@@ -166,6 +173,7 @@ static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
     json_object_set_new(r, "range", json_string(s->o->range));
     json_object_set_new(r, "versions", json_pack("{s:s,s:s}", "nibble", nb_version(), "libraries",
                                                  nb_libraries()));
+    if (s->ptq) json_object_set(r, "ptq", s->ptq);
     if (o->cancelled) json_object_set_new(r, "cancelled", json_true());
     if (isfinite(o->drop))
         json_object_set_new(r, "validation_drop", json_pack("{s:f,s:f}", "mean", o->drop, "bound",

@@ -110,7 +110,8 @@ nb_status nbi_program_inputs(nb_ctx *ctx, const nbi_program *program, const nbi_
         *out = codes;
         return NB_OK;
     }
-    nbi_qparam q = {x->dtype, 8, x->scale, x->zero, x->lo, x->hi};
+    nbi_qparam q = {.dtype = x->dtype, .bits = 8, .scale = x->scale, .zero = x->zero, .lo = x->lo,
+                    .hi = x->hi};
     float *one;
     nb_status st = nbi_alloc(ctx, x->count, sizeof *one, &one);
     for (size_t i = 0; st == NB_OK && i < images->n; i++) {

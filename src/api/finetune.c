@@ -1,6 +1,7 @@
 /* Fine-tuning the chosen policy: quantization-aware training on the training split, judged after
- * every epoch by the integer program on validation images; the best epoch is delivered. */
-#include "api/session.h"
+ * every epoch by the integer program on validation images. The best epoch is delivered, if it is
+ * better than what there was before. */
+#include "api/finished.h"
 
 #include "exec/exec.h"
 #include "quant/qat.h"
@@ -13,7 +14,7 @@
 
 #define BATCH         128
 #define LEARNING_RATE 0.01
-#define WEIGHT_DECAY  1e-4f
+#define ADAM_RATE     0.001
 #define TEMPERATURE   4.0f
 #define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 #define JUDGE_IMAGES  2000
@@ -33,6 +34,8 @@ typedef struct tuning {
     size_t reference_count;
     nbi_metrics deployed, sim;
     json_t *epochs;
+    nbi_tuned_info from; /* id: "float", "random", or of the file of trained values */
+    double before;       /* merit of what there was; NAN: it does not count */
 } tuning;
 
 /* ---- teacher --------------------------------------------------------------------------------- */
@@ -128,18 +131,15 @@ static double merit(const nbi_session *s, const nbi_metrics *m) {
     return s->labelled ? m->top1 : s->loss == NBI_LOSS_KL ? -m->kl : -m->mse;
 }
 
-/* Both on the same images; what the integer program says decides. */
-static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
-    tuning *t = user;
+/* What the integer program says decides; the simulation, where wanted, runs on the same images. */
+static nb_status judge(tuning *t, const nbi_program *program, bool simulation, double *metric) {
     nbi_session *s = t->s;
-    nbi_frozen *frozen = NULL;
-    nbi_program *program = NULL;
+    nb_ctx *ctx = s->ctx;
     float *deployed = NULL;
     size_t count = 0;
     nb_status st;
     const int *label = s->labelled ? t->judges.label : NULL;
     bool probability = s->edge != s->net->output[0];
-    NB_TRYG(deploy(t, &frozen, &program));
     NB_TRYG(nbi_eval_integer(ctx, program, &t->judges, &s->transform, &deployed, &count, NULL));
     if (!t->reference) /* the same in every epoch */
         NB_TRYG(nbi_eval_float(ctx, s->compared, &t->judges, &s->transform, &t->reference,
@@ -147,23 +147,56 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     if (count != t->reference_count) st = nb_fail(ctx, NB_EFORMAT, "the networks have outputs of two sizes");
     if (st != NB_OK) goto done;
     nbi_measure(deployed, t->reference, label, t->judges.n, count, probability, &t->deployed);
-    NB_TRYG(measure_simulation(t, deployed, t->reference, count));
+    if (simulation) NB_TRYG(measure_simulation(t, deployed, t->reference, count));
     *metric = merit(s, &t->deployed);
 done:
     nbi_free(deployed);
+    return st;
+}
+
+/* A network that has run away may have no integer form: that is divergence, too. */
+static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
+    tuning *t = user;
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    nb_status st = deploy(t, &frozen, &program);
+    if (st == NB_EINVAL || st == NB_EUNSUPPORTED)
+        st = nb_fail_prefix(ctx, NB_ENUMERIC, "what was trained has no integer form (a smaller "
+                            "learning rate may help)");
+    if (st == NB_OK) st = judge(t, program, true, metric);
     nbi_program_free(program);
     nbi_frozen_free(frozen);
     return st;
 }
 
+static const char *merit_name(const nbi_session *s) {
+    return s->labelled ? "top-1" : s->loss == NBI_LOSS_KL ? "kl" : "mse";
+}
+
+/* What fine-tuning has to beat: trained values as they are, or the policy as the search left it. */
+static nb_status judge_before(tuning *t, const nbi_choice *bits) {
+    nbi_session *s = t->s;
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    if (s->further.fresh) return NB_OK;
+    nb_status st = s->further.tuned ? deploy(t, &frozen, &program)
+                                    : nbi_session_freeze(s, bits, &frozen, &program);
+    if (st == NB_OK) st = judge(t, program, false, &t->before);
+    nbi_program_free(program);
+    nbi_frozen_free(frozen);
+    if (st == NB_OK)
+        nb_log(s->ctx, NB_LOG_INFO, "before fine-tuning: validation %s %.4g deployed",
+               merit_name(s), fabs(t->before));
+    return st;
+}
+
 static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
     tuning *t = user;
-    const char *name = t->s->labelled ? "top-1" : t->s->loss == NBI_LOSS_KL ? "kl" : "mse";
     double deployed = fabs(merit(t->s, &t->deployed)), sim = fabs(merit(t->s, &t->sim));
     nb_log(ctx, NB_LOG_INFO,
            "epoch %d of %d: loss %.4f, validation %s %.4g deployed, %.4g simulated (same class "
            "%.2f %%), %.0f s, %.0f s left%s",
-           line->epoch, line->epochs, line->loss, name, deployed, sim, t->sim.agreement,
+           line->epoch, line->epochs, line->loss, merit_name(t->s), deployed, sim, t->sim.agreement,
            line->seconds, line->left, line->improved ? ", best" : "");
     json_array_append_new(t->epochs,
                           json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f}", "epoch", line->epoch, "loss",
@@ -189,6 +222,29 @@ static nbi_qat_options options_of(const nbi_session *s, size_t batch) {
                              .temperature = s->labelled ? TEMPERATURE : 1};
 }
 
+/* The values that training starts from. An unfinished fine-tuning that is gone on with started from
+ * what its best epoch has replaced since; its checkpoint knows everything else. */
+static nb_status set_start(tuning *t, const nbi_choice *bits) {
+    const nbi_session *s = t->s;
+    snprintf(t->from.id, sizeof t->from.id, "%s", s->further.fresh ? "random" : "float");
+    if (!s->further.tuned) return NB_OK;
+    NB_TRY(nbi_tuned_load(t->s, s->further.tuned, bits, t->qat, &t->from));
+    if (!s->o->resume || !t->from.origin[0]) return NB_OK;
+    snprintf(t->from.id, sizeof t->from.id, "%s", t->from.origin);
+    t->from.epochs = t->from.origin_epochs;
+    return NB_OK;
+}
+
+/* A further fine-tuning sees the images in another order than the one before. */
+static uint64_t seed_of(const tuning *t) {
+    const nbi_session *s = t->s;
+    uint64_t seed = nb_ctx_seed(s->ctx);
+    if (!s->further.on) return seed;
+    seed = nbi_hash(NBI_HASH_START, &seed, sizeof seed);
+    seed = nbi_hash(seed, &s->further.seed, sizeof s->further.seed);
+    return nbi_hash(seed, t->from.id, strlen(t->from.id));
+}
+
 static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
     nbi_session *s = t->s;
     nbi_qat_options o = options_of(s, batch);
@@ -196,13 +252,15 @@ static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
                              .split = NBI_SPLIT_TRAIN,
                              .batch = batch,
                              .classes = (size_t)o.classes,
-                             .transform = s->transform,
-                             .seed = nb_ctx_seed(s->ctx)};
-    NB_TRY(nbi_augmentation_parse(s->ctx, NULL, &s->info, &spec.augment));
+                             .transform = s->transform};
+    const nbi_graph *source = s->further.fresh ? s->further.fresh : s->compared;
+    NB_TRY(nbi_qat_new(s->ctx, source, s->net, bits, s->edge, &o, &t->qat));
+    NB_TRY(set_start(t, bits));
+    spec.seed = seed_of(t);
+    NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &spec.augment));
     NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
-    NB_TRY(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &t->qat));
     o.evaluate = true;
-    NB_TRY(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &t->simulated));
+    NB_TRY(nbi_qat_new(s->ctx, source, s->net, bits, s->edge, &o, &t->simulated));
     nbi_tape_spec forward = {0};
     NB_TRY(nbi_tape_new(s->ctx, t->simulated->graph, &forward, &t->tape));
     if (t->qat->teacher >= 0) NB_TRY(start_teacher(t, (int64_t)batch));
@@ -227,16 +285,8 @@ static void stop(tuning *t) {
     nbi_batches_free(t->batches);
 }
 
-/* *tuned: an epoch was judged, and the best one's values are in place. */
-static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits, bool *tuned,
-                       json_t **result) {
-    nbi_session *s = t->s;
-    nbi_qat *q = t->qat;
-    nbi_loop_param *param;
-    nbi_loop_result r;
-    int loss[2], n = 0;
-    float weight[2];
-    char policy[32];
+static int set_losses(const nbi_qat *q, int loss[2], float weight[2]) {
+    int n = 0;
     if (q->label_loss >= 0) {
         weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
         loss[n++] = q->label_loss;
@@ -245,53 +295,132 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
         weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
         loss[n++] = q->teacher_loss;
     }
-    snprintf(policy, sizeof policy, "%016llx",
-             (unsigned long long)nbi_hash(NBI_HASH_START, bits,
-                                            (size_t)s->net->n_sites * sizeof *bits));
-    const nbi_pair identity[] = {{"policy", policy},
-                                 {"data", s->o->data.path},
-                                 {"teacher", q->teacher >= 0 ? "yes" : "no"}};
+    return n;
+}
+
+/* Rate, optimizer and schedule; *decay of kernels. */
+static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *decay) {
+    static const double rates[] = {LEARNING_RATE, ADAM_RATE, ADAM_RATE}, decays[] = {1e-4, 0, 0.01};
+    const nb_descent_options *o = &s->o->descent;
+    spec->optimizer = nbi_optimizer_options_default();
+    if (o->optimizer)
+        NB_TRY(nbi_optimizer_parse(s->ctx, o->optimizer, &spec->optimizer.kind));
+    spec->schedule.kind = NBI_LR_COSINE;
+    if (o->schedule) NB_TRY(nbi_schedule_parse(s->ctx, o->schedule, &spec->schedule.kind));
+    int kind = (int)spec->optimizer.kind;
+    spec->schedule.lr = s->o->learning_rate > 0 ? s->o->learning_rate : rates[kind];
+    spec->optimizer.clip = (float)o->clip;
+    spec->warmup = o->warmup;
+    spec->ema = (float)o->ema;
+    *decay = o->weight_decay >= 0 ? o->weight_decay : decays[kind];
+    return NB_OK;
+}
+
+enum { IDENTITY = 8 };
+/* What the trajectory depends on beside the loop's own settings. */
+static int identify(const tuning *t, double decay, char text[IDENTITY][40],
+                    nbi_pair identity[IDENTITY]) {
+    const nbi_session *s = t->s;
+    int n = 0;
+    nbi_hash_text(nbi_graph_hash(s->source), text[0]);
+    nbi_hash_text(nbi_policy_hash(s, t->qat->bits), text[1]);
+    snprintf(text[2], sizeof text[2], "%.9g", decay);
+    snprintf(text[3], sizeof text[3], "%zu", s->info.count[NBI_SPLIT_TRAIN]);
+    identity[n++] = (nbi_pair){"model", text[0]};
+    identity[n++] = (nbi_pair){"policy", text[1]};
+    identity[n++] = (nbi_pair){"start", t->from.id};
+    identity[n++] = (nbi_pair){"data", s->o->data.path};
+    identity[n++] = (nbi_pair){"training images", text[3]};
+    identity[n++] = (nbi_pair){"teacher", t->qat->teacher >= 0 ? "yes" : "no"};
+    identity[n++] = (nbi_pair){"weight decay", text[2]};
+    identity[n++] =
+        (nbi_pair){"augment", s->o->descent.augment ? s->o->descent.augment : "default"};
+    return n;
+}
+
+static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r) {
+    nbi_session *s = t->s;
+    nbi_qat *q = t->qat;
+    nbi_loop_param *param = NULL;
+    int loss[2];
+    float weight[2];
+    double decay;
+    char text[IDENTITY][40];
+    nbi_pair identity[IDENTITY];
+    nbi_loop_spec spec = {.graph = q->graph,
+                          .n_params = q->n_train,
+                          .n_losses = set_losses(q, loss, weight),
+                          .loss = loss,
+                          .weight = weight,
+                          .n_states = q->n_states,
+                          .state = q->state,
+                          .batches = t->batches,
+                          .epochs = s->o->finetune,
+                          .seed = seed_of(t),
+                          .time_limit = s->further.time_limit,
+                          .user = t,
+                          .more = ask_teacher,
+                          .evaluate = evaluate,
+                          .line = tell,
+                          .checkpoint = checkpoint,
+                          .resume = s->o->resume,
+                          .identity = identity};
+    NB_TRY(set_descent(s, &spec, &decay));
+    spec.n_identity = identify(t, decay, text, identity);
     NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
     for (int i = 0; i < q->n_train; i++)
         param[i] = (nbi_loop_param){
-            .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? WEIGHT_DECAY : 0};
-    nbi_loop_spec spec = {
-        .graph = q->graph,
-        .n_params = q->n_train,
-        .param = param,
-        .n_losses = n,
-        .loss = loss,
-        .weight = weight,
-        .n_states = q->n_states,
-        .state = q->state,
-        .batches = t->batches,
-        .epochs = s->o->finetune,
-        .optimizer = nbi_optimizer_options_default(),
-        .schedule = {.kind = NBI_LR_COSINE,
-                     .lr = s->o->learning_rate > 0 ? s->o->learning_rate : LEARNING_RATE},
-        .seed = nb_ctx_seed(s->ctx),
-        .user = t,
-        .more = ask_teacher,
-        .evaluate = evaluate,
-        .line = tell,
-        .checkpoint = checkpoint,
-        .resume = s->o->resume,
-        .identity = identity,
-        .n_identity = 3};
-    nb_status st = nbi_loop_run(s->ctx, &spec, &r);
+            .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? (float)decay : 0};
+    spec.param = param;
+    nb_status st = nbi_loop_run(s->ctx, &spec, r);
     nbi_free(param);
-    NB_TRY(st);
+    return st;
+}
+
+static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
+                          nbi_tuning_result *out) {
+    bool file = t->s->further.tuned && strcmp(t->from.id, "float") != 0;
+    out->lines = json_pack(
+        "{s:i,s:i,s:f,s:f,s:O,s:s,s:i}", "epochs", r->epochs, "best_epoch",
+        better ? r->best_epoch : 0, "seconds", r->seconds, "images_per_second",
+        r->images_per_second, "lines", t->epochs, "from", file ? "tuned" : t->from.id,
+        "earlier_epochs", t->from.epochs);
+    if (!out->lines) return nb_fail_memory(t->s->ctx, 64);
+    if (isfinite(t->before))
+        json_object_set_new(out->lines, "before", json_real(fabs(t->before)));
+    out->epochs = t->from.epochs + (better ? r->best_epoch : 0);
+    if (!r->stopped) return NB_OK;
+    snprintf(out->origin, sizeof out->origin, "%s", t->from.id);
+    out->origin_epochs = t->from.epochs;
+    return NB_OK;
+}
+
+/* s->tuned: the best epoch, or the trained values of before. */
+static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits,
+                       nbi_tuning_result *out) {
+    nbi_session *s = t->s;
+    nbi_loop_result r;
+    nbi_tuned_info info;
+    NB_TRY(run_loop(t, checkpoint, &r));
+    bool better = r.best_epoch > 0 && !(r.best <= t->before);
+    out->nothing = r.best_epoch == 0;
     if (!r.stopped) remove(checkpoint); /* its work is done */
-    *tuned = r.best_epoch > 0;
-    if (!*tuned)
+    if (out->nothing)
         nb_log(s->ctx, NB_LOG_WARNING,
                "fine-tuning was stopped before its first epoch was finished: the policy is "
                "delivered without it; --resume goes on from '%s'",
                checkpoint);
-    *result = json_pack("{s:i,s:i,s:f,s:f,s:O}", "epochs", r.epochs, "best_epoch", r.best_epoch,
-                        "seconds", r.seconds, "images_per_second", r.images_per_second, "lines",
-                        t->epochs);
-    return *result ? NB_OK : nb_fail_memory(s->ctx, 64);
+    else if (!better)
+        nb_log(s->ctx, NB_LOG_WARNING, "no epoch is better than what there was before: that is "
+               "delivered");
+    NB_TRY(describe(t, &r, better, out));
+    if (!better && s->further.tuned)
+        NB_TRY(nbi_tuned_load(s, s->further.tuned, bits, t->qat, &info));
+    if (better || s->further.tuned) {
+        s->tuned = t->qat;
+        t->qat = NULL;
+    }
+    return NB_OK;
 }
 
 nb_status nbi_finetune_check(nbi_session *s) {
@@ -301,7 +430,7 @@ nb_status nbi_finetune_check(nbi_session *s) {
     nbi_choice *bits = NULL;
     nb_status st;
     NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
-    nbi_session_uniform(s, s->weight_bits[0], s->activation_bits[0], bits);
+    nbi_session_uniform(s, s->weights.choice[0], s->activations.choice[0], bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
     nbi_tape_spec spec = {.n_wrt = q->n_train,
                           .wrt = q->train,
@@ -315,18 +444,13 @@ done:
     return st == NB_OK ? NB_OK : nb_fail_prefix(s->ctx, st, "fine-tuning");
 }
 
-nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines) {
-    tuning t = {.s = s, .epochs = json_array()};
+nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result) {
+    tuning t = {.s = s, .epochs = json_array(), .before = NAN};
     nbi_buf path = {0};
-    bool tuned = false;
-    size_t batch = batch_of(s);
-    nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->o->output);
-    if (st == NB_OK) st = start(&t, bits, batch);
-    if (st == NB_OK) st = train(&t, path.data, bits, &tuned, lines);
-    if (st == NB_OK && tuned) {
-        s->tuned = t.qat;
-        t.qat = NULL;
-    }
+    nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
+    if (st == NB_OK) st = start(&t, bits, batch_of(s));
+    if (st == NB_OK) st = judge_before(&t, bits);
+    if (st == NB_OK) st = train(&t, path.data, bits, result);
     stop(&t);
     json_decref(t.epochs);
     nbi_buf_free(&path);

@@ -1,25 +1,38 @@
 /* Learned rounding of the chosen policy: the scorer runs the network once more, layer by layer, and
- * the learner gives each layer its weights on the way. */
+ * the learner gives each layer its weights on the way; then, if that was asked for, block by block. */
 #include "api/session.h"
+
+#include "runtime/reconstruct.h"
 
 #include <math.h>
 #include <string.h>
 
 #define NORMAL_95 1.645
 
-static const char *method_of(const nb_quantize_options *o) {
-    if (o->ptq) return o->ptq;
-    return o->finetune > 0 || !o->correct ? "none" : "gram";
+
+typedef enum method { NONE, GRAM, ADAROUND, QDROP, METHODS } method;
+static const char *const names[METHODS] = {"none", "gram", "adaround", "qdrop"};
+
+static method method_of(const nb_quantize_options *o) {
+    int m = o->finetune > 0 || !o->correct ? NONE : GRAM;
+    for (int i = 0; o->ptq && i < METHODS; i++)
+        if (!strcmp(o->ptq, names[i])) m = i;
+    return (method)m;
 }
 
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o) {
-    const char *method = method_of(o);
-    if (!strcmp(method, "none")) return NB_OK;
-    if (strcmp(method, "gram"))
-        return nb_fail(ctx, NB_EINVAL, "ptq: '%s' is not one of: none, gram", method);
-    if (!o->correct)
-        return nb_fail(ctx, NB_EINVAL, "--ptq %s needs the output-statistics correction", method);
+    method m = method_of(o);
+    if (o->ptq && strcmp(o->ptq, names[m]))
+        return nb_fail(ctx, NB_EINVAL, "ptq: '%s' is not one of: none, gram, adaround, qdrop",
+                       o->ptq);
+    if (m != NONE && !o->correct)
+        return nb_fail(ctx, NB_EINVAL, "--ptq %s needs the output-statistics correction", names[m]);
     return NB_OK;
+}
+
+void nbi_use_learned(nbi_session *s, bool use) {
+    nbi_scorer_set_weights(s->scorer, use ? nbi_learner_weights : NULL, s->learner);
+    nbi_scorer_set_grids(s->scorer, use ? s->learned_grid : NULL);
 }
 
 typedef struct verdict {
@@ -37,9 +50,9 @@ static nb_status compare(nbi_session *s, const nbi_choice *bits, verdict *out) {
     NB_TRYG(nbi_alloc(s->ctx, n + 1, sizeof *plain, &plain));
     NB_TRYG(nbi_alloc(s->ctx, n + 1, sizeof *learned, &learned));
     NB_TRYG(nbi_netproblem_each(s->ctx, s->np, bits, plain));
-    nbi_scorer_set_weights(s->scorer, nbi_learner_weights, s->learner);
+    nbi_use_learned(s, true);
     st = nbi_netproblem_each(s->ctx, s->np, bits, learned);
-    nbi_scorer_set_weights(s->scorer, NULL, NULL);
+    nbi_use_learned(s, false);
     if (st != NB_OK) goto done;
     for (size_t i = 0; i < n; i++) {
         double d = learned[i] - plain[i];
@@ -56,18 +69,48 @@ done:
     return st;
 }
 
-nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss, json_t **result) {
+/* Block by block from Gram's levels. What cannot be trained is told, and keeps those. */
+static nb_status learn_blocks(nbi_session *s, const nbi_choice *bits, method m) {
     nb_ctx *ctx = s->ctx;
-    const char *method = method_of(s->o);
-    double start = nb_seconds(ctx), plain, learned;
+    size_t images = s->calib < NBI_BLOCK_BATCH ? s->calib : NBI_BLOCK_BATCH;
+    nbi_reconstruction job = {.blocks = {.source = s->source, .net = s->net, .bits = bits,
+                                         .edge = s->edge, .batch = (int)images, .steps = NBI_BLOCK_STEPS,
+                                         .drop = m == QDROP, .seed = nb_ctx_seed(ctx)},
+                              .fill = nbi_session_fill, .fill_user = s, .images = s->calib,
+                              .scorer_images = s->images.n};
+    NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->learned_grid, &s->learned_grid));
+    nbi_use_learned(s, true);
+    nb_status st = nbi_reconstruct(ctx, s->scorer, s->learner, s->learned_grid, &job);
+    nbi_use_learned(s, false);
+    if (st == NB_EUNSUPPORTED) {
+        nb_log(ctx, NB_LOG_WARNING, "%s: %s; Gram rounding is delivered", names[m],
+               nb_ctx_message(ctx));
+        return NB_OK;
+    }
+    json_object_set_new(s->ptq, "blocks", json_integer(job.n_blocks));
+    json_object_set_new(s->ptq, "blocks_improved", json_integer(job.improved));
+    return st;
+}
+
+/* Gram rounding, blocks behind it, and the judgement; fills s->ptq. */
+static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, double *loss) {
+    nb_ctx *ctx = s->ctx;
+    double plain, learned;
     size_t n = (size_t)s->net->n_sites;
     verdict v;
     int layers;
-    if (!strcmp(method, "none")) return NB_OK;
     nbi_learner_options o = {.source = s->source, .net = s->net, .fill = nbi_session_fill,
                              .fill_user = s, .images = s->calib, .seed = nb_ctx_seed(ctx)};
     NB_TRY(nbi_learner_new(ctx, &o, &s->learner));
     NB_TRY(compare(s, bits, &v));
+    nb_status st = NB_OK;
+    if (m > GRAM) {
+        json_object_set_new(s->ptq, "gram_loss", json_real(v.learned));
+        st = learn_blocks(s, bits, m);
+        if (st != NB_OK && st != NB_ECANCELLED) return st;
+        if (st == NB_ECANCELLED) nbi_cancel_clear(ctx); /* blocks that are done count */
+        NB_TRY(compare(s, bits, &v));
+    }
     nbi_learner_errors(s->learner, &plain, &learned, &layers);
     if (v.worse) {
         nb_log(ctx, NB_LOG_WARNING, "learned rounding has a validation loss of %.6g, plain rounding "
@@ -77,9 +120,22 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss, json_t
         memcpy(s->learned, bits, n * sizeof *bits);
         *loss = v.learned;
     }
-    *result = json_pack("{s:s,s:b,s:f,s:f,s:i,s:f,s:f,s:f}", "method", method, "kept", !v.worse,
-                        "plain_loss", v.plain, "loss", v.learned, "layers", layers, "plain_error",
-                        layers ? plain / layers : 0.0, "error", layers ? learned / layers : 0.0,
-                        "seconds", nb_seconds(ctx) - start);
-    return *result ? NB_OK : nb_fail_memory(ctx, 64);
+    json_object_set_new(s->ptq, "kept", json_boolean(!v.worse));
+    json_object_set_new(s->ptq, "plain_loss", json_real(v.plain));
+    json_object_set_new(s->ptq, "loss", json_real(v.learned));
+    json_object_set_new(s->ptq, "layers", json_integer(layers));
+    json_object_set_new(s->ptq, "plain_error", json_real(layers ? plain / layers : 0));
+    json_object_set_new(s->ptq, "error", json_real(layers ? learned / layers : 0));
+    return st;
+}
+
+nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
+    double start = nb_seconds(s->ctx);
+    method m = method_of(s->o);
+    if (m == NONE) return NB_OK;
+    s->ptq = json_object();
+    json_object_set_new(s->ptq, "method", json_string(names[m]));
+    nb_status st = learn(s, bits, m, loss);
+    json_object_set_new(s->ptq, "seconds", json_real(nb_seconds(s->ctx) - start));
+    return st;
 }

@@ -9,7 +9,6 @@
 #include "runtime/lower.h"
 
 #include <math.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,8 @@ nb_quantize_options nb_quantize_options_default(void) {
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
-                                 .correct = true, .distill = true};
+                                 .correct = true, .distill = true,
+                                 .descent = {.weight_decay = -1}};
 }
 
 void nbi_session_close(nbi_session *s) {
@@ -34,8 +34,11 @@ void nbi_session_close(nbi_session *s) {
     nbi_qat_free(s->tuned);
     nbi_learner_free(s->learner);
     nbi_free(s->learned);
+    nbi_free(s->learned_grid);
+    json_decref(s->ptq);
     nbi_qnet_free(s->net);
     nbi_graph_free(s->cut);
+    nbi_graph_free(s->further.fresh);
     nb_model_free(s->model);
     nbi_free(s->inputs);
     nbi_free(s->reference);
@@ -74,12 +77,11 @@ static nb_status parse_metric(nbi_session *s) {
 static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
-    static const char *const ends[] = {"8", "searched"}, *const schemes[] = {"uniform"};
+    static const char *const ends[] = {"8", "searched"};
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
     NB_TRY(parse_metric(s));
-    NB_TRY(one_of(ctx, "schemes", o->schemes, schemes, 1, &k));
     NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
     s->for_onnx = k == 1;
     NB_TRY(one_of(ctx, "granularity", o->granularity, grains, 2, &k));
@@ -91,59 +93,11 @@ static nb_status parse_options(nbi_session *s) {
     if (s->opset != 21 && s->opset != 25)
         return nb_fail(ctx, NB_EINVAL, "opset: %d; 21 and 25 are possible", s->opset);
     s->containers = s->opset == 25 ? 2 : 0;
-    NB_TRY(nbi_parse_bits(ctx, "weight-bits", o->weight_bits, s->weight_bits, &s->n_weight_bits));
-    NB_TRY(nbi_parse_bits(ctx, "activation-bits", o->activation_bits, s->activation_bits,
-                          &s->n_activation_bits));
-    if (s->for_onnx) { /* widths between containers cost the same as the container */
-        int n = 0;
-        for (int i = 0; i < s->n_weight_bits; i++) {
-            int b = s->weight_bits[i];
-            if (nbi_container_bits(b, s->containers) == b) s->weight_bits[n++] = (uint8_t)b;
-        }
-        if (n == 0)
-            return nb_fail(ctx, NB_EINVAL, "weight-bits: none of %s is an ONNX container of opset "
-                           "%d", o->weight_bits, s->opset);
-        s->n_weight_bits = n;
-    }
+    NB_TRY(nbi_parse_offers(s));
     if (o->emit && strcmp(o->emit, "c"))
         return nb_fail(ctx, NB_EINVAL, "emit: '%s' is not c", o->emit);
     if (o->residual_bits < 2 || o->residual_bits > 8)
         return nb_fail(ctx, NB_EINVAL, "residual-bits: %d; 2 to 8 are possible", o->residual_bits);
-    return NB_OK;
-}
-
-/* "regex:W,A": sites of layers whose node or tensor name matches; an empty half leaves it free. */
-static nb_status apply_rule(nbi_session *s, const char *rule) {
-    const char *colon = strrchr(rule, ':');
-    char pattern[512];
-    if (!colon || (size_t)(colon - rule) >= sizeof pattern)
-        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A", rule);
-    memcpy(pattern, rule, (size_t)(colon - rule));
-    pattern[colon - rule] = 0;
-    char *end;
-    long w = strtol(colon + 1, &end, 10), a = 0;
-    if (*end == ',') a = strtol(end + 1, &end, 10);
-    if (*end || w < 0 || w > 8 || a < 0 || a > 8)
-        return nb_fail(s->ctx, NB_EINVAL, "rule '%s': widths are 1 to 8, weights then activations",
-                       rule);
-    regex_t re;
-    if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0)
-        return nb_fail(s->ctx, NB_EINVAL, "rule '%s': '%s' is not a regular expression", rule,
-                       pattern);
-    int hits = 0;
-    for (int i = 0; i < s->net->n_layers; i++) {
-        const nbi_layer *l = &s->net->layer[i];
-        if (l->type != NBI_LAYER_CONV) continue;
-        const nbi_site *weight = &s->net->site[l->weight_site];
-        int activation = s->net->edge[l->in[0]].site;
-        if (regexec(&re, l->name, 0, NULL, 0) && regexec(&re, weight->name, 0, NULL, 0)) continue;
-        hits++;
-        if (w) s->fixed[l->weight_site] = (nbi_choice)w;
-        if (a && s->net->site[activation].kind == NBI_SITE_ACTIVATION)
-            s->fixed[activation] = (nbi_choice)a;
-    }
-    regfree(&re);
-    if (!hits) return nb_fail(s->ctx, NB_EINVAL, "rule '%s' matches no layer", rule);
     return NB_OK;
 }
 
@@ -168,21 +122,38 @@ static nb_status cut_untouched(nbi_session *s) {
     return NB_OK;
 }
 
+/* Grids of every scheme that an activation may get. */
+static nb_status fit_offers(nbi_session *s) {
+    for (int i = 0; i < s->net->n_sites; i++) {
+        if (s->net->site[i].kind != NBI_SITE_ACTIVATION) continue;
+        for (int k = 0; k < s->activations.n; k++)
+            NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->activations.choice[k], s->range));
+        if (s->fixed[i]) NB_TRY(nbi_fit_site(s->ctx, s->net, i, s->fixed[i], s->range));
+    }
+    return NB_OK;
+}
+
+nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
+    const nb_quantize_options *o = s->o;
+    nbi_graph *one = NULL;
+    NB_TRY(nbi_rebatch(s->ctx, source, 1, &one));
+    nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
+                                                      : NBI_FIRST_LAST_8, o->residual_bits};
+    NB_TRY(nbi_generate(s->ctx, one, &qag, &s->net));
+    s->edge = nbi_score_edge(s->net);
+    return NB_OK;
+}
+
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
-    *s = (nbi_session){.ctx = ctx, .o = o, .started = nb_seconds(ctx)};
-    nbi_graph *one = NULL;
+    *s = (nbi_session){.ctx = ctx, .o = o, .folder = o->output, .started = nb_seconds(ctx)};
     NB_TRY(parse_options(s));
     NB_TRY(nbi_check_search(ctx, o->search));
     NB_TRY(nbi_check_ptq(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
-    NB_TRY(nbi_rebatch(ctx, s->source, 1, &one));
-    nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
-                                                      : NBI_FIRST_LAST_8, o->residual_bits};
-    NB_TRY(nbi_generate(ctx, one, &qag, &s->net));
-    s->edge = nbi_score_edge(s->net);
+    NB_TRY(nbi_session_net(s, s->source));
     if (s->net->n_untouched && o->strict)
         return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' cannot be quantized (--strict)",
                        s->net->untouched[0]);
@@ -191,8 +162,8 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
-    for (size_t i = 0; i < o->n_rules; i++) NB_TRY(apply_rule(s, o->rules[i]));
-    return NB_OK;
+    for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
+    return fit_offers(s); /* storage, for costs without data */
 }
 
 /* ---- data and calibration ------------------------------------------------------------------- */
@@ -260,7 +231,7 @@ static nb_status calibrate(nbi_session *s) {
     size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     NB_TRY(nbi_alloc(ctx, s->images.n * count, sizeof(float), &s->reference));
     nbi_calibration c = {nbi_session_fill, s, s->calib, s->range, s->edge, NULL};
-    NB_TRY(nbi_calibrate(ctx, s->source, s->net, &c));
+    NB_TRY(nbi_calibrate(ctx, s->further.fresh ? s->further.fresh : s->source, s->net, &c));
     c.images = s->images.n;
     c.scores = s->reference;
     NB_TRY(nbi_float_scores(ctx, s->source, s->net, &c));
@@ -305,7 +276,7 @@ static nb_status open_study(nbi_session *s) {
     char text[64];
     nbi_buf path = {0};
     nb_status st;
-    if (!s->o->output) return NB_OK;
+    if (!s->o->output || s->further.on) return NB_OK;
     NB_TRY(nbi_make_folder(s->ctx, s->o->output));
     NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/study.db", s->o->output));
     NB_TRYG(nbi_study_open(s->ctx, path.data, &s->study));
@@ -334,25 +305,24 @@ static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bi
 
 nb_status nbi_session_calibrate(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
-    NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
+    if (!s->data) NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
     s->info = *nbi_dataset_get(s->data);
     NB_TRY(draw_images(s));
     if (nbi_reads_pixels(s->source, &s->info)) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
+    NB_TRY(fit_offers(s));
     nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
                              s->per_channel};
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
     NB_TRY(open_study(s));
     nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
                                  .reference = s->reference, .first = s->calib,
-                                 .images = s->images.n, .loss = s->loss,
-                                 .n_weight_bits = s->n_weight_bits,
-                                 .n_activation_bits = s->n_activation_bits, .fixed = s->fixed,
+                                 .images = s->images.n, .loss = s->loss, .weights = s->weights,
+                                 .activations = s->activations, .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
-                                 .study = s->study, .improved = write_improvement, .user = s};
-    memcpy(po.weight_bits, s->weight_bits, sizeof po.weight_bits);
-    memcpy(po.activation_bits, s->activation_bits, sizeof po.activation_bits);
+                                 .study = s->study, .improved = write_improvement,
+                                 .curvature = nbi_curvature, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;
@@ -360,10 +330,10 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 /* ---- policies ------------------------------------------------------------------------------- */
 
-void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits) {
+void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
         bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : (nbi_choice)(weight ? w : a);
+        bits[i] = s->fixed[i] ? s->fixed[i] : nbi_choice_for(&s->net->site[i], weight ? w : a);
     }
 }
 
@@ -373,10 +343,10 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
                                         (size_t)s->net->n_sites * sizeof *bits);
     bool learned = !tuned && s->learned &&
                    !memcmp(bits, s->learned, (size_t)s->net->n_sites * sizeof *bits);
-    if (learned) nbi_scorer_set_weights(s->scorer, nbi_learner_weights, s->learner);
+    if (learned) nbi_use_learned(s, true);
     nb_status st = tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
                          : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen);
-    nbi_scorer_set_weights(s->scorer, NULL, NULL);
+    nbi_use_learned(s, false);
     NB_TRY(st);
     st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
     if (st == NB_OK) st = nbi_lower(s->ctx, *frozen, program);
@@ -413,6 +383,12 @@ static const char *kind_name(nbi_site_kind kind) {
     return names[kind];
 }
 
+/* Tables of levels that differ from channel to channel are not deployed: such weights have one. */
+static const char *granularity(const nbi_session *s, const nbi_site *site, nbi_choice choice) {
+    return nbi_weight_groups(&s->net->layer[site->layer], choice, s->per_channel) > 1 ? "channel"
+                                                                                      : "tensor";
+}
+
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
     json_t *root = json_object(), *list = json_array();
     for (int i = 0; i < s->net->n_sites; i++) {
@@ -422,15 +398,43 @@ json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
         json_object_set_new(row, "kind", json_string(kind_name(site->kind)));
         if (site->layer >= 0)
             json_object_set_new(row, "layer", json_string(s->net->layer[site->layer].name));
-        json_object_set_new(row, "scheme", json_string("uniform"));
-        if (site->kind != NBI_SITE_OUTPUT) json_object_set_new(row, "bits", json_integer(bits[i]));
+        json_object_set_new(row, "scheme", json_string(nbi_choice_row(bits[i])->name));
+        if (site->kind != NBI_SITE_OUTPUT)
+            json_object_set_new(row, "bits", json_integer(nbi_choice_bits(bits[i])));
         if (site->kind == NBI_SITE_WEIGHT)
-            json_object_set_new(row, "granularity", json_string(s->o->granularity));
+            json_object_set_new(row, "granularity", json_string(granularity(s, site, bits[i])));
         if (s->fixed[i]) json_object_set_new(row, "fixed", json_true());
         json_array_append_new(list, row);
     }
     json_object_set_new(root, "policy", list);
     return root;
+}
+
+/* One row of policy.json; `scheme` may be left out: uniform. */
+static nb_status read_row(nbi_session *s, const char *path, const json_t *row, nbi_choice *bits) {
+    const char *name = json_string_value(json_object_get(row, "tensor"));
+    const char *scheme = json_string_value(json_object_get(row, "scheme"));
+    json_t *b = json_object_get(row, "bits");
+    char text[64];
+    nbi_choice choice;
+    int found = -1;
+    if (!name || !b) return NB_OK;
+    for (int k = 0; k < s->net->n_sites; k++)
+        if (!strcmp(s->net->site[k].name, name)) found = k;
+    json_int_t v = json_integer_value(b);
+    if (found < 0)
+        return nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
+    if (v < 1 || v > 8)
+        return nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are possible",
+                       path, name, (long long)v);
+    snprintf(text, sizeof text, "%.40s%d", scheme ? scheme : "", (int)v);
+    NB_TRY(nbi_choice_parse(s->ctx, name, text, strlen(text), &choice));
+    if (s->net->site[found].kind == NBI_SITE_INPUT) return NB_OK;
+    NB_TRY(nbi_session_check(s, found, choice));
+    if (s->net->site[found].kind == NBI_SITE_ACTIVATION)
+        NB_TRY(nbi_fit_site(s->ctx, s->net, found, choice, s->range));
+    bits[found] = choice;
+    return NB_OK;
 }
 
 nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits) {
@@ -441,19 +445,7 @@ nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits) {
     json_t *list = json_is_array(root) ? root : json_object_get(root, "policy");
     if (!json_is_array(list)) st = nb_fail(s->ctx, NB_EFORMAT, "'%s' holds no policy array", path);
     json_array_foreach(list, i, row) {
-        const char *name = json_string_value(json_object_get(row, "tensor"));
-        json_t *b = json_object_get(row, "bits");
-        if (!name || !b) continue;
-        int found = -1;
-        for (int k = 0; k < s->net->n_sites; k++)
-            if (!strcmp(s->net->site[k].name, name)) found = k;
-        json_int_t v = json_integer_value(b);
-        if (found < 0)
-            st = nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
-        else if (v < 1 || v > 8)
-            st = nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are "
-                         "possible", path, name, (long long)v);
-        else if (s->net->site[found].kind != NBI_SITE_INPUT) bits[found] = (nbi_choice)v;
+        st = read_row(s, path, row, bits);
         if (st != NB_OK) break;
     }
     json_decref(root);

@@ -14,6 +14,24 @@
 #define NBI_SCORE_IMAGES 512 /* validation images that score a policy */
 #define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
 
+/* What a further fine-tuning (nb_finetune) changes; all zero in nb_quantize. */
+typedef struct nbi_further {
+    bool on;            /* the policy is given; the study is left alone */
+    const char *tuned;  /* file of the values to start from; NULL: the float network's */
+    nbi_graph *fresh;   /* the float network with random weights to start from; NULL: source */
+    uint64_t seed;      /* beside the context's, of batches */
+    double time_limit;  /* seconds; 0: none */
+} nbi_further;
+
+/* What fine-tuning leaves beside s->tuned. */
+typedef struct nbi_tuning_result {
+    json_t *lines;   /* for results.json */
+    int epochs;      /* behind s->tuned, over all fine-tunings */
+    char origin[20]; /* what an unfinished one started from, and the epochs behind that; */
+    int origin_epochs; /* "": it is finished */
+    bool nothing;    /* stopped before an epoch was judged */
+} nbi_tuning_result;
+
 typedef struct nbi_session {
     nb_ctx *ctx;
     const nb_quantize_options *o;
@@ -26,8 +44,7 @@ typedef struct nbi_session {
     nbi_range_method range;
     bool per_channel, for_onnx;
     int opset, containers;
-    uint8_t weight_bits[8], activation_bits[8];
-    int n_weight_bits, n_activation_bits;
+    nbi_offer weights, activations; /* choices of free sites */
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -47,6 +64,10 @@ typedef struct nbi_session {
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_learner *learner;  /* of the weights of one policy: */
     nbi_choice *learned;   /* [n_sites]; NULL: none, or not better */
+    nbi_qparam *learned_grid; /* [n_sites] of its activations where they were learned, too; NULL: none */
+    json_t *ptq;           /* what results.json says of it; NULL: nothing was learned */
+    nbi_further further;
+    const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
     double **delta;        /* sensitivities, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
     float *drop_float;      /* float outputs on them, [n][drop_count] */
@@ -59,12 +80,22 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
                            nbi_session *s);
 /* Data opened, calibration run, scorer, study (in o->output if there is one) and problem made. */
 nb_status nbi_session_calibrate(nbi_session *s);
+/* s->net, of this float graph. */
+nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
 void nbi_session_close(nbi_session *s);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
-/* Bits of every site when each free weight has w bits and each free activation a. */
-void nbi_session_uniform(const nbi_session *s, int w, int a, nbi_choice *bits);
+/* nbi_netproblem_options.curvature of a session (its `user`). */
+nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
+/* Choices of every site when each free weight has w and each free activation a. */
+void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
+/* What --schemes, --weight-bits and --activation-bits offer. */
+nb_status nbi_parse_offers(nbi_session *s);
+/* NB_EINVAL when a site cannot get a choice. */
+nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice);
+/* "REGEX:W,A": what the layers that fit get, in s->fixed. */
+nb_status nbi_apply_rule(nbi_session *s, const char *rule);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
@@ -98,19 +129,34 @@ nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop,
  */
 nb_status nbi_finetune_check(nbi_session *s);
 /* Learns the rounding of the policy's weights as o->ptq says; from then on nbi_session_freeze gives
- * them, unless the loss on validation images is not lower (*loss: then as it was). *result: what
- * results.json says of it, NULL: nothing was asked for. Cancelled: plain rounding. */
-nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss, json_t **result);
+ * them, unless the loss on validation images is higher beyond chance (*loss: then as it was).
+ * Cancelled: the best so far. */
+nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss);
+/* The scorer's weights are the learned ones from now on, or the plain ones again. */
+void nbi_use_learned(nbi_session *s, bool use);
 /* NB_EINVAL when o->ptq names no method, or one that needs what is switched off. */
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o);
 /* An nbi_fill_fn over s->images; user: the session. */
 nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out);
-/* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned; *lines: what
- * results.json says of it. Cancelled: the best so far; s->tuned is NULL where no epoch was judged.
+/* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned: NULL where none is
+ * better than the policy without fine-tuning, or where none was judged. Cancelled: the best so far.
  */
-nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, json_t **lines);
+nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result);
+/* nbi_finetune, then the drop of the metric anew where it counts; cancelled: also NB_OK. */
+nb_status nbi_tune(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *result);
+/* Random weights in s->further.fresh and a network of them in s->net; data opened, and not yet
+ * calibrated. */
+nb_status nbi_session_refresh(nbi_session *s);
 /* Writes everything into o->output; *result = results.json. */
 nb_status nbi_deliver(nbi_session *s, const nbi_outcome *outcome, json_t **result);
+/* nbi_deliver, the limits, the trained values, and results.json itself. tuning->lines is taken
+ * over; `search` (not taken over) replaces what results.json says of the search where not NULL. */
+nb_status nbi_conclude(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *tuning,
+                       const json_t *search, json_t **result);
+/* What a call returns after `st`: the text of `result` (taken over); NB_ELIMIT names the first limit
+ * that is not met. outcome NULL: there was nothing to meet. */
+nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *outcome, json_t *result,
+                     char **json);
 /* Layers of the sensitivity table. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
 

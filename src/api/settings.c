@@ -25,27 +25,6 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     return NB_OK;
 }
 
-nb_status nbi_parse_bits(nb_ctx *ctx, const char *what, const char *text, uint8_t out[8],
-                         int *n) {
-    bool offered[9] = {false};
-    for (const char *p = text;;) {
-        char *end;
-        long b = strtol(p, &end, 10);
-        if (end == p || (*end && *end != ','))
-            return nb_fail(ctx, NB_EINVAL, "%s: '%s' is not a list of widths such as 2,4,8", what,
-                           text);
-        if (b < 1 || b > 8)
-            return nb_fail(ctx, NB_EINVAL, "%s: %ld bits; 1 to 8 are possible", what, b);
-        offered[b] = true;
-        if (!*end) break;
-        p = end + 1;
-    }
-    *n = 0;
-    for (int b = 1; b <= 8; b++)
-        if (offered[b]) out[(*n)++] = (uint8_t)b;
-    return NB_OK;
-}
-
 /* "a" or "a,b,c" (at most 4) into out; *n values. */
 static nb_status parse_reals(nb_ctx *ctx, const char *what, const char *text, float out[4],
                              int *n) {

@@ -182,18 +182,34 @@ static nb_status run_all(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
     return nbi_exec_steps(ctx, e, 0, e->n_steps);
 }
 
+#define SMALL ((size_t)4 << 20) /* bytes of activations; larger batches lose little at barriers */
+
+/* Alone there is nothing to choose; what keeps all values is run a few times only. */
+static bool is_paced(const nb_ctx *ctx, const nbi_exec *e) {
+    return nb_ctx_threads(ctx) > 1 && !e->flags && e->bytes <= SMALL;
+}
+
+static nb_status make_twin(nb_ctx *ctx, nbi_exec *e) {
+    const int threads = nb_ctx_threads(ctx);
+    nb_ctx_set_threads(ctx, 1);
+    nb_status st = nbi_exec_new(ctx, e->graph, e->flags, &e->pace.twin);
+    nb_ctx_set_threads(ctx, threads);
+    nbi_threads_apply(ctx);
+    return st;
+}
+
 nb_status nbi_exec_run(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
     const int threads = nb_ctx_threads(ctx);
-    if (!nbi_pace_wanted(ctx, e)) {
-        e->pace.ran_alone = e->pace.alone = false;
-        return run_all(ctx, e, inputs);
-    }
+    const bool paced = is_paced(ctx, e), alone = paced && e->pace.pace.alone;
+    if (alone && !e->pace.twin) NB_TRY(make_twin(ctx, e));
+    e->pace.ran_alone = alone;
+    if (!paced) return run_all(ctx, e, inputs);
     const double start = nb_seconds(ctx);
-    if (e->pace.alone) nb_ctx_set_threads(ctx, 1);
-    nb_status st = run_all(ctx, e->pace.alone ? e->pace.twin : e, inputs);
+    if (alone) nb_ctx_set_threads(ctx, 1);
+    nb_status st = run_all(ctx, alone ? e->pace.twin : e, inputs);
     nb_ctx_set_threads(ctx, threads);
-    e->pace.ran_alone = e->pace.alone;
-    return st == NB_OK ? nbi_pace_add(ctx, e, nb_seconds(ctx) - start) : st;
+    if (st == NB_OK) nbi_pace_add(&e->pace.pace, nb_seconds(ctx) - start);
+    return st;
 }
 
 nb_status nbi_exec_value(nb_ctx *ctx, const nbi_exec *e, int tensor, nbi_view *out) {

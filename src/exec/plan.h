@@ -2,6 +2,7 @@
 #ifndef NIBBLE_EXEC_PLAN_H
 #define NIBBLE_EXEC_PLAN_H
 
+#include "base/pace.h"
 #include "exec/exec.h"
 #include "linalg/linalg.h"
 #include "ops/op_util.h"
@@ -47,17 +48,11 @@ typedef struct exec_chain {
     bool channels_last; /* x and out */
 } exec_chain;
 
-/* pace.c: whether this plan runs or its twin for one thread. [0]: all threads, [1]: alone. */
+/* Whether this plan runs or its twin for one thread. */
 typedef struct exec_pace {
     nbi_exec *twin; /* NULL: not made yet */
-    bool alone;     /* the twin is next */
     bool ran_alone; /* the values of the last run are in the twin */
-    bool best;
-    bool warm;         /* nothing has changed for a moment */
-    double seconds[2]; /* per run, mean of the last windows of each */
-    double spent;      /* in this window */
-    int calls;
-    int windows, patience; /* of the better one since the last trial of the other, until the next */
+    nbi_pace pace;  /* alone: the twin */
 } exec_pace;
 
 struct nbi_exec {
@@ -83,11 +78,6 @@ struct nbi_exec {
 nb_status nbi_exec_fuse(nb_ctx *ctx, nbi_exec *e);
 /* plan.c: slots, steps and memory. */
 nb_status nbi_exec_plan(nb_ctx *ctx, nbi_exec *e);
-/* pace.c: alone there is nothing to choose; what keeps all values is run a few times only. */
-bool nbi_pace_wanted(const nb_ctx *ctx, const nbi_exec *e);
-/* pace.c: a run took so long; decides about the next one. */
-nb_status nbi_pace_add(nb_ctx *ctx, nbi_exec *e, double seconds);
-
 /* ---- the parts of a plan, for tapes, too ---- */
 
 nb_status nbi_plan_slot(nb_ctx *ctx, nbi_exec *e, const nbi_view *view, bool channels_last,

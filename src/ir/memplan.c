@@ -80,7 +80,8 @@ static void find_lifetimes(planner *p) {
         const nbi_step *step = &program->step[s];
         for (int i = 0; i < step->n_in; i++) use(p, step->in[i], s);
         use(p, step->out, s);
-        p->writers[step->out]++;
+        bool in_place = step->n_in == 1 && step->in[0] == step->out; /* changes what is there */
+        p->writers[step->out] += !in_place;
     }
     for (int o = 0; o < program->n_outputs; o++) use(p, program->output[o], program->n_steps);
 }

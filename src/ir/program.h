@@ -47,6 +47,7 @@ typedef struct nbi_step_conv {
 typedef struct nbi_step_float {
     const nbi_graph *graph; /* holds `node`; lives as long as the program */
     const nbi_node *node;
+    const struct nbi_qparam *grid; /* of the output, where it is another than the tensor's; or NULL */
 } nbi_step_float;
 
 typedef struct nbi_step {

@@ -8,6 +8,7 @@
 #define NIBBLE_IR_QNET_H
 
 #include "ir/graph.h"
+#include "ir/scheme.h"
 #include "kernels/kernels.h"
 
 /* How a tensor is stored: real = scale·(v − zero), lo ≤ v ≤ hi. scale is float32-representable. */
@@ -16,7 +17,19 @@ typedef struct nbi_qparam {
     int bits;
     double scale;
     int32_t zero, lo, hi;
+    const struct nbi_levels *levels; /* NULL: every v occurs; else only a scheme's levels */
 } nbi_qparam;
+
+/* The levels of an activation's scheme that is no uniform rounding. What computes such a tensor
+ * quantizes to `first`, 8 uniform bits, and a table brings those onto the levels, v = level + zero;
+ * what is stored already (a residual stream) goes through a table directly. */
+typedef struct nbi_levels {
+    const nbi_scheme *scheme;
+    nbi_scheme_use use;
+    nbi_qparam first;
+    nbi_scheme_grid grid;
+    float params[NBI_SCHEME_MAX_PARAMS];
+} nbi_levels;
 
 typedef enum nbi_site_kind {
     NBI_SITE_WEIGHT,     /* a convolution's or dense layer's weights */
@@ -27,6 +40,20 @@ typedef enum nbi_site_kind {
 } nbi_site_kind;
 
 #define NBI_MAX_BITS 8
+/* What a policy gives one site: a scheme and a width, as scheme·256 + bits, so that a uniform choice
+ * (scheme 0) is its number of bits; 0: not decided. A policy in its resolved form is an array of
+ * them, index = site. */
+typedef uint16_t nbi_choice;
+static inline int nbi_choice_bits(nbi_choice c) {
+    return c & 255;
+}
+static inline int nbi_choice_scheme(nbi_choice c) { /* a row of schemes.def */
+    return c >> 8;
+}
+static inline nbi_choice nbi_choice_of(int scheme, int bits) {
+    return (nbi_choice)(scheme << 8 | bits);
+}
+
 typedef struct nbi_hist {
     double min, max;  /* seen */
     double width;     /* of a bin; bins cover [0, bins·width) and (−bins·width, 0) */
@@ -34,6 +61,14 @@ typedef struct nbi_hist {
     int64_t *positive, *negative; /* NBI_HIST_BINS counts of |x|, arena */
 } nbi_hist;
 #define NBI_HIST_BINS 2048
+
+/* What an activation site got by a scheme other than 0. */
+typedef struct nbi_site_fit {
+    struct nbi_site_fit *next;
+    nbi_choice choice;
+    nbi_qparam grid;
+    double sqnr;
+} nbi_site_fit;
 
 /* One quantization decision. Several edges share an activation site (max pooling, slices, …). */
 typedef struct nbi_site {
@@ -45,7 +80,8 @@ typedef struct nbi_site {
     int64_t count;     /* elements of one image, or weights */
     nbi_hist hist;     /* activations, after calibration */
     nbi_qparam fit[NBI_MAX_BITS + 1]; /* activations, after calibration: by bits */
-    double sqnr[NBI_MAX_BITS + 1];    /* dB, by bits (weights: over all channels) */
+    double sqnr[NBI_MAX_BITS + 1];    /* dB, by bits */
+    struct nbi_site_fit *more;        /* activations: by schemes other than 0, as asked for */
 } nbi_site;
 
 typedef struct nbi_edge {
@@ -100,6 +136,8 @@ typedef struct nbi_layer {
     /* Float statistics of Σ w·x per output channel on the calibration images. */
     double *mean, *deviation; /* [out_c]; NULL before calibration */
 
+    const uint8_t *lut; /* REQUANT: NULL, or the table that a file gives: [256], codes as bytes, signed
+                           ones 128 higher */
     nbk_pool pool;  /* MAXPOOL, AVGPOOL: geometry */
     int n_copy;     /* COPY: copy[i] moves in[copy_in[i]]; 0: the same bytes under another shape */
     nbk_copy *copy;
@@ -123,15 +161,13 @@ typedef struct nbi_qnet {
     const char **untouched;   /* their names */
 } nbi_qnet;
 
-/* What a policy gives one site: a scheme and a width, as scheme·256 + bits, so that a uniform choice
- * (scheme 0) is its number of bits; 0: not decided. A policy in its resolved form is an array of
- * them, index = site. */
-typedef uint16_t nbi_choice;
-
 /* What a policy and the corrections make of one convolution. */
 typedef struct nbi_frozen_conv {
     int bits;
+    int scheme;               /* a row of schemes.def */
     const int8_t *levels;     /* geometry order */
+    const int8_t *table;      /* NULL: levels are those of uniform codes; else levels by code, 2^bits,
+                                 not falling */
     const float *scale;       /* [out_c]: gain and weight scale in one, after nbi_fold_gain */
     double *gain, *shift;     /* [out_c]: y = gain·scale·Σ k·x + shift; frozen: gain = 1, shift a
                                  whole number of steps of scale·(input scale) */
@@ -158,6 +194,9 @@ nb_status nbi_qnet_add_edge(nb_ctx *ctx, nbi_qnet *net, const nbi_edge *edge, in
 /* `in` and `node` are copied into the arena. */
 nb_status nbi_qnet_add_layer(nb_ctx *ctx, nbi_qnet *net, const nbi_layer *layer, int *out);
 nb_status nbi_qnet_add_site(nb_ctx *ctx, nbi_qnet *net, const nbi_site *site, int *out);
+/* The grid of a site by a choice; weights: any. NULL when it is out of range or was not fitted. */
+const nbi_qparam *nbi_site_grid(const nbi_site *site, nbi_choice choice);
+double nbi_site_sqnr(const nbi_site *site, nbi_choice choice); /* dB, activations; 0: not fitted */
 /* Storage shape of a rank and dims: channels last for rank 3 and 4. */
 void nbi_storage_shape(int rank, const int64_t *dim, int *h, int *w, int *c);
 

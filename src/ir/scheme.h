@@ -23,7 +23,13 @@ enum {
                                      the others */
     NBI_SCHEME_IDEMPOTENT = 1u << 8, /* q(q(x)) = q(x) for fixed params */
     NBI_SCHEME_MONOTONE = 1u << 9,   /* x ≤ y ⇒ q(x) ≤ q(y) */
-    NBI_SCHEME_UNIFORM = 1u << 10    /* levels are equally spaced: level = lo + k·step */
+    NBI_SCHEME_UNIFORM = 1u << 10,   /* levels are equally spaced: level = lo + k·step */
+    NBI_SCHEME_FIXED_LEVELS = 1u << 11, /* the grid's levels do not depend on the params: channels
+                                           share one table */
+    NBI_SCHEME_STEPS = 1u << 12, /* activations: where the levels are consecutive integers,
+                                    x̂ = scale·clip(round(x/scale), first level, last level) */
+    NBI_SCHEME_RESCALES = 1u << 13 /* weights: x̂ is near a multiple of x, which whatever follows
+                                      absorbs (DoReFa) */
 };
 
 /* IDEMPOTENT, MONOTONE, ZERO and UNIFORM hold for every use of 2 bits or more; at 1 bit a signed grid

@@ -158,7 +158,8 @@ static const nbi_conv_kernel nbi_dwconv_row_ref = {
 /* ---- selection ----------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
-extern const nbi_conv_kernel nbi_conv_row_avx512vnni, nbi_conv_row_avx2_ubs, nbi_conv_row_avx2_wide,
+extern const nbi_conv_kernel nbi_conv_row_avx512vnni, nbi_conv_row_avx2_wino,
+    nbi_conv_row_avx2_ubs, nbi_conv_row_avx2_wide,
     nbi_dwconv_row_avx2;
 extern const nbi_simple_kernels nbi_simple_row_avx2;
 #endif

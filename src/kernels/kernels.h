@@ -35,6 +35,10 @@ typedef struct nbi_conv_kernel {
      * its end (buffers are allocated with that slack), never written. */
     void (*run)(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                 void *out, void *scratch);
+    /* Part 0 ≤ part < parts of it: all of them together, in any order or at once (each with a scratch
+     * of its own), are a run. NULL: not divisible. */
+    void (*run_part)(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                     const void *in, void *out, void *scratch, int part, int parts);
     void (*sums)(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                  int32_t *acc, void *scratch);
     /* acc → out (as nbk_conv_finish). had: the bias that acc was made with; NULL: that of p. */

@@ -5,9 +5,12 @@
 #include "onnx/export_qdq_parts.h"
 
 #include "ops/op.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
+
+#define ONNX_INT32 6
 
 const nbi_qparam *nbi_qdq_param(const nbi_qdq *q, int edge) {
     return &q->frozen->site[q->net->edge[edge].site];
@@ -68,8 +71,37 @@ static int level_of(const nbi_qparam *p, float real) {
     return k > (float)p->hi ? p->hi : (int)k;
 }
 
+/* Codes through a table, by code: Cast and Gather. */
+static nb_status look_up(nbi_qdq *q, int codes, const uint8_t table[256], int *out) {
+    const int64_t size = 256;
+    int in[2];
+    nbi_node *cast;
+    NB_TRY(nbi_qdq_node(q, NULL, "Cast", 1, &codes, -1, &cast, &in[1]));
+    NB_TRY(nbi_node_set_int(q->ctx, q->g, cast, "to", ONNX_INT32));
+    NB_TRY(nbi_qdq_const(q, NB_DTYPE_U8, 1, &size, table, &in[0]));
+    return nbi_qdq_node(q, NULL, "Gather", 2, in, -1, NULL, out);
+}
+
+/* Codes of `from` onto the levels of p, both as the file has them: signed ones 128 higher. */
+static nb_status onto_levels(nbi_qdq *q, const nbi_qparam *from, const nbi_qparam *p, int codes,
+                             int *out) {
+    uint8_t raw[256], table[256];
+    nbi_levels_table(p, from, raw);
+    for (int c = 0; c < 256; c++)
+        table[c] = (uint8_t)(raw[c ^ nbi_qdq_offset(from)] ^ nbi_qdq_offset(p));
+    return look_up(q, codes, table, out);
+}
+
+static nb_status quantize(nbi_qdq *q, const nbi_qparam *p, int edge, int value, int lo, int hi);
+
 nb_status nbi_qdq_quantize(nbi_qdq *q, int edge, int value, int lo, int hi) {
     const nbi_qparam *p = nbi_qdq_param(q, edge);
+    NB_TRY(quantize(q, nbi_made_grid(p), edge, value, lo, hi));
+    if (!p->levels) return NB_OK;
+    return onto_levels(q, &p->levels->first, p, q->code[edge], &q->code[edge]);
+}
+
+static nb_status quantize(nbi_qdq *q, const nbi_qparam *p, int edge, int value, int lo, int hi) {
     float scale = (float)p->scale;
     int offset = nbi_qdq_offset(p), in[3] = {value, -1, -1};
     uint8_t zero = (uint8_t)(p->zero + offset);
@@ -100,6 +132,7 @@ static nb_status clamp_real(nbi_qdq *q, const nbi_layer *l, int value) {
 nb_status nbi_qdq_finish(nbi_qdq *q, const nbi_layer *l, int value) {
     const nbi_qparam *p = nbi_qdq_param(q, l->out);
     if (!nbi_qdq_is_code(p)) return clamp_real(q, l, value);
+    p = nbi_made_grid(p);
     int lo = p->lo, hi = p->hi;
     if (isfinite(l->act_lo)) {
         int k = level_of(p, l->act_lo);
@@ -125,12 +158,15 @@ static nb_status add_or_mul(nbi_qdq *q, const nbi_layer *l) {
 
 static bool same_grid(const nbi_qparam *a, const nbi_qparam *b) {
     return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo &&
-           a->hi == b->hi;
+           a->hi == b->hi && a->levels == b->levels;
 }
 
 static nb_status requantize(nbi_qdq *q, const nbi_layer *l) {
+    const nbi_qparam *x = nbi_qdq_param(q, l->in[0]), *y = nbi_qdq_param(q, l->out);
     int value;
-    if (same_grid(nbi_qdq_param(q, l->in[0]), nbi_qdq_param(q, l->out))) {
+    if (l->lut) return look_up(q, q->code[l->in[0]], l->lut, &q->code[l->out]);
+    if (y->levels) return onto_levels(q, x, y, q->code[l->in[0]], &q->code[l->out]);
+    if (same_grid(x, y)) {
         q->code[l->out] = q->code[l->in[0]];
         q->tensor[l->out] = q->tensor[l->in[0]];
         q->has_real[l->out] = q->has_real[l->in[0]];
@@ -195,15 +231,34 @@ static nb_status append_sites(nbi_qdq *q, nbi_buf *policy, nbi_buf *logits) {
     return nbi_buf_printf(q->ctx, policy, policy->size ? "}" : "{}");
 }
 
+/* Names of schemes other than uniform, for people: levels and tables say what is computed. */
+static nb_status append_schemes(nbi_qdq *q, nbi_buf *schemes) {
+    for (int s = 0; s < q->net->n_sites; s++) {
+        const nbi_site *site = &q->net->site[s];
+        const nbi_levels *levels = q->frozen->site[s].levels;
+        const char *name = levels ? levels->scheme->name : NULL;
+        if (site->kind == NBI_SITE_WEIGHT && q->frozen->conv[site->layer].scheme)
+            name = nbi_choice_row(nbi_choice_of(q->frozen->conv[site->layer].scheme, 1))->name;
+        if (!name) continue;
+        NB_TRY(append_name(q, schemes, site->name));
+        NB_TRY(nbi_buf_printf(q->ctx, schemes, "\"%s\"", name));
+    }
+    return schemes->size ? nbi_buf_printf(q->ctx, schemes, "}") : NB_OK;
+}
+
 static nb_status set_meta(nbi_qdq *q) {
-    nbi_buf policy = {0}, logits = {0};
+    nbi_buf policy = {0}, logits = {0}, schemes = {0};
     nb_status st = append_sites(q, &policy, &logits);
+    if (st == NB_OK) st = append_schemes(q, &schemes);
+    if (st == NB_OK && schemes.size)
+        st = nbi_graph_set_meta(q->ctx, q->g, "nibble.schemes", schemes.data);
     if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.policy", policy.data);
     if (st == NB_OK && logits.size)
         st = nbi_graph_set_meta(q->ctx, q->g, "nibble.logits", logits.data);
     if (st == NB_OK) st = nbi_graph_set_meta(q->ctx, q->g, "nibble.version", nb_version());
     nbi_buf_free(&policy);
     nbi_buf_free(&logits);
+    nbi_buf_free(&schemes);
     return st;
 }
 

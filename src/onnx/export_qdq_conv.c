@@ -50,17 +50,31 @@ static int8_t level_at(const nbi_layer *l, const int8_t *levels, size_t i) {
     return levels[nbi_weight_place(l, i / depth, i % depth)];
 }
 
-/* Codes of `bits`, two's complement, to int8 levels: negative codes index from the table's end. */
-static nb_status look_up(nbi_qdq *q, int bits, int step, int *value) {
+/* Codes in containers of `bits`, two's complement, to int8 levels: negative codes index from the
+ * table's end. */
+static nb_status look_up(nbi_qdq *q, const nbi_frozen_conv *conv, int bits, int *value) {
     int8_t table[16];
     int64_t size = 1 << bits;
+    int step = nbk_level_step(conv->bits), last = (1 << conv->bits) - 1;
     nbi_node *cast, *gather;
     int in[2] = {*value};
-    for (int i = 0; i < size; i++) table[i] = (int8_t)((i < size / 2 ? i : i - (int)size) * step);
+    for (int i = 0; i < size; i++)
+        table[i] = conv->table ? conv->table[i < last ? i : last]
+                               : (int8_t)((i < size / 2 ? i : i - (int)size) * step);
     NB_TRY(nbi_qdq_node(q, NULL, "Cast", 1, in, -1, &cast, &in[1]));
     NB_TRY(nbi_node_set_int(q->ctx, q->g, cast, "to", ONNX_INT32));
     NB_TRY(nbi_qdq_const(q, NB_DTYPE_S8, 1, &size, table, &in[0]));
     return nbi_qdq_node(q, NULL, "Gather", 2, in, -1, &gather, value);
+}
+
+/* What is stored of a level: its place in the table, or its uniform code. Containers of a byte hold
+ * the levels of a table themselves. */
+static int8_t code_of(const nbi_frozen_conv *conv, int8_t level, bool narrow) {
+    int code = 0;
+    if (!conv->table) return (int8_t)(level / nbk_level_step(conv->bits));
+    if (!narrow) return level;
+    while (conv->table[code] != level) code++;
+    return (int8_t)code; /* the packing keeps the low bits: two's complement */
 }
 
 static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_conv *conv, int rank,
@@ -69,11 +83,10 @@ static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_co
     nb_dtype dtype = conv->bits <= 2 && q->containers == 2 ? NB_DTYPE_S2
                      : conv->bits <= 4                     ? NB_DTYPE_S4
                                                            : NB_DTYPE_S8;
-    int step = nbk_level_step(conv->bits);
     nbi_buf levels = {0};
     nb_status st = NB_OK;
     for (size_t i = 0; i < l->n_weights && st == NB_OK; i++) {
-        int8_t v = (int8_t)(level_at(l, conv->levels, i) / step);
+        int8_t v = code_of(conv, level_at(l, conv->levels, i), dtype != NB_DTYPE_S8);
         st = nbi_buf_append(q->ctx, &levels, &v, 1);
     }
     name = nbi_arena_format(&q->g->arena, "%s_q", name);
@@ -86,7 +99,7 @@ static nb_status add_weights(nbi_qdq *q, const nbi_layer *l, const nbi_frozen_co
     nbi_buf_free(&levels);
     NB_TRY(st);
     if (dtype == NB_DTYPE_S8) return NB_OK;
-    return look_up(q, dtype == NB_DTYPE_S2 ? 2 : 4, step, out);
+    return look_up(q, conv, dtype == NB_DTYPE_S2 ? 2 : 4, out);
 }
 
 /* DequantizeLinear along axis 0. Zero points, all 0, are written where ONNX Runtime needs them: it

@@ -111,15 +111,17 @@ nb_status nbi_block_simulate(nb_ctx *ctx, nbi_blocks *b, nbi_qat **out) {
 
 /* y = x + mask·(quantized − x): where the mask is 0 the value is not quantized. */
 static nb_status add_drop(nb_ctx *ctx, nbi_graph *g, const nbi_block_site *v, int *mask) {
-    const nbi_tensor *x = g->tensor[v->x];
-    int difference, part, y;
+    int difference, part, y, from = v->x;
     nbi_node *node, *first;
+    for (int n = 0; n < g->n_nodes; n++) /* the block's own input stands for what was there */
+        if (g->node[n]->out[0] == v->out) from = g->node[n]->in[0];
+    const nbi_tensor *x = g->tensor[from];
     NB_TRY(nbi_graph_add_const(ctx, g, NULL, NB_DTYPE_F32, x->rank, x->dim, mask));
-    NB_TRY(add(ctx, g, "", "Sub", v->out, v->x, &difference, &first));
+    NB_TRY(add(ctx, g, "", "Sub", v->out, from, &difference, &first));
     NB_TRY(finish(ctx, g, first));
     NB_TRY(add(ctx, g, "", "Mul", difference, *mask, &part, &node));
     NB_TRY(finish(ctx, g, node));
-    NB_TRY(add(ctx, g, "", "Add", v->x, part, &y, &node));
+    NB_TRY(add(ctx, g, "", "Add", from, part, &y, &node));
     NB_TRY(finish(ctx, g, node));
     nbi_graph_replace_uses(g, v->out, y);
     first->in[0] = v->out;

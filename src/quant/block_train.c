@@ -118,7 +118,7 @@ static nb_status open_layer(lesson *t, int layer, const nbi_learner *learner) {
         size_t o = i / (n / channels);
         w[i] = c->scale[o] * (float)c->levels[nbi_weight_place(l, o, i % (n / channels))];
     }
-    nbi_weight_grid(c->bits, NULL, level, &grid);
+    nbi_weight_grid(c->bits, c->table, level, &grid);
     if (!nbi_block_learns(t->b, layer) || !ideal || grid.n < 2) return NB_OK;
     soft *s = &t->soft[t->n_soft++];
     *s = (soft){.layer = layer, .n = n, .depth = n / channels, .w = w, .scale = c->scale};

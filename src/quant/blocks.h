@@ -7,6 +7,10 @@
 
 #include "quant/learn.h"
 
+/* What `quantize --ptq` takes. */
+#define NBI_BLOCK_BATCH 32
+#define NBI_BLOCK_STEPS 300
+
 typedef struct nbi_block {
     int in, out;     /* edges */
     int first, last; /* layers */

@@ -7,6 +7,7 @@
 #include "ops/op_util.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Levels that a code's type can hold; false for types that no kernel reads. */
 static bool range_of_type(nb_dtype dtype, nbi_qparam *out) {
@@ -105,8 +106,19 @@ nb_status nbi_canon_dequantize(nbi_canon *c, int n, bool *built) {
     return NB_OK;
 }
 
+/* A Gather from 256 bytes by codes (through a Cast): levels of a scheme. */
+static bool is_table(const nbi_canon *c, const nbi_node *node) {
+    if (!nbi_op_is(node, "Gather") || node->n_in != 2 || nbi_attr_int(node, "axis", 0) != 0)
+        return false;
+    const nbi_tensor *table = c->graph->tensor[node->in[0]];
+    int e = c->edge_of[node->in[1]];
+    return table->data && table->dtype == NB_DTYPE_U8 && table->rank == 1 &&
+           table->dim[0] == 256 && e >= 0 && c->net->edge[e].grid.dtype == NB_DTYPE_U8;
+}
+
 bool nbi_canon_reads_codes(const nbi_canon *c, const nbi_node *node) {
     if (nbi_op_is(node, "DequantizeLinear")) return false;
+    if (is_table(c, node)) return true;
     for (int i = 0; i < node->n_in; i++) {
         int t = node->in[i], e = t < 0 ? -1 : c->edge_of[t];
         nbi_qparam ignored;
@@ -158,12 +170,34 @@ static nb_status clip_codes(nbi_canon *c, int n, bool *built) {
     return NB_OK;
 }
 
+static nb_status add_table(nbi_canon *c, int n, bool *built) {
+    const nbi_node *node = c->graph->node[n];
+    int in[1] = {c->edge_of[node->in[1]]};
+    uint8_t *table = nbi_arena_alloc(&c->net->arena, 256, 1);
+    if (!table) return nb_fail_memory(c->ctx, 256);
+    memcpy(table, c->graph->tensor[node->in[0]]->data, 256);
+    nbi_layer l = {.type = NBI_LAYER_REQUANT, .name = node->name, .n_in = 1, .in = in,
+                   .act_lo = -INFINITY, .act_hi = INFINITY, .lut = table};
+    c->done[n] = true;
+    *built = true;
+    return nbi_canon_add(c, &l, node->out[0], -INFINITY, INFINITY);
+}
+
 nb_status nbi_canon_codes(nbi_canon *c, int n, nbi_canon_fn move, bool *built) {
     static const char *const moves[] = {"MaxPool", "Reshape",   "Flatten", "Squeeze", "Unsqueeze",
                                         "Slice",   "Transpose", "Pad",     "Concat"};
     const nbi_node *node = c->graph->node[n];
     bool known = false;
     if (nbi_op_is(node, "Clip")) return clip_codes(c, n, built);
+    if (is_table(c, node)) return add_table(c, n, built);
+    if (nbi_op_is(node, "Cast")) { /* of codes to what a Gather takes */
+        int reader = c->uses[node->out[0]] == 1 ? c->consumer[node->out[0]] : -1;
+        if (reader < 0 || !nbi_op_is(c->graph->node[reader], "Gather")) return NB_OK;
+        c->edge_of[node->out[0]] = c->edge_of[node->in[0]];
+        c->done[n] = true;
+        *built = true;
+        return NB_OK;
+    }
     for (size_t i = 0; i < NBI_COUNT(moves); i++) known |= nbi_op_is(node, moves[i]);
     if (!known || !move) return NB_OK;
     const nbi_qparam grid = c->net->edge[c->edge_of[node->in[0]]].grid;

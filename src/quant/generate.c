@@ -4,6 +4,7 @@
  * width, and the convolutions that read it then read a requantized copy, whose site is free. */
 #include "quant/generate.h"
 #include "quant/canonical.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -263,11 +264,14 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
         const nbi_layer *l = &net->layer[i];
         if (l->type != NBI_LAYER_CONV) continue;
         double n = (double)l->n_weights, channels = l->geometry.out_c;
-        int b = bits[l->weight_site], a = bits[net->edge[l->in[0]].site];
-        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8) + channels * 9 + (b == 1) * 2;
+        int b = nbi_choice_bits(bits[l->weight_site]);
+        int a = nbi_choice_bits(bits[net->edge[l->in[0]].site]);
+        size_t table = nbi_choice_table_size(bits[l->weight_site]);
+        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8 + table) + channels * 9 +
+                      (b == 1 && !table) * 2;
         out->bytes_onnx +=
             (double)((l->n_weights * (size_t)nbi_container_bits(b, containers) + 7) / 8) +
-            channels * 8;
+            (b <= 4 ? (double)table : 0) + channels * 8;
         out->weight_bits += n * b;
         out->weights += n;
         out->bops += l->macs * b * a;
@@ -275,7 +279,7 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
     for (int s = 0; s < net->n_sites; s++) {
         const nbi_site *site = &net->site[s];
         if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_OUTPUT) continue;
-        out->activation_bits += (double)site->count * bits[s];
+        out->activation_bits += (double)site->count * nbi_choice_bits(bits[s]);
         out->activations += (double)site->count;
     }
 }

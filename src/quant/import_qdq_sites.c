@@ -191,7 +191,8 @@ static nb_status class_grid(const nbi_qdq_import *im, const int *class_of, int f
             return nb_fail(im->ctx, NB_EUNSUPPORTED, "tensor '%s' of the quantized model is not "
                            "quantized", e->name);
         /* the scale follows, see nbi_qdq_set_logits */
-        *out = (nbi_qparam){NB_DTYPE_S32, NBI_MAX_BITS, 0, 0, INT32_MIN, INT32_MAX};
+        *out = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = NBI_MAX_BITS, .lo = INT32_MIN,
+                            .hi = INT32_MAX};
         return NB_OK;
     }
     for (int k = first + 1; k < net->n_edges; k++) {

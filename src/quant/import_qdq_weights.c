@@ -114,11 +114,25 @@ static bool biases_allow(const nbi_layer *l, const nbi_qparam *x, const nbi_froz
     return true;
 }
 
+/* The levels that occur, in order, as a table of `width` bits; false when they are more. */
+static bool table_of(const nbi_layer *l, const int8_t *levels, int width, int8_t table[256]) {
+    bool seen[256] = {false};
+    int n = 0;
+    for (size_t i = 0; i < l->n_weights; i++) seen[levels[i] + 128] = true;
+    for (int v = 0; v < 256; v++)
+        if (seen[v] && n < 1 << width) table[n++] = (int8_t)(v - 128);
+        else if (seen[v]) return false;
+    for (int i = n; i < 1 << width; i++) table[i] = n ? table[n - 1] : 0;
+    return true;
+}
+
 /* Brings levels onto the grid of the narrowest width that holds them, or of `width` where that is
  * known and fits: multiples of its level step, with the scale that keeps the real values. The steps
- * of the sums become wider only where the biases stay exact. */
+ * of the sums become wider only where the biases stay exact. Levels that are not uniform stay as they
+ * are, with a table, where the width is known and holds it. */
 static void settle_width(const nbi_layer *l, const nbi_qparam *x, const nbi_frozen_conv *conv,
-                         int width, int8_t *levels, float *scale, int *bits) {
+                         int width, int8_t *levels, float *scale, int *bits, int8_t *table,
+                         bool *has_table) {
     int all = 0, lo = 0, hi = 0, unit = 128;
     bool zeros = false;
     for (size_t i = 0; i < l->n_weights; i++) {
@@ -137,6 +151,11 @@ static void settle_width(const nbi_layer *l, const nbi_qparam *x, const nbi_froz
         if (width > *bits) *bits = width;
         step = nbk_level_step(*bits);
         if (unit <= step || biases_allow(l, x, conv, scale, unit / step)) break;
+    }
+    *has_table = width && *bits > width && table_of(l, levels, width, table);
+    if (*has_table) {
+        *bits = width;
+        return;
     }
     for (size_t i = 0; i < l->n_weights; i++) levels[i] = (int8_t)(levels[i] / unit * step);
     for (int c = 0; c < l->geometry.out_c; c++) scale[c] *= (float)unit / (float)step;
@@ -262,7 +281,14 @@ static nb_status freeze_layer(nbi_qdq_import *im, int layer) {
     NB_TRY(site_name(im, w, &name, &width));
     NB_TRY(set_levels(im, l, w, levels, scale, conv->gain));
     set_shift(im, l, conv);
-    settle_width(l, x, conv, width, levels, scale, &conv->bits);
+    int8_t table[256];
+    bool has_table;
+    settle_width(l, x, conv, width, levels, scale, &conv->bits, table, &has_table);
+    if (has_table) {
+        int8_t *own = nbi_arena_alloc(&im->frozen->arena, (size_t)1 << conv->bits, 1);
+        if (!own) return nb_fail_memory(im->ctx, 256);
+        conv->table = memcpy(own, table, (size_t)1 << conv->bits);
+    }
     NB_TRY(add_site(im, layer, name, conv->bits));
     settle(x, (int)channels, conv, scale);
     return NB_OK;

@@ -467,6 +467,12 @@ nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
     NB_TRY(nbi_alloc(ctx, 1, sizeof *q, &q));
     builder b = {.ctx = ctx, .q = q, .net = net, .o = options};
     q->net = net;
+    for (int s = 0; s < net->n_sites; s++)
+        if (nbi_choice_scheme(bits[s])) {
+            st = nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' is not uniform: only uniform policies "
+                         "are trained", net->site[s].name);
+            goto done;
+        }
     NB_TRYG(alloc_arrays(&b, bits));
     NB_TRYG(nbi_rebatch(ctx, source, options->batch, &q->graph));
     b.g = q->graph;

@@ -59,11 +59,20 @@ const int8_t *nbi_level_table(int bits) {
 }
 
 void nbi_pack_weights(const int8_t *levels, size_t count, int bits, uint8_t *out) {
+    nbi_pack_codes(levels, count, bits, NULL, out);
+}
+
+void nbi_pack_codes(const int8_t *levels, size_t count, int bits, const int8_t *table,
+                    uint8_t *out) {
     memset(out, 0, nbi_packed_bytes(count, bits));
+    uint8_t place[256] = {0}; /* by level, the first of equal ones */
+    for (int c = (1 << bits) - 1; table && c >= 0; c--) place[(uint8_t)table[c]] = (uint8_t)c;
     unsigned mask = (1u << bits) - 1;
     int step = nbk_level_step(bits);
     for (size_t i = 0; i < count; i++) {
-        unsigned code = bits == 1 ? levels[i] < 0 : (unsigned)(levels[i] / step) & mask;
+        unsigned code = table       ? place[(uint8_t)levels[i]]
+                        : bits == 1 ? levels[i] < 0
+                                    : (unsigned)(levels[i] / step) & mask;
         size_t at = i * (size_t)bits;
         out[at / 8] = (uint8_t)(out[at / 8] | code << at % 8);
         if (at % 8 + (size_t)bits > 8)

@@ -8,24 +8,72 @@
 
 static bool same_grid(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
     int a = net->edge[l->in[0]].site, b = net->edge[l->out].site;
-    return l->type == NBI_LAYER_REQUANT &&
-           nbi_same_grid(&net->site[a].fit[bits[a]], &net->site[b].fit[bits[b]]);
+    return nbi_keeps_grid(l, nbi_site_grid(&net->site[a], bits[a]),
+                          nbi_site_grid(&net->site[b], bits[b]));
+}
+
+/* The level tables of weights that one program stores: equal ones once. Fixed ones are compared by
+ * what they hold, the others are a tensor's own. */
+typedef struct tables {
+    nbi_choice choice[32]; /* fixed ones that were counted, each another table */
+    int n;
+    bool one_bit;
+} tables;
+
+static size_t table_bytes(tables *t, nbi_choice choice) {
+    size_t size = nbi_choice_table_size(choice);
+    int8_t own[256], other[256];
+    if (!size) {
+        bool first = nbi_choice_bits(choice) == 1 && !t->one_bit;
+        t->one_bit |= nbi_choice_bits(choice) == 1;
+        return first ? 2 : 0;
+    }
+    if (!nbi_choice_table(choice, own)) return size;
+    for (int i = 0; i < t->n; i++) {
+        nbi_choice_table(t->choice[i], other);
+        if (nbi_choice_bits(t->choice[i]) == nbi_choice_bits(choice) && !memcmp(own, other, size))
+            return 0;
+    }
+    if (t->n < (int)NBI_COUNT(t->choice)) t->choice[t->n++] = choice;
+    return size;
+}
+
+static bool adds_levels(const nbi_qnet *net, const nbi_layer *l, const nbi_choice *bits) {
+    int site = net->edge[l->out].site;
+    return nbi_adds_levels(l, nbi_site_grid(&net->site[site], bits[site]));
+}
+
+/* Tables behind layers: each a step, those of one site the same bytes. */
+static size_t level_bytes(const nbi_qnet *net, const nbi_choice *bits) {
+    const nbi_step lut = {.type = NBI_STEP_LUT};
+    size_t bytes = 0;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        bool first = true;
+        if (!adds_levels(net, l, bits)) continue;
+        for (int k = 0; k < i; k++)
+            first &= net->edge[net->layer[k].out].site != net->edge[l->out].site ||
+                     !adds_levels(net, &net->layer[k], bits);
+        bytes += nbi_step_descriptor_bytes(&lut) + (first ? 256 : 0);
+    }
+    return bytes;
 }
 
 size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
-    size_t bytes = 0;
-    bool one_bit = false;
+    size_t bytes = level_bytes(net, bits);
+    tables t = {.n = 0};
     for (int i = 0; i < net->n_layers; i++) {
         const nbi_layer *l = &net->layer[i];
         if (l->type == NBI_LAYER_CONV) {
-            bytes += nbi_packed_bytes(l->n_weights, bits[l->weight_site]);
-            one_bit |= bits[l->weight_site] == 1;
+            nbi_choice choice = bits[l->weight_site];
+            bytes += nbi_packed_bytes(l->n_weights, nbi_choice_bits(choice));
+            bytes += table_bytes(&t, choice);
         } else if (l->type == NBI_LAYER_REQUANT && !same_grid(net, l, bits)) {
             const nbi_step lut = {.type = NBI_STEP_LUT};
             bytes += 256 + nbi_step_descriptor_bytes(&lut);
         }
     }
-    return bytes + (one_bit ? 2 : 0);
+    return bytes;
 }
 
 static nbi_step_type step_type(const nbi_layer *l) {
@@ -51,7 +99,7 @@ static nbi_step_type step_type(const nbi_layer *l) {
 
 /* Steps with buffers and scratch, but no constants. */
 static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits, nbi_program *p) {
-    size_t edges = (size_t)net->n_edges + 1, capacity = (size_t)net->n_layers + 1;
+    size_t edges = (size_t)net->n_edges + 1, capacity = 2 * (size_t)net->n_layers + 1;
     for (int i = 0; i < net->n_layers; i++) capacity += (size_t)net->layer[i].n_copy;
     p->tensor = nbi_arena_alloc(&p->arena, edges, sizeof *p->tensor);
     p->step = nbi_arena_alloc(&p->arena, capacity, sizeof *p->step);
@@ -59,7 +107,7 @@ static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bit
     if (!p->tensor || !p->step || !alias) return nb_fail_memory(ctx, capacity * sizeof *p->step);
     for (int e = 0; e < net->n_edges; e++) {
         int site = net->edge[e].site;
-        nbi_describe_edge(&net->edge[e], &net->site[site].fit[bits[site]], &p->tensor[e]);
+        nbi_describe_edge(&net->edge[e], nbi_site_grid(&net->site[site], bits[site]), &p->tensor[e]);
         alias[e] = e;
     }
     p->n_tensors = net->n_edges;
@@ -86,8 +134,11 @@ static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bit
                 s->in[j] = alias[l->in[l->type == NBI_LAYER_COPY ? l->copy_in[k] : j]];
             if (l->type != NBI_LAYER_CONV) continue;
             s->u.conv.p = l->geometry;
-            s->u.conv.p.w_bits = (uint8_t)bits[l->weight_site];
+            s->u.conv.p.w_bits = (uint8_t)nbi_choice_bits(bits[l->weight_site]);
         }
+        if (adds_levels(net, l, bits))
+            p->step[p->n_steps++] = (nbi_step){.type = NBI_STEP_LUT, .name = l->name, .n_in = 1,
+                                               .in = {l->out}, .out = l->out};
     }
     for (int i = 0; i < net->n_outputs; i++) {
         p->output[i] = alias[net->output[i]];

@@ -3,6 +3,7 @@
 #include "runtime/lower.h"
 #include "runtime/lower_parts.h"
 #include "ops/op.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -39,7 +40,7 @@ static nb_status lower_add(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l,
                            const nbi_qparam *site, nbi_step *step) {
     const nbi_edge *out = &net->edge[l->out];
     const nbi_qparam *a = &site[net->edge[l->in[0]].site], *b = &site[net->edge[l->in[1]].site];
-    const nbi_qparam *y = &site[out->site];
+    const nbi_qparam *y = nbi_made_grid(&site[out->site]);
     double ra = a->scale / y->scale, rb = b->scale / y->scale;
     double reach = ra * magnitude(a) + rb * magnitude(b) + 1;
     int shift = 24;
@@ -69,7 +70,7 @@ static nb_status lower_mul(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l,
                            const nbi_qparam *site, nbi_step *step) {
     const nbi_edge *out = &net->edge[l->out], *eb = &net->edge[l->in[1]];
     const nbi_qparam *a = &site[net->edge[l->in[0]].site], *b = &site[eb->site];
-    const nbi_qparam *y = &site[out->site];
+    const nbi_qparam *y = nbi_made_grid(&site[out->site]);
     int32_t lo, hi, mult;
     uint8_t shift;
     NB_TRY(nbi_rescale_of(ctx, a->scale * b->scale / y->scale, &mult, &shift));
@@ -95,6 +96,7 @@ static nb_status lower_pool(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l
                             const nbi_qparam *site, nbi_arena *arena, nbi_step *step) {
     const nbi_qparam *x = &site[net->edge[l->in[0]].site], *y = &site[net->edge[l->out].site];
     nbk_pool *p = &step->u.pool;
+    if (l->type == NBI_LAYER_AVGPOOL) y = nbi_made_grid(y);
     *p = l->pool;
     p->type = nbi_element_type(x);
     p->out_type = nbi_element_type(y);
@@ -140,10 +142,14 @@ static nb_status lower_copy(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l
 
 bool nbi_same_grid(const nbi_qparam *a, const nbi_qparam *b) {
     return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo &&
-           a->hi == b->hi;
+           a->hi == b->hi && a->levels == b->levels;
 }
 
-nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
+bool nbi_keeps_grid(const nbi_layer *l, const nbi_qparam *x, const nbi_qparam *y) {
+    return l->type == NBI_LAYER_REQUANT && !l->lut && nbi_same_grid(x, y);
+}
+
+static nb_status lower_one(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
                           const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                           nbi_step *step, int *n_steps) {
     const nbi_layer *l = &net->layer[index];
@@ -159,7 +165,7 @@ nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
     case NBI_LAYER_MUL:
         return lower_mul(ctx, net, l, site, step);
     case NBI_LAYER_REQUANT:
-        if (nbi_same_grid(x, y)) {
+        if (nbi_keeps_grid(l, x, y)) {
             *n_steps = 0;
             return NB_OK;
         }
@@ -176,10 +182,35 @@ nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
             return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' has %d inputs computed in float",
                            l->name, l->n_in);
         step->type = NBI_STEP_FLOAT;
-        step->u.island = (nbi_step_float){net->graph, net->graph->node[l->node[0]]};
+        step->u.island = (nbi_step_float){net->graph, net->graph->node[l->node[0]],
+                                          y->levels ? &y->levels->first : NULL};
         return NB_OK;
     }
     return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' has no integer form", l->name);
+}
+
+bool nbi_adds_levels(const nbi_layer *l, const nbi_qparam *y) {
+    return y->levels && (l->type == NBI_LAYER_CONV || l->type == NBI_LAYER_ADD ||
+                         l->type == NBI_LAYER_MUL || l->type == NBI_LAYER_AVGPOOL ||
+                         l->type == NBI_LAYER_FLOAT);
+}
+
+nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
+                          const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
+                          nbi_step *step, int *n_steps) {
+    const nbi_layer *l = &net->layer[index];
+    const nbi_edge *out = &net->edge[l->out];
+    const nbi_qparam *y = &site[out->site];
+    NB_TRY(lower_one(ctx, net, index, site, conv, pack, arena, step, n_steps));
+    if (!nbi_adds_levels(l, y)) return NB_OK;
+    uint8_t *table = nbi_arena_alloc(arena, 256, 1);
+    if (!table) return nb_fail_memory(ctx, 256);
+    nbi_levels_table(y, &y->levels->first, table);
+    step[*n_steps] = (nbi_step){.type = NBI_STEP_LUT, .name = l->name, .n_in = 1, .in = {l->out},
+                                .out = l->out};
+    step[(*n_steps)++].u.lut =
+        (nbk_lut){.count = out->h * out->w * out->c, .channels = 1, .table = table};
+    return NB_OK;
 }
 
 /* ---- the whole program ---------------------------------------------------------------------- */
@@ -197,7 +228,7 @@ static nb_status add_steps(nb_ctx *ctx, const nbi_frozen *f, nbi_program *p) {
     const nbi_qnet *net = f->net;
     nbi_step part[NBI_MAX_STEPS];
     int *alias = nbi_arena_alloc(&p->arena, (size_t)net->n_edges + 1, sizeof *alias);
-    size_t capacity = (size_t)net->n_layers + 1;
+    size_t capacity = 2 * (size_t)net->n_layers + 1; /* a layer may have a table behind it */
     for (int l = 0; l < net->n_layers; l++) capacity += (size_t)net->layer[l].n_copy;
     p->step = nbi_arena_alloc(&p->arena, capacity, sizeof *p->step);
     if (!alias || !p->step) return nb_fail_memory(ctx, capacity * sizeof *p->step);
@@ -232,7 +263,14 @@ static nb_status own_islands(nb_ctx *ctx, const nbi_qnet *net, nbi_program *p) {
         int n = 0;
         while (net->graph->node[n] != p->step[i].u.island.node) n++;
         NB_TRY(nbi_node_infer(ctx, p->float_graph, p->float_graph->node[n]));
-        p->step[i].u.island = (nbi_step_float){p->float_graph, p->float_graph->node[n]};
+        p->step[i].u.island.graph = p->float_graph;
+        p->step[i].u.island.node = p->float_graph->node[n];
+        const nbi_qparam *grid = p->step[i].u.island.grid;
+        if (!grid) continue;
+        nbi_qparam *own = nbi_arena_alloc(&p->arena, 1, sizeof *own);
+        if (!own) return nb_fail_memory(ctx, sizeof *own);
+        *own = *grid;
+        p->step[i].u.island.grid = own;
     }
     return NB_OK;
 }
@@ -254,7 +292,7 @@ nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *f, nbi_program **out) {
     p->input = net->input;
     p->input_is_pixels = net->input_is_image;
     if (net->input_is_image) {
-        nbi_qparam raw = {NB_DTYPE_U8, 8, 1, 0, 0, 255};
+        nbi_qparam raw = {.dtype = NB_DTYPE_U8, .bits = 8, .scale = 1, .hi = 255};
         p->input = net->n_edges;
         nbi_describe_edge(&net->edge[net->input], &raw, &p->tensor[p->input]);
     }

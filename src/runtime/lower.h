@@ -31,6 +31,10 @@ nb_status nbi_lower(nb_ctx *ctx, const nbi_frozen *frozen, nbi_program **out);
 void nbi_describe_edge(const nbi_edge *e, const nbi_qparam *q, nbi_ptensor *out);
 /* true when equal values mean equal reals. */
 bool nbi_same_grid(const nbi_qparam *a, const nbi_qparam *b);
+/* Is a layer's output its input, nothing computed? */
+bool nbi_keeps_grid(const nbi_layer *layer, const nbi_qparam *x, const nbi_qparam *y);
+/* Does a table in place follow what the layer computes on the grid y (its output's)? */
+bool nbi_adds_levels(const nbi_layer *layer, const nbi_qparam *y);
 /* v = clamp(round(real/scale) + zero): float32 division, ties to even, as ONNX's QuantizeLinear. */
 int32_t nbi_quantize(const nbi_qparam *q, float real);
 

@@ -4,6 +4,7 @@
 #include "quant/fit.h"
 
 #include <math.h>
+#include <string.h>
 
 #define MAX_BIAS ((double)(1 << 30))
 
@@ -88,11 +89,29 @@ static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_froze
     return NB_OK;
 }
 
+/* What codes mean, and the levels that can occur. */
+static nb_status set_table(nb_ctx *ctx, const nbi_frozen_conv *conv, nbi_arena *arena,
+                           nbi_step_conv *out) {
+    int unit = nbk_level_step(conv->bits), half = 1 << (conv->bits - 1);
+    out->p.w_levels = nbi_level_table(conv->bits);
+    out->range.w_min = unit * (conv->bits == 1 ? -1 : -half);
+    out->range.w_max = unit * (conv->bits == 1 ? 1 : half - 1);
+    if (!conv->table) return NB_OK;
+    size_t entries = (size_t)1 << conv->bits;
+    int8_t *table = nbi_arena_alloc(arena, entries, 1);
+    if (!table) return nb_fail_memory(ctx, entries);
+    out->p.w_levels = memcpy(table, conv->table, entries);
+    out->range.w_min = table[0];
+    out->range.w_max = table[entries - 1];
+    return NB_OK;
+}
+
 nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
                          const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                          nbi_step *step) {
     const nbi_layer *l = &net->layer[index];
-    const nbi_qparam *x = &site[net->edge[l->in[0]].site], *y = &site[net->edge[l->out].site];
+    const nbi_qparam *x = &site[net->edge[l->in[0]].site];
+    const nbi_qparam *y = nbi_made_grid(&site[net->edge[l->out].site]);
     nbi_step_conv *out = &step->u.conv;
     step->type = l->depthwise ? NBI_STEP_DWCONV : NBI_STEP_CONV;
     out->p = l->geometry;
@@ -101,21 +120,18 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
     out->p.out_type = nbi_element_type(y);
     out->p.out_zero = (int16_t)y->zero;
     out->p.w_bits = (uint8_t)conv->bits;
-    out->p.w_levels = nbi_level_table(conv->bits);
+    NB_TRY(set_table(ctx, conv, arena, out));
     nbi_clamp_range(l, y, &out->p.out_lo, &out->p.out_hi);
     out->levels = conv->levels;
     out->w_count = l->n_weights;
     out->w_bytes = nbi_packed_bytes(l->n_weights, conv->bits);
     out->range.in_min = x->lo;
     out->range.in_max = x->hi;
-    int unit = nbk_level_step(conv->bits);
-    out->range.w_min = unit * (conv->bits == 1 ? -1 : -(1 << (conv->bits - 1)));
-    out->range.w_max = unit * (conv->bits == 1 ? 1 : (1 << (conv->bits - 1)) - 1);
     NB_TRY(channel_params(ctx, l, conv, x, y, arena, out));
     if (pack) {
         uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);
         if (!packed) return nb_fail_memory(ctx, out->w_bytes);
-        nbi_pack_weights(out->levels, out->w_count, conv->bits, packed);
+        nbi_pack_codes(out->levels, out->w_count, conv->bits, conv->table, packed);
         out->p.w = packed;
     }
     return NB_OK;

@@ -2,6 +2,7 @@
  * values that a byte can have (along a batch axis of 256), then quantized. */
 #include "ops/op.h"
 #include "runtime/lower_parts.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -70,6 +71,29 @@ static nb_status make_table(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *y
     return NB_OK;
 }
 
+/* A requantization whose table a scheme's levels or a file give. */
+static nb_status given_table(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x,
+                             const nbi_qparam *y, int32_t count, nbi_arena *arena, nbk_lut *out) {
+    uint8_t *table = nbi_arena_alloc(arena, 256, 1);
+    if (!table) return nb_fail_memory(ctx, 256);
+    unsigned from = x->dtype == NB_DTYPE_S8 ? 128 : 0, to = y->dtype == NB_DTYPE_S8 ? 128 : 0;
+    if (!l->lut) nbi_levels_table(y, x, table);
+    for (unsigned b = 0; l->lut && b < 256; b++) table[b] = (uint8_t)(l->lut[b ^ from] ^ to);
+    *out = (nbk_lut){.count = count, .channels = 1, .table = table};
+    return NB_OK;
+}
+
+/* Behind a function: its table, then that of the levels, in one. */
+static nb_status compose(nb_ctx *ctx, const nbi_qparam *y, nbi_arena *arena, nbk_lut *lut) {
+    size_t n = (size_t)lut->channels * 256;
+    uint8_t last[256], *table = nbi_arena_alloc(arena, n, 1);
+    if (!table) return nb_fail_memory(ctx, n);
+    nbi_levels_table(y, &y->levels->first, last);
+    for (size_t i = 0; i < n; i++) table[i] = last[lut->table[i]];
+    lut->table = table;
+    return NB_OK;
+}
+
 nb_status nbi_lower_unary(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_qparam *site,
                           nbi_arena *arena, nbi_step *step) {
     const nbi_layer *l = &net->layer[index];
@@ -77,8 +101,12 @@ nb_status nbi_lower_unary(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
     const nbi_qparam *x = &site[in->site], *y = &site[out->site];
     int rank = in->rank < 2 ? 2 : in->rank, channels = in->rank < 2 || in->rank > 4 ? 1 : in->c;
     size_t n = (size_t)256 * (size_t)channels;
+    int32_t count = out->h * out->w * out->c;
     float *values = NULL, *other = NULL;
     nb_status st;
+    step->type = NBI_STEP_LUT;
+    if (l->type == NBI_LAYER_REQUANT && (y->levels || l->lut))
+        return given_table(ctx, l, x, y, count, arena, &step->u.lut);
     NB_TRYG(nbi_alloc(ctx, n, sizeof *values, &values));
     NB_TRYG(nbi_alloc(ctx, n, sizeof *other, &other));
     for (int b = 0; b < 256; b++)
@@ -86,8 +114,8 @@ nb_status nbi_lower_unary(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi
             values[b * channels + c] = (float)(x->scale * (value_of_byte(x, b) - x->zero));
     if (l->type == NBI_LAYER_UNARY)
         NB_TRYG(apply_nodes(ctx, net, l, rank, channels, values, other));
-    step->type = NBI_STEP_LUT;
-    st = make_table(ctx, l, y, values, channels, out->h * out->w * out->c, arena, &step->u.lut);
+    NB_TRYG(make_table(ctx, l, nbi_made_grid(y), values, channels, count, arena, &step->u.lut));
+    if (y->levels) st = compose(ctx, y, arena, &step->u.lut);
 done:
     nbi_free(values);
     nbi_free(other);

@@ -2,6 +2,7 @@
  * functions, and the per-image runner with one arena per worker. */
 #include "runtime/run.h"
 
+#include "base/pace.h"
 #include "ops/op.h"
 #include "runtime/lower.h"
 
@@ -13,8 +14,8 @@ nb_status nbi_step_ready(nb_ctx *ctx, const nbi_step *step, void **packed_out,
     *out = (nbi_ready_step){.step = step};
     if (step->type != NBI_STEP_CONV && step->type != NBI_STEP_DWCONV) return NB_OK;
     const nbi_step_conv *conv = &step->u.conv;
-    out->kernel = nbi_conv_select(&conv->p, &conv->range, step->type == NBI_STEP_DWCONV,
-                                  nbi_cpu_isa());
+    out->kernel =
+        nbi_conv_select(&conv->p, &conv->range, step->type == NBI_STEP_DWCONV, nbi_cpu_isa());
     out->scratch = out->kernel->scratch_bytes(&conv->p);
     if (!packed_out) return NB_OK;
     void *packed;
@@ -36,8 +37,10 @@ static int32_t stored_value(const nbi_ptensor *t, const void *data, size_t i) {
 static void float_view(int rank, const int64_t *dim, float *data, nbi_view *v) {
     *v = (nbi_view){.dtype = NB_DTYPE_F32, .rank = rank, .data = data};
     memcpy(v->dim, dim, sizeof v->dim);
-    if (rank == 3 || rank == 4) nbi_view_channels_last(v);
-    else nbi_view_contiguous(v);
+    if (rank == 3 || rank == 4)
+        nbi_view_channels_last(v);
+    else
+        nbi_view_contiguous(v);
 }
 
 static nb_status to_contiguous(nb_ctx *ctx, const nbi_view *from, nbi_view *to) {
@@ -83,10 +86,14 @@ static nb_status run_island(nb_ctx *ctx, const nbi_step *step, const nbi_ptensor
     nbi_op_call call = {ctx, island->graph, node, views, &result, 0};
     NB_TRYG(node->op->forward(&call));
     nbi_view_copy(&order, &result);
-    nbi_qparam q = {y->dtype, 8, y->scale, y->zero, y->lo, y->hi};
+    nbi_qparam q = {.dtype = y->dtype, .bits = 8, .scale = y->scale, .zero = y->zero, .lo = y->lo,
+                    .hi = y->hi};
+    if (island->grid) q = *island->grid;
     for (size_t j = 0; j < y->count; j++) {
-        if (y->dtype == NB_DTYPE_S32) ((int32_t *)out)[j] = nbi_quantize(&q, values[j]);
-        else ((uint8_t *)out)[j] = (uint8_t)nbi_quantize(&q, values[j]);
+        if (y->dtype == NB_DTYPE_S32)
+            ((int32_t *)out)[j] = nbi_quantize(&q, values[j]);
+        else
+            ((uint8_t *)out)[j] = (uint8_t)nbi_quantize(&q, values[j]);
     }
 done:
     for (int i = 0; i < 8; i++)
@@ -131,6 +138,43 @@ nb_status nbi_step_run(nb_ctx *ctx, const nbi_ready_step *r, const nbi_ptensor *
     return NB_OK;
 }
 
+/* ---- parts of a step ---------------------------------------------------------------------------
+ */
+
+/* Below, starting a second thread takes as long as it saves. */
+#define MIN_MACS     (1 << 18)
+#define MIN_ELEMENTS (1 << 13)
+
+bool nbi_step_divides(const nbi_ready_step *r) {
+    const nbi_step *s = r->step;
+    if (s->type == NBI_STEP_ADD) return s->u.add.count >= MIN_ELEMENTS;
+    if (s->type != NBI_STEP_CONV && s->type != NBI_STEP_DWCONV) return false;
+    const nbk_conv *p = &s->u.conv.p;
+    const double outputs = (double)p->out_h * p->out_w;
+    const double macs = outputs * (double)s->u.conv.w_count;
+    return r->kernel->run_part && p->out_h > 1 && macs >= MIN_MACS;
+}
+
+static void add_part(const nbk_add *whole, const void *const *in, void *out, int part, int parts) {
+    const int64_t n = whole->count;
+    const size_t begin = (size_t)(n * part / parts), end = (size_t)(n * (part + 1) / parts);
+    nbk_add p = *whole;
+    p.count = (int32_t)(end - begin);
+    nbi_simple_select(nbi_cpu_isa())
+        ->add(&p, (const uint8_t *)in[0] + begin, (const uint8_t *)in[1] + begin,
+              (uint8_t *)out + begin);
+}
+
+void nbi_step_run_part(const nbi_ready_step *r, const void *const *in, void *out, void *scratch,
+                       int part, int parts) {
+    const nbi_step *s = r->step;
+    if (s->type == NBI_STEP_ADD)
+        add_part(&s->u.add, in, out, part, parts);
+    else
+        r->kernel->run_part(&s->u.conv.p, &s->u.conv.range, r->packed, in[0], out, scratch, part,
+                            parts);
+}
+
 /* ---- runner ---------------------------------------------------------------------------------- */
 
 struct nbi_runner {
@@ -139,6 +183,7 @@ struct nbi_runner {
     void **packed; /* by step */
     int workers;
     char **arena, **scratch; /* by worker */
+    nbi_pace pace;           /* of single images: divided or on one thread */
 };
 
 void nbi_runner_free(nbi_runner *r) {
@@ -181,13 +226,19 @@ done:
     return st;
 }
 
-static nb_status run_step(nb_ctx *ctx, nbi_runner *r, int i, int worker) {
+/* The buffers of a step in a worker's arena. */
+static void *place_buffers(const nbi_runner *r, int step, int worker, const void *in[3]) {
     const nbi_program *p = r->program;
-    const nbi_step *s = &p->step[i];
-    const void *in[3] = {NULL, NULL, NULL};
-    for (int k = 0; k < s->n_in; k++) in[k] = r->arena[worker] + p->tensor[s->in[k]].offset;
-    return nbi_step_run(ctx, &r->ready[i], p->tensor, in,
-                        r->arena[worker] + p->tensor[s->out].offset, r->scratch[worker]);
+    const nbi_step *s = &p->step[step];
+    for (int k = 0; k < 3; k++)
+        in[k] = k < s->n_in ? r->arena[worker] + p->tensor[s->in[k]].offset : NULL;
+    return r->arena[worker] + p->tensor[s->out].offset;
+}
+
+static nb_status run_step(nb_ctx *ctx, nbi_runner *r, int i, int worker) {
+    const void *in[3];
+    void *out = place_buffers(r, i, worker, in);
+    return nbi_step_run(ctx, &r->ready[i], r->program->tensor, in, out, r->scratch[worker]);
 }
 
 typedef struct run_job {
@@ -201,20 +252,67 @@ static void copy_output(const nbi_ptensor *t, const void *from, int32_t *to) {
     for (size_t j = 0; j < t->count; j++) to[j] = stored_value(t, from, j);
 }
 
+static void load_image(const run_job *job, size_t n, int worker) {
+    const nbi_ptensor *x = &job->runner->program->tensor[job->runner->program->input];
+    memcpy(job->runner->arena[worker] + x->offset, job->inputs + n * x->bytes, x->bytes);
+}
+
+static void store_outputs(const run_job *job, size_t n, int worker) {
+    const nbi_program *p = job->runner->program;
+    for (int o = 0; o < p->n_outputs; o++) {
+        const nbi_ptensor *t = &p->tensor[p->output[o]];
+        if (job->outputs[o])
+            copy_output(t, job->runner->arena[worker] + t->offset, job->outputs[o] + n * t->count);
+    }
+}
+
 static nb_status run_images(void *user, size_t begin, size_t end, int worker) {
     const run_job *job = user;
-    nbi_runner *r = job->runner;
-    const nbi_program *p = r->program;
-    size_t bytes = p->tensor[p->input].bytes;
     for (size_t n = begin; n < end; n++) {
-        memcpy(r->arena[worker] + p->tensor[p->input].offset, job->inputs + n * bytes, bytes);
-        for (int i = 0; i < p->n_steps; i++) NB_TRY(run_step(job->ctx, r, i, worker));
-        for (int o = 0; o < p->n_outputs; o++) {
-            const nbi_ptensor *t = &p->tensor[p->output[o]];
-            if (job->outputs[o])
-                copy_output(t, r->arena[worker] + t->offset, job->outputs[o] + n * t->count);
-        }
+        load_image(job, n, worker);
+        for (int i = 0; i < job->runner->program->n_steps; i++)
+            NB_TRY(run_step(job->ctx, job->runner, i, worker));
+        store_outputs(job, n, worker);
     }
+    return NB_OK;
+}
+
+/* A step of one image, a part per thread. */
+typedef struct part_job {
+    const nbi_runner *runner;
+    int step, parts;
+} part_job;
+
+static nb_status run_parts(void *user, size_t begin, size_t end, int worker) {
+    const part_job *j = user;
+    const void *in[3];
+    void *out = place_buffers(j->runner, j->step, 0, in);
+    for (size_t k = begin; k < end; k++)
+        nbi_step_run_part(&j->runner->ready[j->step], in, out, j->runner->scratch[worker], (int)k,
+                          j->parts);
+    return NB_OK;
+}
+
+/* One image on all threads. */
+static nb_status run_divided(const run_job *job) {
+    nbi_runner *r = job->runner;
+    part_job part = {.runner = r, .parts = nb_ctx_threads(job->ctx)};
+    load_image(job, 0, 0);
+    for (part.step = 0; part.step < r->program->n_steps; part.step++) {
+        if (nbi_step_divides(&r->ready[part.step]))
+            NB_TRY(nbi_parallel(job->ctx, (size_t)part.parts, 1, run_parts, &part));
+        else
+            NB_TRY(run_step(job->ctx, r, part.step, 0));
+    }
+    store_outputs(job, 0, 0);
+    return NB_OK;
+}
+
+static nb_status run_single(run_job *job) {
+    nbi_pace *pace = &job->runner->pace;
+    const double start = nb_seconds(job->ctx);
+    NB_TRY(pace->alone ? run_images(job, 0, 1, 0) : run_divided(job));
+    nbi_pace_add(pace, nb_seconds(job->ctx) - start);
     return NB_OK;
 }
 
@@ -223,6 +321,7 @@ nb_status nbi_runner_run(nb_ctx *ctx, nbi_runner *runner, size_t n, const void *
     run_job job = {ctx, runner, inputs, outputs};
     if (nb_ctx_threads(ctx) > runner->workers)
         return nb_fail(ctx, NB_EINVAL, "the runner was made for %d threads", runner->workers);
+    if (n == 1 && nb_ctx_threads(ctx) > 1) return run_single(&job);
     return nbi_parallel(ctx, n, 4, run_images, &job);
 }
 

@@ -19,10 +19,10 @@
 #define MAX_PACKS 4
 #define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
 
-typedef struct weight_fit { /* one layer at one width */
-    int8_t *levels;
-    float *scale;
-    double sqnr;
+typedef struct weight_fit { /* one layer by one choice */
+    struct weight_fit *next;
+    nbi_choice choice;
+    nbi_coded_weights w;
     struct {
         const nbi_conv_kernel *kernel;
         void *packed;
@@ -33,7 +33,7 @@ struct nbi_scorer {
     const nbi_qnet *net;
     nbi_scorer_options options;
     nbi_prefix_cache cache;
-    weight_fit *fit;      /* [layer][bits] */
+    weight_fit **fit;     /* by layer: those that were asked for */
     nbi_qparam *site;     /* of the policy being run */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
@@ -57,18 +57,29 @@ struct nbi_scorer {
     const nbi_qparam *grid;   /* NULL: the fits */
 };
 
-static weight_fit *fit_of(nbi_scorer *s, int layer, int bits) {
-    return &s->fit[layer * (NBI_MAX_BITS + 1) + bits];
+/* NULL: not fitted yet. */
+static weight_fit *fit_of(const nbi_scorer *s, int layer, nbi_choice choice) {
+    weight_fit *f = s->fit[layer];
+    while (f && f->choice != choice) f = f->next;
+    return f;
+}
+
+static void free_fit(weight_fit *f) {
+    if (!f) return;
+    nbi_free(f->w.levels);
+    nbi_free(f->w.scale);
+    for (int k = 0; k < MAX_PACKS; k++) nbi_free(f->pack[k].packed);
+    nbi_free(f);
 }
 
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
     nbi_cache_free(&s->cache);
-    for (int i = 0; s->fit && i < s->net->n_layers * (NBI_MAX_BITS + 1); i++) {
-        nbi_free(s->fit[i].levels);
-        nbi_free(s->fit[i].scale);
-        for (int k = 0; k < MAX_PACKS; k++) nbi_free(s->fit[i].pack[k].packed);
-    }
+    for (int i = 0; s->fit && i < s->net->n_layers; i++)
+        for (weight_fit *f = s->fit[i], *next; f; f = next) {
+            next = f->next;
+            free_fit(f);
+        }
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
     nbi_free(s->fit);
@@ -106,15 +117,14 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
                          nbi_scorer **out) {
     nbi_scorer *s = NULL;
     nb_status st;
-    size_t edges = (size_t)net->n_edges, fits = (size_t)net->n_layers * (NBI_MAX_BITS + 1);
-    size_t channels = 0;
+    size_t edges = (size_t)net->n_edges, channels = 0;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *s, &s));
     s->net = net;
     s->options = *options;
     s->workers = nb_ctx_threads(ctx);
     if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
-    NB_TRYG(nbi_alloc(ctx, fits, sizeof *s->fit, &s->fit));
+    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
@@ -157,25 +167,30 @@ void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
 
 /* ---- weights -------------------------------------------------------------------------------- */
 
-static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, int bits) {
-    weight_fit *f = fit_of(s, layer, bits);
+static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice) {
     const nbi_layer *l = &s->net->layer[layer];
-    if (f->levels) return NB_OK;
-    int8_t *levels;
-    if (!f->scale)
-        NB_TRY(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->scale, &f->scale));
-    NB_TRY(nbi_alloc(ctx, l->n_weights, 1, &levels));
-    nb_status st =
-        nbi_fit_weights(ctx, l, bits, s->options.per_channel, levels, f->scale, &f->sqnr);
-    if (st == NB_OK) f->levels = levels;
-    else nbi_free(levels);
+    weight_fit *f = fit_of(s, layer, choice);
+    nb_status st;
+    if (f) return NB_OK;
+    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, choice, true));
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
+    f->choice = choice;
+    NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
+    NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
+    NB_TRYG(nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    f->next = s->fit[layer];
+    s->fit[layer] = f;
+    return NB_OK;
+done:
+    free_fit(f);
     return st;
 }
 
-nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, int bits, double *out) {
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choice choice,
+                                 double *out) {
     int layer = s->net->site[site].layer;
-    NB_TRY(ensure_fit(ctx, s, layer, bits));
-    *out = fit_of(s, layer, bits)->sqnr;
+    NB_TRY(ensure_fit(ctx, s, layer, choice));
+    *out = fit_of(s, layer, choice)->w.sqnr;
     return NB_OK;
 }
 
@@ -183,7 +198,7 @@ nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, int bits,
 static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
                             nbi_ready_step *out, void **own) {
     *own = NULL;
-    if (!f || step->u.conv.levels != f->levels) return nbi_step_ready(ctx, step, own, out);
+    if (!f || step->u.conv.levels != f->w.levels) return nbi_step_ready(ctx, step, own, out);
     NB_TRY(nbi_step_ready(ctx, step, NULL, out));
     for (int k = 0; k < MAX_PACKS; k++) {
         if (f->pack[k].kernel == out->kernel) {
@@ -305,11 +320,11 @@ typedef struct aim { /* of the correction, per channel */
  * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
 static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv *conv,
                          const aim *to) {
-    weight_fit *f = fit_of(s, layer, conv->bits);
+    weight_fit *f = fit_of(s, layer, nbi_choice_of(conv->scheme, conv->bits));
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
     nbi_frozen_conv plain = *conv;
-    nbi_step step;
+    nbi_step step[NBI_MAX_STEPS];
     nbi_ready_step ready;
     void *own = NULL;
     step_job j = {.ctx = ctx, .s = s, .ready = &ready};
@@ -319,12 +334,12 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     plain.shift = nbi_arena_alloc(&s->arena, channels, sizeof(double));
     if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
     for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
-    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, &step, &n));
-    NB_TRYG(ready_step(ctx, &step, f, &ready, &own));
-    set_inputs(s, &step, &j);
+    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, step, &n));
+    NB_TRYG(ready_step(ctx, step, f, &ready, &own));
+    set_inputs(s, step, &j);
     size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
     s->sums_kept = count * images <= s->sums_count;
-    s->sums_bias = step.u.conv.p.bias;
+    s->sums_bias = step->u.conv.p.bias;
     j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
     j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
     NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
@@ -371,11 +386,11 @@ static nb_status ask_weights(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *a
         const nbi_cached *buffer = s->buffer[s->alias[e]];
         value[e] = buffer ? buffer->data : NULL;
     }
-    nbi_weight_request r = {.net = s->net, .layer = layer, .choice = (nbi_choice)conv->bits,
+    nbi_weight_request r = {.net = s->net, .layer = layer, .choice = nbi_choice_of(conv->scheme, conv->bits),
                             .site = s->site, .value = value, .images = s->options.stat_images,
                             .keep_scale = !s->options.per_channel, .levels = levels,
                             .scale = scale, .mean = moments, .deviation = moments + channels};
-    nbi_weight_grid(conv->bits, NULL, level, &r.grid);
+    nbi_weight_grid(conv->bits, conv->table, level, &r.grid);
     NB_TRY(s->weights(ctx, s->weights_user, &r));
     conv->levels = levels;
     conv->scale = scale;
@@ -383,15 +398,17 @@ static nb_status ask_weights(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *a
     return NB_OK;
 }
 
-static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, int bits,
+static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice,
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
     aim to = {l->mean, l->deviation};
-    NB_TRY(ensure_fit(ctx, s, layer, bits));
-    weight_fit *f = fit_of(s, layer, bits);
+    NB_TRY(ensure_fit(ctx, s, layer, choice));
+    weight_fit *f = fit_of(s, layer, choice);
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
-    *conv = (nbi_frozen_conv){.bits = bits, .levels = f->levels, .scale = f->scale};
+    *conv = (nbi_frozen_conv){.bits = nbi_choice_bits(choice), .scheme = nbi_choice_scheme(choice),
+                              .levels = f->w.levels, .scale = f->w.scale,
+                              .table = f->w.has_table ? f->w.table : NULL};
     conv->gain = nbi_arena_alloc(arena, channels, sizeof(double));
     conv->shift = nbi_arena_alloc(arena, channels, sizeof(double));
     if (!conv->gain || !conv->shift) return nb_fail_memory(ctx, channels * 16);
@@ -424,7 +441,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
         NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
-        f = fit_of(s, layer, conv.bits);
+        f = fit_of(s, layer, bits[l->weight_site]);
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
     }
@@ -438,10 +455,12 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
         nbi_ready_step ready;
         void *own = NULL;
         step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
-        nb_status st = ready_step(ctx, &step[i], f, &ready, &own);
+        nb_status st = ready_step(ctx, &step[i], i == 0 ? f : NULL, &ready, &own);
         if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
         set_inputs(s, &step[i], &j);
-        j.kept = l->type == NBI_LAYER_CONV && s->sums_kept ? s->options.stat_images : 0;
+        /* a convolution's second step is the table of its levels, in place */
+        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums_kept;
+        j.kept = sums ? s->options.stat_images : 0;
         if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
         nbi_free(own);
         NB_TRY(st);
@@ -486,8 +505,7 @@ static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
         const nbi_layer *l = &net->layer[i];
         const nbi_qparam *y = &s->site[net->edge[l->out].site];
         s->alias[l->out] = l->out;
-        bool alias = (l->type == NBI_LAYER_REQUANT &&
-                      nbi_same_grid(&s->site[net->edge[l->in[0]].site], y)) ||
+        bool alias = nbi_keeps_grid(l, &s->site[net->edge[l->in[0]].site], y) ||
                      (l->type == NBI_LAYER_COPY && l->n_copy == 0);
         if (alias) {
             s->alias[l->out] = s->alias[l->in[0]];
@@ -561,11 +579,17 @@ static nb_status run_needed(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
 
 static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        if (bits[i] < 1 || bits[i] > NBI_MAX_BITS)
+        const nbi_site *site = &s->net->site[i];
+        const nbi_qparam *q = nbi_site_grid(site, bits[i]);
+        int b = nbi_choice_bits(bits[i]);
+        if (b < 1 || b > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
-                           s->net->site[i].name, bits[i], NBI_MAX_BITS);
-        s->site[i] = s->net->site[i].fit[bits[i]];
-        if (s->weights && s->grid && s->grid[i].dtype != NB_DTYPE_NONE) s->site[i] = s->grid[i];
+                           site->name, b, NBI_MAX_BITS);
+        if (!q)
+            return nb_fail(ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme number %d at %d "
+                           "bits", site->name, nbi_choice_scheme(bits[i]), b);
+        bool learned = s->weights && s->grid && s->grid[i].dtype != NB_DTYPE_NONE;
+        s->site[i] = learned ? s->grid[i] : *q;
     }
     make_keys(s, bits);
     describe(s);
@@ -608,10 +632,12 @@ static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
         const nbi_layer *l = &f->net->layer[i];
         nbi_frozen_conv *c = &f->conv[i];
         if (l->type != NBI_LAYER_CONV) continue;
-        int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights, 1);
+        size_t entries = c->table ? (size_t)1 << c->bits : 0;
+        int8_t *levels = nbi_arena_alloc(&f->arena, l->n_weights + entries, 1);
         if (!levels) return nb_fail_memory(ctx, l->n_weights);
         memcpy(levels, c->levels, l->n_weights);
         c->levels = levels;
+        if (entries) c->table = memcpy(levels + l->n_weights, c->table, entries);
     }
     return NB_OK;
 }

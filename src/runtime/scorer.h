@@ -31,8 +31,8 @@ nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits
  * copies of its weight levels and may outlive the scorer, but not `net`. */
 nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits,
                             nbi_frozen **out);
-/* SQNR (dB) of a weight site at a width, fitting it if need be. */
-nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, int bits,
+/* SQNR (dB) of a weight site by a choice, fitting it if need be. */
+nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
 /* From now on weights come from `weights` instead of the plain fit (NULL: the plain fit again). It is
  * asked once per convolution and run, in the order of execution, with the codes that the layer reads;

@@ -23,11 +23,12 @@ static void drop(nbi_prefix_cache *cache, nbi_cached *e) {
     *e = (nbi_cached){0};
 }
 
-/* true: one was there. Spares go before entries do. */
-static bool free_spares(nbi_prefix_cache *cache) {
+/* true: one of other than `bytes` was there. */
+static bool free_spares(nbi_prefix_cache *cache, size_t bytes) {
     bool found = false;
     for (int i = 0; i < NBI_CACHE_SPARES; i++) {
-        found |= cache->spare[i].data != NULL;
+        if (!cache->spare[i].data || cache->spare[i].bytes == bytes) continue;
+        found = true;
         free_spare(cache, &cache->spare[i]);
     }
     return found;
@@ -49,7 +50,7 @@ static nb_status take_buffer(nb_ctx *ctx, nbi_prefix_cache *cache, size_t bytes,
 void nbi_cache_free(nbi_prefix_cache *cache) {
     for (size_t i = 0; cache->slot && i < cache->n_slots; i++)
         if (cache->slot[i].key) drop(cache, &cache->slot[i]);
-    free_spares(cache);
+    free_spares(cache, 0);
     nbi_free(cache->slot);
     *cache = (nbi_prefix_cache){0};
 }
@@ -97,7 +98,7 @@ nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size
     while (cache->bytes + (has_spare(cache, bytes) ? 0 : bytes) > cache->budget) {
         nbi_cached *e = oldest(cache);
         if (e && e->bytes == bytes) drop(cache, e); /* its buffer is used again */
-        else if (free_spares(cache)) continue;
+        else if (free_spares(cache, bytes)) continue; /* spares go before entries do */
         else if (e) drop(cache, e);
         else break; /* what is pinned is needed, whatever the budget */
     }

@@ -90,7 +90,8 @@ const nbi_scheme nbi_scheme_apot = {
     .formula = "nearest of ±(α·σ/D)·c, c = 0 1 2 4 (D = 4), 0 1 2 3 4 6 8 10 (D = 10), … ; α learned",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_REFIT | NBI_SCHEME_LEARNED |
-             NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE,
+             NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 2,
     .max_bits = 5,
     .max_bits_activations = 4,

@@ -45,7 +45,8 @@ const nbi_scheme nbi_scheme_binary = {
     .source = "AutoQNN, authors' code; sign(0) = +1 ours",
     .formula = "α·sign(x), α = E|x|",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
-             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 1,
     .max_bits = 1,
     .deploy_weights = 1,

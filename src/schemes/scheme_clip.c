@@ -78,7 +78,8 @@ const nbi_scheme nbi_scheme_clip = {
     .source = "AutoQNN, authors' code; λ(1) ours",
     .formula = "a·(k + ½), k = clip(round(x/a − ½), −2^(b−1), 2^(b−1)−1), a = λ(b)·σ",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
-             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 7,

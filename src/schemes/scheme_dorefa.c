@@ -97,7 +97,9 @@ const nbi_scheme nbi_scheme_dorefa = {
     .formula = "weights 2q(tanh(x)/(2m) + ½) − 1, m = max|tanh(x)|; activations q(clip(x, 0, 1)); "
                "q(r) = round((2^b−1)·r)/(2^b−1)",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
-             NBI_SCHEME_CHANNELS | NBI_SCHEME_REFIT | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_CHANNELS | NBI_SCHEME_REFIT | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS |
+             NBI_SCHEME_RESCALES,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 7,

@@ -92,7 +92,8 @@ const nbi_scheme nbi_scheme_fixed = {
     .formula = "2^e·clip(round(x/2^e), −2^(b−1), 2^(b−1)−1), e = ⌊log2 max|x|⌋ − (b−2)",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT |
-             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 8,

@@ -76,7 +76,8 @@ const nbi_scheme nbi_scheme_lsq = {
                "s learned",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_LEARNED | NBI_SCHEME_IDEMPOTENT |
-             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 8,
@@ -177,7 +178,8 @@ const nbi_scheme nbi_scheme_lsqplus = {
     .formula = "s·clip(round(x/s), z', z'+2^b−1), z' = round(o/s); s and o learned",
     .flags = NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_LEARNED | NBI_SCHEME_IDEMPOTENT |
-             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_STEPS,
     .min_bits = 2,
     .max_bits = 8,
     .deploy_activations = 8,

@@ -70,7 +70,8 @@ const nbi_scheme nbi_scheme_pact = {
     .formula = "s·round(clip(x, 0, α)/s), s = α/(2^b−1); α learned",
     .flags = NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_LEARNED | NBI_SCHEME_IDEMPOTENT |
-             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 2,
     .max_bits = 8,
     .deploy_activations = 8,

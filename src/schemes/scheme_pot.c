@@ -95,7 +95,8 @@ const nbi_scheme nbi_scheme_pot = {
     .source = "AutoQNN, authors' code; nearest level and λ ours",
     .formula = "nearest of ±(a/2)·{1, 4, 8, … 2^(2^(b−1))}, a = λ(b)·σ",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
-             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE,
+             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 1,
     .max_bits = 4,
     .deploy_weights = 3,

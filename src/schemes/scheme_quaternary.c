@@ -69,7 +69,8 @@ const nbi_scheme nbi_scheme_quaternary = {
     .source = "VecQ, authors' code, at 2 bits (ours)",
     .formula = "(α/2)·(2k+1), k = clip(round(x/L − ½), −2, 1), L = 0.9957·σ; α = ⟨x,v⟩/⟨v,v⟩",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
-             NBI_SCHEME_REFIT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_REFIT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 2,
     .max_bits = 2,
     .deploy_weights = 2,

@@ -74,7 +74,8 @@ const nbi_scheme nbi_scheme_ternary = {
     .formula = "α·c, c = 0 where |x| ≤ 0.7·E|x|, else sign(x); α = Σ c·x/Σ|c|",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
              NBI_SCHEME_ZERO | NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE |
-             NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS,
     .min_bits = 2,
     .max_bits = 2,
     .deploy_weights = 2,

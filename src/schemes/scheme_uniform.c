@@ -71,7 +71,8 @@ const nbi_scheme nbi_scheme_uniform = {
     .formula = "s·clip(round(x/s), −2^(b−1), 2^(b−1)−1), or 0 … 2^b−1; 1-bit weights E|x|·sign(x)",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE |
-             NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_weights = 8,
@@ -138,7 +139,8 @@ const nbi_scheme nbi_scheme_symmetric = {
     .source = "common",
     .formula = "s·clip(round(x/s), ±(2^(b−1)−1))",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_CHANNELS |
-             NBI_SCHEME_ZERO | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_ZERO | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 2,
     .max_bits = 8,
     .deploy_weights = 8,
@@ -215,7 +217,8 @@ const nbi_scheme nbi_scheme_affine = {
     .formula = "s·(clip(round(x/s)+z, 0, 2^b−1) − z)",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE |
-             NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_STEPS,
     .min_bits = 2,
     .max_bits = 8,
     .deploy_weights = 7,

@@ -50,7 +50,8 @@ const nbi_scheme nbi_scheme_unsigned = {
     .source = "ours",
     .formula = "s·clip(round(x/s), 0, 2^b−1), s = u(b)·RMS(x)",
     .flags = NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_UNSIGNED | NBI_SCHEME_CHANNELS | NBI_SCHEME_ZERO |
-             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM,
+             NBI_SCHEME_REFIT | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE | NBI_SCHEME_UNIFORM |
+             NBI_SCHEME_FIXED_LEVELS | NBI_SCHEME_STEPS,
     .min_bits = 1,
     .max_bits = 8,
     .deploy_activations = 8,

@@ -227,17 +227,22 @@ done:
 }
 
 nb_status nbi_policy_select(nbi_trials *t, double **delta, uint8_t *policy, bool *ok) {
+    return nbi_policy_select_by(t, t->problem->sensitivity, delta, policy, ok);
+}
+
+nb_status nbi_policy_select_by(nbi_trials *t, nbi_rows_fn fill, double **delta, uint8_t *policy,
+                               bool *ok) {
     const nbi_problem *p = t->problem;
     model m = {.t = t, .delta = delta};
     double **own = NULL;
     nb_status st = NB_OK;
     *ok = false;
-    if (!p->sensitivity) return NB_OK;
+    if (!fill) return NB_OK;
     if (!delta) {
         NB_TRY(nbi_rows_new(t->ctx, p, &own));
         m.delta = own;
     }
-    st = p->sensitivity(t->ctx, p->self, m.delta);
+    st = fill(t->ctx, p->self, m.delta);
     if (st == NB_ECANCELLED) { /* any feasible policy serves */
         t->stopped = true;
         st = nbi_policy_repair(t, memset(policy, 0, t->n), ok);

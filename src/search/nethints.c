@@ -5,8 +5,7 @@
 
 #include <math.h>
 
-/* Mean of x² by a histogram's bin centres. */
-static double mean_square(const nbi_hist *h) {
+double nbi_hist_mean_square(const nbi_hist *h) {
     double sum = 0;
     if (!h->positive || h->total <= 0) return 0;
     for (int i = 0; i < NBI_HIST_BINS; i++) {
@@ -19,15 +18,17 @@ static double mean_square(const nbi_hist *h) {
 
 /* Σ x² of a tensor: all weights, or the activations of one image. */
 static double power_of(const nbi_qnet *net, const nbi_site *site) {
-    if (site->kind != NBI_SITE_WEIGHT) return (double)site->count * mean_square(&site->hist);
+    if (site->kind != NBI_SITE_WEIGHT)
+        return (double)site->count * nbi_hist_mean_square(&site->hist);
     const nbi_layer *l = &net->layer[site->layer];
     double sum = 0;
     for (size_t i = 0; i < l->n_weights; i++) sum += (double)l->weight[i] * (double)l->weight[i];
     return sum;
 }
 
-static nb_status local_error(nb_ctx *ctx, void *self, double **error) {
-    nbi_netproblem *np = self;
+/* Σ factor[site]·n·MSE over the sites of a variable; factor NULL: 1. */
+static nb_status squared_errors(nb_ctx *ctx, nbi_netproblem *np, const double *factor,
+                                double **error) {
     const nbi_netproblem_options *o = nbi_netproblem_get(np);
     const nbi_problem *p = nbi_netproblem_problem(np);
     for (int v = 0; v < p->n_vars; v++) {
@@ -36,6 +37,7 @@ static nb_status local_error(nb_ctx *ctx, void *self, double **error) {
         for (int i = 0; i < p->n_options[v]; i++) error[v][i] = 0;
         for (int k = 0; k < n; k++) {
             double power = power_of(o->net, &o->net->site[site[k]]), sqnr;
+            if (factor) power *= factor[site[k]];
             for (int i = 0; i < p->n_options[v]; i++) {
                 NB_TRY(nbi_netproblem_sqnr(ctx, np, site[k], nbi_netproblem_choice(np, v, i, k),
                                            &sqnr));
@@ -44,6 +46,23 @@ static nb_status local_error(nb_ctx *ctx, void *self, double **error) {
         }
     }
     return NB_OK;
+}
+
+static nb_status local_error(nb_ctx *ctx, void *self, double **error) {
+    return squared_errors(ctx, self, NULL, error);
+}
+
+/* Second order: half the mean curvature times the squared error. */
+static nb_status curvature(nb_ctx *ctx, void *self, double **omega) {
+    nbi_netproblem *np = self;
+    const nbi_netproblem_options *o = nbi_netproblem_get(np);
+    double *mean = NULL;
+    NB_TRY(nbi_alloc(ctx, (size_t)o->net->n_sites + 1, sizeof *mean, &mean));
+    nb_status st = o->curvature(ctx, o->user, mean);
+    for (int i = 0; i < o->net->n_sites; i++) mean[i] = fmax(mean[i], 0) / 2;
+    if (st == NB_OK) st = squared_errors(ctx, np, mean, omega);
+    nbi_free(mean);
+    return st;
 }
 
 /* The convolution that a variable is about: the one with its weights, or the first that reads it.
@@ -86,5 +105,6 @@ void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part) {
                       : NBI_PART_ACTIVATION;
     p->part = part;
     p->local_error = local_error;
+    if (nbi_netproblem_get(np)->curvature) p->curvature = curvature;
     p->features = features;
 }

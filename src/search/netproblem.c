@@ -5,6 +5,7 @@
 
 #include "runtime/footprint.h"
 #include "runtime/lower.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -93,7 +94,7 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
     for (int s = 0; s < net->n_sites && same; s++) {
-        bool eight = bits[s] == 8, was = np->ram_bits[s] == 8;
+        bool eight = nbi_choice_bits(bits[s]) == 8, was = nbi_choice_bits(np->ram_bits[s]) == 8;
         same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
     }
     if (!same) {
@@ -225,7 +226,7 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
     const nbi_site *s = &np->o.net->site[site];
     if (s->kind == NBI_SITE_WEIGHT)
         return nbi_scorer_weight_sqnr(ctx, np->o.scorer, site, choice, out);
-    *out = s->sqnr[choice];
+    *out = nbi_site_sqnr(s, choice);
     return NB_OK;
 }
 
@@ -321,18 +322,68 @@ static bool is_free(const nbi_netproblem *np, int site) {
     return np->o.fixed[site] == 0;
 }
 
-/* Every combination of the offered widths of the variable's sites, first site outermost. */
+/* The offered choices of a site; with `best` only the one of least noise at each width. */
+static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool best,
+                          nbi_offer *out) {
+    const nbi_site *s = &np->o.net->site[site];
+    const bool weight = s->kind == NBI_SITE_WEIGHT;
+    double most = 0;
+    const nbi_offer *all = weight ? &np->o.weights : &np->o.activations;
+    out->n = 0;
+    for (int i = 0; i < all->n; i++) {
+        nbi_choice c = nbi_choice_for(s, all->choice[i]);
+        double sqnr = 0;
+        bool known = false;
+        for (int k = 0; k < out->n; k++) known |= out->choice[k] == c;
+        if (known) continue;
+        if (!best) {
+            out->choice[out->n++] = c;
+            continue;
+        }
+        bool new_width =
+            !out->n || nbi_choice_bits(out->choice[out->n - 1]) != nbi_choice_bits(c);
+        NB_TRY(nbi_netproblem_sqnr(ctx, np, site, c, &sqnr));
+        if (!new_width && sqnr < most) continue;
+        if (new_width) out->n++;
+        out->choice[out->n - 1] = c;
+        most = sqnr;
+    }
+    return NB_OK;
+}
+
+static bool has_schemes(const nbi_offer *offer) {
+    for (int i = 1; i < offer->n; i++)
+        if (nbi_choice_bits(offer->choice[i]) == nbi_choice_bits(offer->choice[i - 1]))
+            return true;
+    return false;
+}
+
+/* Where the combinations are too many, each site keeps one scheme per width. */
+static nb_status offers_of(nb_ctx *ctx, const nbi_netproblem *np, const variable *var,
+                           nbi_offer offer[MAX_VARIABLE_SITES], int *total) {
+    const nbi_netproblem_options *o = &np->o;
+    bool schemes = has_schemes(&o->weights) || has_schemes(&o->activations);
+    for (int best = 0; best < 2; best++) {
+        *total = 1;
+        for (int k = 0; k < var->n_sites; k++) {
+            NB_TRY(offer_of(ctx, np, var->site[k], best, &offer[k]));
+            *total *= *total <= MAX_OPTIONS ? offer[k].n : 1;
+        }
+        if (*total <= MAX_OPTIONS) return NB_OK;
+        if (!schemes) break;
+    }
+    return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have more than "
+                   "%d combinations of widths; offer fewer widths",
+                   o->net->site[var->site[0]].name, MAX_OPTIONS);
+}
+
+/* Every combination of the offered choices of the variable's sites, first site outermost, sorted by
+ * bits. */
 static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     const nbi_netproblem_options *o = &np->o;
-    int total = 1;
-    for (int k = 0; k < var->n_sites; k++) {
-        bool weight = o->net->site[var->site[k]].kind == NBI_SITE_WEIGHT;
-        total *= weight ? o->n_weight_bits : o->n_activation_bits;
-    }
-    if (total > MAX_OPTIONS)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' and the weights that read it have %d "
-                       "combinations of widths, more than %d; offer fewer widths",
-                       o->net->site[var->site[0]].name, total, MAX_OPTIONS);
+    nbi_offer offer[MAX_VARIABLE_SITES];
+    int total;
+    NB_TRY(offers_of(ctx, np, var, offer, &total));
     var->option = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *var->option);
     double *key = nbi_arena_alloc(&np->arena, (size_t)total, sizeof *key);
     if (!var->option || !key) return nb_fail_memory(ctx, (size_t)total * 16);
@@ -341,11 +392,10 @@ static nb_status make_options(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
         double bits = 0;
         for (int k = var->n_sites - 1, rest = i; k >= 0; k--) {
             const nbi_site *s = &o->net->site[var->site[k]];
-            bool weight = s->kind == NBI_SITE_WEIGHT;
-            int n = weight ? o->n_weight_bits : o->n_activation_bits;
-            row[k] = weight ? o->weight_bits[rest % n] : o->activation_bits[rest % n];
-            rest /= n;
-            bits += row[k] * (weight ? (double)s->count : 1e-3);
+            row[k] = offer[k].choice[rest % offer[k].n];
+            rest /= offer[k].n;
+            bits += nbi_choice_bits(row[k]) *
+                    (s->kind == NBI_SITE_WEIGHT ? (double)s->count : 1e-3);
         }
         int at = i;
         while (at > 0 && key[at - 1] > bits) {
@@ -381,7 +431,7 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         if (l->type != NBI_LAYER_CONV) continue;
         int activation = net->edge[l->in[0]].site;
         variable var = {0};
-        if (is_free(np, activation) && np->o.n_activation_bits > 1) {
+        if (is_free(np, activation) && np->o.activations.n > 1) {
             bool seen = false;
             for (int v = 0; v < n; v++) seen |= np->var[v].site[0] == activation;
             if (seen) continue;
@@ -452,8 +502,8 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
     for (size_t s = 0; s < sites; s++)
         if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
-            options->n_activation_bits == 1)
-            fixed[s] = options->activation_bits[0];
+            options->activations.n == 1)
+            fixed[s] = nbi_choice_for(&options->net->site[s], options->activations.choice[0]);
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;

@@ -13,6 +13,13 @@ typedef enum nbi_loss {
     NBI_LOSS_MSE /* Σ(float − quantized)² / Σ float² */
 } nbi_loss;
 
+/* Choices that a site may get, by rising width. */
+#define NBI_MAX_OFFER 160
+typedef struct nbi_offer {
+    int n;
+    nbi_choice choice[NBI_MAX_OFFER];
+} nbi_offer;
+
 typedef struct nbi_netproblem_options {
     const nbi_qnet *net;
     nbi_scorer *scorer;
@@ -20,13 +27,15 @@ typedef struct nbi_netproblem_options {
     const float *reference; /* float values: [images][count], scorer's order */
     size_t first, images;  /* scored: scorer images first … images−1 */
     nbi_loss loss;
-    uint8_t weight_bits[8], activation_bits[8]; /* offered, rising */
-    int n_weight_bits, n_activation_bits;
+    nbi_offer weights, activations; /* activations: one choice fixes all of them */
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
+     * no curvature. Asked for once a search; the callee keeps what is expensive. */
+    nb_status (*curvature)(nb_ctx *ctx, void *user, double *mean);
     void *user;
 } nbi_netproblem_options;
 
@@ -39,7 +48,7 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
-/* Policy → bits of every site. */
+/* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
 int nbi_netproblem_site(const nbi_netproblem *np, int variable);
@@ -51,9 +60,11 @@ nbi_choice nbi_netproblem_choice(const nbi_netproblem *np, int variable, int o, 
 nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, nbi_choice choice,
                               double *out);
 const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
-/* Sets problem->local_error, features and part (nethints.c). */
+/* Mean of x² by a histogram's bin centres. */
+double nbi_hist_mean_square(const nbi_hist *hist);
+/* Sets problem->local_error, curvature, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
-/* Bits of every site → policy; false when some width is not offered. */
+/* Choices of every site → policy; false when one is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
 nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);

@@ -54,6 +54,10 @@ nb_status nbi_policy_repair(nbi_trials *t, uint8_t *policy, bool *ok);
 /* The best policy of the additive model under the limits, re-checked with exact costs. *ok false:
  * none found (or no sensitivities). `delta` may be NULL, else [n] rows for the sensitivities. */
 nb_status nbi_policy_select(nbi_trials *t, double **delta, uint8_t *policy, bool *ok);
+/* The same by other rows than sensitivities. */
+typedef nb_status (*nbi_rows_fn)(nb_ctx *ctx, void *self, double **rows);
+nb_status nbi_policy_select_by(nbi_trials *t, nbi_rows_fn fill, double **delta, uint8_t *policy,
+                               bool *ok);
 /* Rows of one double per option, freed by nbi_free of the result. */
 nb_status nbi_rows_new(nb_ctx *ctx, const nbi_problem *problem, double ***rows);
 

@@ -14,7 +14,8 @@ quick=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,
 
 sizes=""
 for method in auto uniform random:trials=12 sensitivity:refine=4 \
-    genetic:population=6,parents=2,iterations=2; do
+    genetic:population=6,parents=2,iterations=2 greedy:local=1 haq:episodes=6,warmup=3,hidden=16 \
+    hawq; do
     name=${method%%:*}
     works quantize "$model" "${quick[@]}" --search "$method" -o "$name"
     [[ $name != auto ]] || name=sensitivity

@@ -39,6 +39,11 @@ static const shape SHAPES[] = {
     {40, 40, 24, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false}, /* several bands */
     {30, 31, 64, 16, 3, 3, 2, 2, 2, 1, 0, 0, 0, 0, 1, false},
     {9, 9, 4, 4, 2, 2, 3, 3, 1, 1, 0, 0, 0, 0, 1, false}, /* gaps between windows */
+    /* tiles of 4×4: exact, ragged, lopsided padding, several groups, a rest of channels */
+    {8, 8, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false},
+    {6, 10, 16, 20, 3, 3, 1, 1, 1, 1, 0, 0, 0, 0, 1, false},
+    {10, 7, 48, 17, 3, 3, 1, 1, 1, 1, 2, 0, 0, 2, 1, false},
+    {17, 31, 16, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false},
     /* groups */
     {6, 5, 8, 12, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4, false},
     {5, 6, 34, 40, 3, 2, 2, 1, 1, 2, 1, 1, 0, 1, 2, false},

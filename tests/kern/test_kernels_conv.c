@@ -49,6 +49,11 @@ static buffers buffers_make(const problem *q) {
     return b;
 }
 
+static void buffers_free(const buffers *b) {
+    nbi_free(b->out);
+    nbi_free(b->acc);
+}
+
 static void check(const char *kernel, const problem *q, const buffers *b, size_t shape_number,
                   uint64_t seed) {
     for (size_t i = 0; i < q->outputs; i++) {
@@ -62,8 +67,7 @@ static void check(const char *kernel, const problem *q, const buffers *b, size_t
     for (size_t i = 0; i < CANARY; i++)
         if (b->out[b->bytes + i] != 0xa5 || ((uint8_t *)(b->acc + q->outputs))[i] != 0xa5)
             fail_msg("%s writes behind its output, shape %zu", kernel, shape_number);
-    nbi_free(b->out);
-    nbi_free(b->acc);
+    buffers_free(b);
 }
 
 static void check_reference(const problem *q, size_t shape_number, uint64_t seed) {
@@ -101,7 +105,7 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
                       uint64_t seed) {
     if (row->depthwise != q->depthwise) return;
     if (row->supports && !row->supports(&q->p, &q->range)) return;
-    buffers b = buffers_make(q), finished = buffers_make(q);
+    buffers b = buffers_make(q), finished = buffers_make(q), parted = buffers_make(q);
     void *packed = must_alloc(row->packed_bytes(&q->p));
     const size_t scratch_bytes = row->scratch_bytes(&q->p);
     uint8_t *scratch = must_alloc(scratch_bytes + CANARY);
@@ -109,6 +113,10 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
     row->pack(&q->p, q->levels, packed);
     row->run(&q->p, &q->range, packed, q->in, b.out, scratch);
     row->sums(&q->p, &q->range, packed, q->in, b.acc, scratch);
+    const int parts = 1 + (int)(seed % 3);
+    for (int k = parts - 1; k >= 0 && row->run_part; k--)
+        row->run_part(&q->p, &q->range, packed, q->in, parted.out, scratch, k, parts);
+    if (row->run_part) memcpy(parted.acc, b.acc, q->outputs * 4);
     row->finish(&q->p, b.acc, NULL, q->pixels, finished.out);
     memcpy(finished.acc, b.acc, q->outputs * 4);
     check_shifted(row, q, &b);
@@ -117,6 +125,8 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
             fail_msg("%s writes behind its scratch, shape %zu", row->name, shape_number);
     check(row->name, q, &b, shape_number, seed);
     check(row->name, q, &finished, shape_number, seed);
+    if (row->run_part) check(row->name, q, &parted, shape_number, seed);
+    else buffers_free(&parted);
     nbi_free(packed);
     nbi_free(scratch);
 }
@@ -138,39 +148,44 @@ static void test_all_kernels(void **state) {
         }
 }
 
-/* Values at the very edge of what vpmaddubsw can hold: every width, all extremes at once. */
-static void test_extremes(void **state) {
-    (void)state;
-    const shape s = {3, 5, 64, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false};
+/* One width of inputs and of weights, every value at one end or the other. */
+static void check_extreme(const shape *s, int a, int w, int ends) {
     size_t n;
     const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
-    for (int a = 1; a <= 8; a++)
-        for (int w = 1; w <= 8; w++)
-            for (int ends = 0; ends < 4; ends++) {
-                problem q = problem_make(&s, 4);
-                q.range.in_min = 0, q.range.in_max = (1 << a) - 1;
-                q.range.w_min = -(1 << (w - 1)), q.range.w_max = (1 << (w - 1)) - 1;
-                q.p.in_type = NBK_U8;
-                q.p.in_zero = (int16_t)(ends & 1 ? q.range.in_max : 0);
-                q.p.w_bits = 8, q.p.w_levels = NULL, q.p.w = (const uint8_t *)q.levels;
-                for (size_t i = 0; i < q.inputs; i++) q.in[i] = (uint8_t)q.range.in_max;
-                for (size_t i = 0; i < q.weights; i++)
-                    q.levels[i] = (int8_t)(ends & 2 ? q.range.w_max : q.range.w_min);
-                for (size_t i = 0; i < q.outputs; i++) {
-                    const int x = (int)i / q.p.out_c;
-                    q.sums[i] = naive_sum(&q, x / q.p.out_w, x % q.p.out_w, (int)i % q.p.out_c);
-                }
-                for (size_t i = 0; i < n; i++)
-                    if (rows[i]->isa <= nbi_cpu_isa())
-                        check_row(rows[i], &q, 0, (uint64_t)(a * 100 + w * 10 + ends));
-                problem_free(&q);
-            }
+    problem q = problem_make(s, 4);
+    q.range.in_min = 0, q.range.in_max = (1 << a) - 1;
+    q.range.w_min = -(1 << (w - 1)), q.range.w_max = (1 << (w - 1)) - 1;
+    q.p.in_type = NBK_U8;
+    q.p.in_zero = (int16_t)(ends & 1 ? q.range.in_max : 0);
+    q.p.w_bits = 8, q.p.w_levels = NULL, q.p.w = (const uint8_t *)q.levels;
+    for (size_t i = 0; i < q.inputs; i++) q.in[i] = (uint8_t)q.range.in_max;
+    for (size_t i = 0; i < q.weights; i++)
+        q.levels[i] = (int8_t)(ends & 2 ? q.range.w_max : q.range.w_min);
+    for (size_t i = 0; i < q.outputs; i++) {
+        const int x = (int)i / q.p.out_c;
+        q.sums[i] = naive_sum(&q, x / q.p.out_w, x % q.p.out_w, (int)i % q.p.out_c);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (rows[i]->isa <= nbi_cpu_isa())
+            check_row(rows[i], &q, 0, (uint64_t)(a * 100 + w * 10 + ends));
+    problem_free(&q);
+}
+
+/* Values at the very edge of what vpmaddubsw can hold, and of Winograd's sums modulo 2^32. */
+static void test_extremes(void **state) {
+    (void)state;
+    const shape shapes[] = {{3, 5, 64, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false},
+                            {4, 4, 112, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false}};
+    for (size_t s = 0; s < NBI_COUNT(shapes); s++)
+        for (int a = 1; a <= 8; a++)
+            for (int w = 1; w <= 8; w++)
+                for (int ends = 0; ends < 4; ends++) check_extreme(&shapes[s], a, w, ends);
 }
 
 static void test_selection(void **state) {
     (void)state;
-    problem q = problem_make(&SHAPES[1], 0);
-    const nbi_conv_range low = {0, 15, -8, 7, 1 << 20}, high = {0, 255, -128, 127, 1 << 24};
+    problem q = problem_make(&SHAPES[0], 0), body = problem_make(&SHAPES[1], 0);
+    const nbi_conv_range low = {0, 15, -8, 7, 1 << 20}, high = {0, 255, -128, 127, 1 << 23};
     q.p.in_type = NBK_U8;
     assert_int_equal(nbi_conv_select(&q.p, &low, false, NBI_ISA_REF)->isa, NBI_ISA_REF);
     assert_true(nbi_conv_select(&q.p, &low, true, NBI_ISA_REF)->depthwise);
@@ -179,11 +194,14 @@ static void test_selection(void **state) {
                         "nbi_conv_8_7_avx2_ubs");
     assert_string_equal(nbi_conv_select(&q.p, &high, false, NBI_ISA_AVX2)->name,
                         "nbi_conv_8_8_avx2_wide");
+    assert_string_equal(nbi_conv_select(&body.p, &high, false, NBI_ISA_AVX2)->name,
+                        "nbi_conv_8_8_avx2_wino");
     assert_int_equal(nbi_conv_select(&q.p, &high, true, NBI_ISA_AVX512VNNI)->isa, NBI_ISA_AVX2);
 #else
     (void)high;
 #endif
     problem_free(&q);
+    problem_free(&body);
 }
 
 int main(void) {

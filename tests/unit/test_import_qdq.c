@@ -258,7 +258,8 @@ static double difference(maker *m, const nbi_frozen *frozen, size_t n) {
     OK(nbi_alloc(m->ctx, n * IMAGE, 1, &codes));
     OK(nbi_alloc(m->ctx, n * out->count, sizeof *value, &value));
     fill(x, (int)n * IMAGE);
-    nbi_qparam q = {in->dtype, 8, in->scale, in->zero, in->lo, in->hi};
+    nbi_qparam q = {.dtype = in->dtype, .bits = 8, .scale = in->scale, .zero = in->zero,
+                    .lo = in->lo, .hi = in->hi};
     for (size_t i = 0; i < n; i++)
         for (size_t c = 0; c < C; c++)
             for (size_t s = 0; s < SIDE * SIDE; s++)

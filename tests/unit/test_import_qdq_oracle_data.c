@@ -35,7 +35,8 @@ static const struct {
 
 /* Images [n][C,H,W] as the program's input codes. */
 static uint8_t *make_codes(const nbi_ptensor *in, const float *x, size_t n) {
-    nbi_qparam q = {in->dtype, 8, in->scale, in->zero, in->lo, in->hi};
+    nbi_qparam q = {.dtype = in->dtype, .bits = 8, .scale = in->scale, .zero = in->zero,
+                    .lo = in->lo, .hi = in->hi};
     size_t space = (size_t)in->h * (size_t)in->w, channels = (size_t)in->c;
     uint8_t *codes = calloc(n * in->count, 1);
     for (size_t i = 0; i < n; i++)

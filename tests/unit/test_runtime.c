@@ -198,14 +198,15 @@ static void test_refuses_overflow(void **state) {
 
 static void test_quantize(void **state) {
     (void)state;
-    nbi_qparam q = {NB_DTYPE_U8, 8, 0.5, 3, 0, 255};
+    nbi_qparam q = {.dtype = NB_DTYPE_U8, .bits = 8, .scale = 0.5, .zero = 3, .hi = 255};
     assert_int_equal(nbi_quantize(&q, 0), 3);
     assert_int_equal(nbi_quantize(&q, 0.25f), 3); /* ties to even */
     assert_int_equal(nbi_quantize(&q, 0.75f), 5);
     assert_int_equal(nbi_quantize(&q, -99), 0);
     assert_int_equal(nbi_quantize(&q, INFINITY), 255);
     assert_int_equal(nbi_quantize(&q, NAN), 0);
-    nbi_qparam wide = {NB_DTYPE_S32, 8, 1, 0, INT32_MIN, INT32_MAX};
+    nbi_qparam wide = {.dtype = NB_DTYPE_S32, .bits = 8, .scale = 1, .lo = INT32_MIN,
+                       .hi = INT32_MAX};
     assert_int_equal(nbi_quantize(&wide, 2147483648.0f), INT32_MAX);
     assert_int_equal(nbi_quantize(&wide, 1e30f), INT32_MAX);
     assert_int_equal(nbi_quantize(&wide, -2147483648.0f), INT32_MIN);

@@ -152,7 +152,7 @@ static void test_scores_do_not_depend_on_room_for_sums(void **state) {
 static void test_frozen_program_is_what_was_scored(void **state) {
     fixture *f = *state;
     int edge = nbi_score_edge(f->net);
-    nb_ctx_set_threads(f->ctx, 2);
+    nb_ctx_set_threads(f->ctx, 3);
     nbi_scorer *s = new_scorer(f, (size_t)1 << 26);
     double fixed = -1;
     for (unsigned k = 0; k < 4; k++) {
@@ -172,6 +172,12 @@ static void test_frozen_program_is_what_was_scored(void **state) {
         const nbi_ptensor *y = &program->tensor[program->output[0]];
         for (int i = 0; i < IMAGES * 10; i++)
             assert_true(scored[i] == (float)(y->scale * ((double)out[i] - y->zero)));
+        for (int i = 0; i < 3 * IMAGES; i++) { /* alone, divided or not as it comes */
+            int32_t one[10], *single[8] = {one};
+            const uint8_t *pixels = f->pixels + (size_t)(i % IMAGES) * 3072;
+            assert_int_equal(nbi_runner_run(f->ctx, runner, 1, pixels, single), NB_OK);
+            assert_memory_equal(one, out + i % IMAGES * 10, sizeof one);
+        }
         assert_int_equal(nbi_program_place_scratch(f->ctx, program, NULL, &ram), NB_OK);
         assert_int_equal(nbi_footprint_ram(f->ctx, f->net, bits, &guess), NB_OK);
         assert_int_equal(ram, guess);

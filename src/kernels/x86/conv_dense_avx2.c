@@ -40,8 +40,8 @@ static void wide_1(const nbi_tile *t, size_t first) {
         a0 = madd(a0, v, load(w));
         a1 = madd(a1, v, load(w + 32));
     }
-    store(t->acc + first * NBI_LANES, a0);
-    store(t->acc + first * NBI_LANES + 8, a1);
+    store(t->acc + first * t->stride, a0);
+    store(t->acc + first * t->stride + 8, a1);
 }
 
 static void wide_4(const nbi_tile *t, size_t first) {
@@ -65,9 +65,11 @@ static void wide_4(const nbi_tile *t, size_t first) {
         d0 = madd(d0, x, w0);
         d1 = madd(d1, x, w1);
     }
-    int32_t *acc = t->acc + first * NBI_LANES;
-    store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
-    store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
+    int32_t *acc = t->acc + first * t->stride;
+    store(acc, a0), store(acc + 8, a1), acc += t->stride;
+    store(acc, b0), store(acc + 8, b1), acc += t->stride;
+    store(acc, c0), store(acc + 8, c1), acc += t->stride;
+    store(acc, d0), store(acc + 8, d1);
 }
 
 static void wide_tile(const nbi_tile *t) {
@@ -76,26 +78,26 @@ static void wide_tile(const nbi_tile *t) {
 
 /* ---- ubs ----------------------------------------------------------------------------------- */
 
-static inline __m256i madd4(__m256i sum, __m256i x, __m256i w, __m256i ones) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones));
+static inline __m256i madd4(__m256i sum, __m256i x, __m256i w, __m256i unit) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), unit));
 }
 
 static void ubs_1(const nbi_tile *t, size_t first) {
-    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i unit = _mm256_set1_epi16(t->unit);
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
     const uint8_t *w = t->w, *x = t->pixel[first];
     for (size_t k = 0; k < t->steps; k++, w += 64) {
         const __m256i v = broadcast4(x + t->offset[k]);
-        a0 = madd4(a0, v, load(w), ones);
-        a1 = madd4(a1, v, load(w + 32), ones);
+        a0 = madd4(a0, v, load(w), unit);
+        a1 = madd4(a1, v, load(w + 32), unit);
     }
-    store(t->acc + first * NBI_LANES, a0);
-    store(t->acc + first * NBI_LANES + 8, a1);
+    store(t->acc + first * t->stride, a0);
+    store(t->acc + first * t->stride + 8, a1);
 }
 
 /* Every step is widened. */
 static void ubs_4(const nbi_tile *t, size_t first) {
-    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i unit = _mm256_set1_epi16(t->unit);
     const uint8_t *const *pixel = t->pixel + first, *w = t->w;
     const uint8_t *xa = pixel[0], *xb = pixel[1], *xc = pixel[2], *xd = pixel[3];
     __m256i a0 = load(t->bias), a1 = load(t->bias + 8);
@@ -104,27 +106,29 @@ static void ubs_4(const nbi_tile *t, size_t first) {
         const size_t at = t->offset[k];
         const __m256i w0 = load(w), w1 = load(w + 32);
         __m256i x = broadcast4(xa + at);
-        a0 = madd4(a0, x, w0, ones);
-        a1 = madd4(a1, x, w1, ones);
+        a0 = madd4(a0, x, w0, unit);
+        a1 = madd4(a1, x, w1, unit);
         x = broadcast4(xb + at);
-        b0 = madd4(b0, x, w0, ones);
-        b1 = madd4(b1, x, w1, ones);
+        b0 = madd4(b0, x, w0, unit);
+        b1 = madd4(b1, x, w1, unit);
         x = broadcast4(xc + at);
-        c0 = madd4(c0, x, w0, ones);
-        c1 = madd4(c1, x, w1, ones);
+        c0 = madd4(c0, x, w0, unit);
+        c1 = madd4(c1, x, w1, unit);
         x = broadcast4(xd + at);
-        d0 = madd4(d0, x, w0, ones);
-        d1 = madd4(d1, x, w1, ones);
+        d0 = madd4(d0, x, w0, unit);
+        d1 = madd4(d1, x, w1, unit);
     }
-    int32_t *acc = t->acc + first * NBI_LANES;
-    store(acc, a0), store(acc + 8, a1), store(acc + 16, b0), store(acc + 24, b1);
-    store(acc + 32, c0), store(acc + 40, c1), store(acc + 48, d0), store(acc + 56, d1);
+    int32_t *acc = t->acc + first * t->stride;
+    store(acc, a0), store(acc + 8, a1), acc += t->stride;
+    store(acc, b0), store(acc + 8, b1), acc += t->stride;
+    store(acc, c0), store(acc + 8, c1), acc += t->stride;
+    store(acc, d0), store(acc + 8, d1);
 }
 
-/* to = from + the pairs of int16 in v. */
-static inline void widen(int32_t *to, const int32_t *from, __m256i v) {
-    const __m256i sum = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
-    store(to, _mm256_add_epi32(load(from), sum));
+/* to = from + unit · the pairs of int16 in u and v: 16 channels of a pixel. */
+static inline void widen(int32_t *to, const int32_t *from, __m256i u, __m256i v, __m256i unit) {
+    store(to, _mm256_add_epi32(load(from), _mm256_madd_epi16(u, unit)));
+    store(to + 8, _mm256_add_epi32(load(from + 8), _mm256_madd_epi16(v, unit)));
 }
 
 /* One pixel of a step: its 4 bytes times both vectors of weights, added to its two sums. */
@@ -162,16 +166,17 @@ static inline void ubs_chunk(const nbi_tile *t, size_t first, size_t from, size_
             : [end] "r"(end), [xa] "r"(pixel[0]), [xb] "r"(pixel[1]), [xc] "r"(pixel[2]),
               [xd] "r"(pixel[3])
             : "memory", "cc", "ymm8", "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15");
-    int32_t *acc = t->acc + first * NBI_LANES;
+    const __m256i unit = _mm256_set1_epi16(t->unit);
+    int32_t *acc = t->acc + first * t->stride;
     const int32_t *was = from ? acc : t->bias;
-    const size_t next = from ? NBI_LANES : 0;
-    widen(acc, was, a0), widen(acc + 8, was + 8, a1);
-    was += next;
-    widen(acc + 16, was, b0), widen(acc + 24, was + 8, b1);
-    was += next;
-    widen(acc + 32, was, c0), widen(acc + 40, was + 8, c1);
-    was += next;
-    widen(acc + 48, was, d0), widen(acc + 56, was + 8, d1);
+    const size_t next = from ? t->stride : 0;
+    widen(acc, was, a0, a1, unit);
+    acc += t->stride, was += next;
+    widen(acc, was, b0, b1, unit);
+    acc += t->stride, was += next;
+    widen(acc, was, c0, c1, unit);
+    acc += t->stride, was += next;
+    widen(acc, was, d0, d1, unit);
 }
 
 static void ubs_chunks(const nbi_tile *t, size_t first) {
@@ -316,7 +321,7 @@ void nbi_requant_avx2(const nbi_requant *q, const int32_t *acc, size_t acc_strid
 
 static const nbi_dense WIDE = {.element = 2, .group = 4, .copy = nbi_widen_avx2, .tile = wide_tile};
 static const nbi_dense UBS = {
-    .element = 1, .group = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
+    .element = 1, .chunked = true, .group = 4, .copy = nbi_copy_bytes_avx2, .tile = ubs_tile};
 
 static size_t wide_packed(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&WIDE, p);
@@ -329,17 +334,22 @@ static size_t wide_scratch(const nbk_conv *p) {
 }
 static void wide_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&WIDE, p, &io);
+}
+static void wide_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                          const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&WIDE, p, &io);
 }
 static void wide_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                       const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&WIDE, p, &io);
 }
 
 static bool ubs_supports(const nbk_conv *p, const nbi_conv_range *range) {
-    return nbi_chunk_of(range, p->in_type) >= 1;
+    return nbi_chunk_of(range, p->in_type, 1) >= 1;
 }
 static size_t ubs_packed(const nbk_conv *p) {
     return nbi_dense_packed_bytes(&UBS, p);
@@ -352,12 +362,17 @@ static size_t ubs_scratch(const nbk_conv *p) {
 }
 static void ubs_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                     const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&UBS, p, &io);
+}
+static void ubs_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                         const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&UBS, p, &io);
 }
 static void ubs_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&UBS, p, &io);
 }
 
@@ -369,6 +384,7 @@ const nbi_conv_kernel nbi_conv_row_avx2_wide = {
     .pack = wide_pack,
     .scratch_bytes = wide_scratch,
     .run = wide_run,
+    .run_part = wide_run_part,
     .sums = wide_sums,
     .finish = nbi_finish_x86,
 };
@@ -380,6 +396,7 @@ const nbi_conv_kernel nbi_conv_row_avx2_ubs = {
     .pack = ubs_pack,
     .scratch_bytes = ubs_scratch,
     .run = ubs_run,
+    .run_part = ubs_run_part,
     .sums = ubs_sums,
     .finish = nbi_finish_x86,
 };

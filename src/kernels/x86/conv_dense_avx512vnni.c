@@ -22,7 +22,7 @@ static void vnni_1(const nbi_tile *t, size_t first) {
     const uint8_t *w = t->w, *x = t->pixel[first];
     for (size_t k = 0; k < t->steps; k++, w += 64)
         a = _mm512_dpbusd_epi32(a, broadcast64(x + t->offset[k]), _mm512_loadu_si512(w));
-    _mm512_storeu_si512(t->acc + first * NBI_LANES, a);
+    _mm512_storeu_si512(t->acc + first * t->stride, a);
 }
 
 /* 8 pixels: enough independent sums to hide the latency. */
@@ -42,15 +42,16 @@ static void vnni_8(const nbi_tile *t, size_t first) {
         g = _mm512_dpbusd_epi32(g, broadcast64(x[6] + at), v);
         h = _mm512_dpbusd_epi32(h, broadcast64(x[7] + at), v);
     }
-    int32_t *acc = t->acc + first * NBI_LANES;
+    int32_t *acc = t->acc + first * t->stride;
+    const size_t next = t->stride;
     _mm512_storeu_si512(acc, a);
-    _mm512_storeu_si512(acc + 16, b);
-    _mm512_storeu_si512(acc + 32, c);
-    _mm512_storeu_si512(acc + 48, d);
-    _mm512_storeu_si512(acc + 64, e);
-    _mm512_storeu_si512(acc + 80, f);
-    _mm512_storeu_si512(acc + 96, g);
-    _mm512_storeu_si512(acc + 112, h);
+    _mm512_storeu_si512(acc += next, b);
+    _mm512_storeu_si512(acc += next, c);
+    _mm512_storeu_si512(acc += next, d);
+    _mm512_storeu_si512(acc += next, e);
+    _mm512_storeu_si512(acc += next, f);
+    _mm512_storeu_si512(acc += next, g);
+    _mm512_storeu_si512(acc += next, h);
 }
 
 static void vnni_tile(const nbi_tile *t) {
@@ -71,12 +72,17 @@ static size_t vnni_scratch(const nbk_conv *p) {
 }
 static void vnni_run(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                      const void *in, void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&VNNI, p, &io);
+}
+static void vnni_run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                          const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&VNNI, p, &io);
 }
 static void vnni_sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
                       const void *in, int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&VNNI, p, &io);
 }
 
@@ -88,6 +94,7 @@ const nbi_conv_kernel nbi_conv_row_avx512vnni = {
     .pack = vnni_pack,
     .scratch_bytes = vnni_scratch,
     .run = vnni_run,
+    .run_part = vnni_run_part,
     .sums = vnni_sums,
     .finish = nbi_finish_x86,
 };

@@ -39,8 +39,8 @@ static void depthwise_tile(const nbi_tile *t) {
             two_taps(load(x + first), load(x + second), wl, wh, &xl, &xh);
             two_taps(load(y + first), load(y + second), wl, wh, &yl, &yh);
         }
-        finish_pixel(t->acc + i * NBI_LANES, t->bias, xl, xh);
-        finish_pixel(t->acc + (i + 1) * NBI_LANES, t->bias, yl, yh);
+        finish_pixel(t->acc + i * t->stride, t->bias, xl, xh);
+        finish_pixel(t->acc + (i + 1) * t->stride, t->bias, yl, yh);
     }
 }
 
@@ -58,12 +58,17 @@ static size_t scratch_bytes(const nbk_conv *p) {
 }
 static void run(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                 void *out, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, out, scratch, NULL};
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, 0, 0};
+    nbi_dense_run(&DEPTHWISE, p, &io);
+}
+static void run_part(const nbk_conv *p, const nbi_conv_range *range, const void *packed,
+                     const void *in, void *out, void *scratch, int part, int parts) {
+    const nbi_dense_io io = {range, packed, in, out, scratch, NULL, part, parts};
     nbi_dense_run(&DEPTHWISE, p, &io);
 }
 static void sums(const nbk_conv *p, const nbi_conv_range *range, const void *packed, const void *in,
                  int32_t *acc, void *scratch) {
-    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc};
+    const nbi_dense_io io = {range, packed, in, NULL, scratch, acc, 0, 0};
     nbi_dense_run(&DEPTHWISE, p, &io);
 }
 
@@ -76,6 +81,7 @@ const nbi_conv_kernel nbi_dwconv_row_avx2 = {
     .pack = pack,
     .scratch_bytes = scratch_bytes,
     .run = run,
+    .run_part = run_part,
     .sums = sums,
     .finish = nbi_finish_x86,
 };

@@ -110,9 +110,9 @@ static layout layout_of(const nbi_dense *d, const nbk_conv *p) {
 }
 
 /* In front of the weights: Σw of every output channel, for inputs that are shifted to unsigned, and
- * the chunk of every block. */
+ * the blocks. */
 static size_t head_bytes(const nbk_conv *p, const layout *l) {
-    return round_up(((size_t)p->out_c + l->groups * l->blocks) * 4, 64);
+    return round_up((size_t)p->out_c * 4 + l->groups * l->blocks * sizeof(nbi_block), 64);
 }
 
 size_t nbi_dense_packed_bytes(const nbi_dense *d, const nbk_conv *p) {
@@ -161,6 +161,21 @@ static bool chunk_fits(const layout *l, const uint8_t *block, size_t chunk) {
     return true;
 }
 
+/* Divides the weights by what all of them are multiples of: narrow widths have levels of 8, 4 or 2
+ * (nbk_level_step), and chunks are as many times longer. */
+static int divide(const layout *l, uint8_t *block) {
+    int8_t *w = (int8_t *)block;
+    int unit = 0;
+    for (size_t i = 0; i < l->block_bytes && unit != 1; i++)
+        for (int v = w[i] < 0 ? -w[i] : w[i]; v != 0;) { /* Euclid */
+            const int rest = unit % v;
+            unit = v;
+            v = rest;
+        }
+    for (size_t i = 0; i < l->block_bytes && unit > 1; i++) w[i] = (int8_t)(w[i] / unit);
+    return unit > 0 ? unit : 1;
+}
+
 /* The longest chunk for the actual weights, all of them about equally long; 0: not one step. Far
  * longer than what holds for any weights of the same width (nbi_chunk_of). */
 static size_t safe_chunk(const layout *l, const uint8_t *block) {
@@ -190,16 +205,20 @@ void nbi_dense_pack(const nbi_dense *d, const nbk_conv *p, const int8_t *levels,
         pack_channel(&l, levels + o * k, d->element,
                      w + block * l.block_bytes + in_group % NBI_LANES * 4);
     }
-    for (size_t b = 0; d->element == 1 && b < l.groups * l.blocks; b++)
-        sums[(size_t)p->out_c + b] = (int32_t)safe_chunk(&l, w + b * l.block_bytes);
+    nbi_block *block = (nbi_block *)(void *)(sums + p->out_c);
+    for (size_t b = 0; d->chunked && b < l.groups * l.blocks; b++) {
+        uint8_t *at = w + b * l.block_bytes;
+        block[b].unit = divide(&l, at);
+        block[b].chunk = (int32_t)safe_chunk(&l, at);
+    }
 }
 
 /* ---- running ------------------------------------------------------------------------------- */
 
-size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type) {
+size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type, int unit) {
     const int32_t x = range->in_max - (in_type == NBK_S8 ? range->in_min : 0);
     const int32_t w = -range->w_min > range->w_max ? -range->w_min : range->w_max;
-    const int64_t pair = 2 * (int64_t)x * w;
+    const int64_t pair = 2 * (int64_t)x * (w / unit);
     if (x < 0 || x > 255 || range->in_min < (in_type == NBK_S8 ? -128 : 0)) return 0;
     return pair <= 0 ? INT16_MAX : (size_t)(INT16_MAX / pair);
 }
@@ -264,7 +283,6 @@ typedef struct job {
     nbi_band band;
     const uint8_t *base; /* of the band in work */
     int y, height;       /* its output rows */
-    size_t chunk;        /* by the range of values */
     nbi_tile tile;
 } job;
 
@@ -314,29 +332,34 @@ static void run_block(const job *j, int first, int n, size_t offset, const int32
     nbi_tile t = j->tile;
     nbi_requant_init(&q, p, NULL, first, n);
     t.bias = bias;
-    t.acc = acc;
     for (size_t done = 0; done < total; done += t.pixels) {
         find_pixels(&at, &t, total - done < NBI_TILE_PIXELS ? total - done : NBI_TILE_PIXELS,
                     j->d->group);
+        const bool direct = j->io->acc && n == NBI_LANES && t.pixels % j->d->group == 0;
+        t.acc = direct ? j->io->acc + (start + done) * q.stride + (size_t)first : acc;
+        t.stride = direct ? q.stride : NBI_LANES;
         j->d->tile(&t);
+        if (direct) continue;
         if (!j->io->acc) {
             nbi_requant_avx2(&q, acc, NBI_LANES, start + done, t.pixels, j->io->out);
             continue;
         }
         int32_t *to = j->io->acc + (start + done) * q.stride + (size_t)first;
-        if (n == NBI_LANES)
-            for (size_t i = 0; i < t.pixels; i++) /* of a known size */
-                memcpy(to + i * q.stride, acc + i * NBI_LANES, NBI_LANES * sizeof acc[0]);
-        else
-            for (size_t i = 0; i < t.pixels; i++)
-                memcpy(to + i * q.stride, acc + i * NBI_LANES, (size_t)n * sizeof acc[0]);
+        for (size_t i = 0; i < t.pixels; i++)
+            memcpy(to + i * q.stride, acc + i * NBI_LANES, (size_t)n * sizeof acc[0]);
     }
+}
+
+static void set_chunk(job *j, const nbi_block *block) {
+    const size_t by_range = nbi_chunk_of(j->io->range, j->p->in_type, block->unit);
+    j->tile.unit = (int16_t)block->unit;
+    j->tile.chunk = (size_t)block->chunk > by_range ? (size_t)block->chunk : by_range;
 }
 
 static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
     const nbk_conv *p = j->p;
     const size_t lanes = NBI_LANES;
-    const int32_t *chunks = sums + p->out_c;
+    const nbi_block *block = (const nbi_block *)(const void *)(sums + p->out_c);
     for (size_t g = 0; g < j->l.groups; g++)
         for (size_t b = 0; b < j->l.n; b += lanes) {
             const size_t first = g * j->l.n + b;
@@ -347,10 +370,10 @@ static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
                 bias[i] = (int32_t)((uint32_t)p->bias[first + i] -
                                     (uint32_t)add * (uint32_t)sums[first + i]);
             j->tile.w = w;
-            j->tile.chunk = (size_t)chunks[g * j->l.blocks + b / lanes];
-            if (j->tile.chunk < j->chunk) j->tile.chunk = j->chunk;
+            if (j->d->chunked) set_chunk(j, block);
             run_block(j, (int)first, (int)n, channel * j->d->element, bias);
             w += j->l.block_bytes;
+            block++;
         }
 }
 
@@ -362,12 +385,12 @@ void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io
     find_offsets(&j, io->scratch);
     j.tile.offset = io->scratch;
     j.tile.steps = j.l.segments * j.l.steps;
-    j.chunk = nbi_chunk_of(io->range, p->in_type);
     const int32_t *sums = io->packed;
     const uint8_t *w = (const uint8_t *)io->packed + head_bytes(p, &j.l);
     uint8_t *buffer = (uint8_t *)io->scratch + offset_bytes(&j.l);
-    for (j.y = 0; j.y < p->out_h; j.y += j.band.height) {
-        j.height = p->out_h - j.y < j.band.height ? p->out_h - j.y : j.band.height;
+    const int end = io->parts ? p->out_h * (io->part + 1) / io->parts : p->out_h;
+    for (j.y = io->parts ? p->out_h * io->part / io->parts : 0; j.y < end; j.y += j.band.height) {
+        j.height = end - j.y < j.band.height ? end - j.y : j.band.height;
         j.base = nbi_band_fill(p, &j.band, d->copy, add, io->in, j.y, j.height, buffer);
         run_band(&j, sums, w, add);
     }

@@ -6,7 +6,8 @@
  * steps of 4 bytes (4 codes, or 2 widened ones); reads behind its end meet weights of 0. A tile
  * function computes up to NBI_TILE_PIXELS pixels × 16 output channels from the addresses of pixels
  * and the offsets of steps alone. Packed weights: a block of 16 channels after the other, each
- * [step][16 channels][4 bytes]; in front of them Σw per channel and the chunk of every block.
+ * [step][16 channels][4 bytes]; in front of them Σw per channel and what is known of every block
+ * (nbi_block).
  * Depthwise: a step is the 16 channels of one tap, widened, and a
  * block of weights is [pair of taps][16 channels][2 taps] as int16. */
 #ifndef NIBBLE_KERNELS_CONV_X86_H
@@ -25,7 +26,9 @@ typedef struct nbi_tile {
     const uint8_t *w;
     const int32_t *bias; /* [16] */
     size_t chunk;        /* steps that may be summed in int16, from 0, chunk, 2·chunk, … on */
-    int32_t *acc;        /* [pixels][16], 64-byte aligned */
+    int16_t unit;        /* a weight of 1 counts so much; 1 unless nbi_dense.chunked */
+    int32_t *acc;        /* [pixels, filled up to a group] rows of `stride`, 16 are written */
+    size_t stride;
 } nbi_tile;
 
 /* The requantization of 16 channels. SIMD needs shift ≥ 32 everywhere (`fast`). */
@@ -69,9 +72,15 @@ nbi_band nbi_band_of(const nbk_conv *p, size_t element, bool as_is);
 const uint8_t *nbi_band_fill(const nbk_conv *p, const nbi_band *band, nbi_widen_fn copy, int add,
                              const uint8_t *in, int y, int height, uint8_t *buffer);
 
+/* A block of packed weights: levels / unit, `chunk` as in nbi_tile for any bytes they may meet. */
+typedef struct nbi_block {
+    int32_t chunk, unit;
+} nbi_block;
+
 /* A way to multiply. */
 typedef struct nbi_dense {
     size_t element; /* 1: bytes (unsigned), 2: int16 */
+    bool chunked;   /* the tile sums in int16, and multiplies by `unit` when it widens */
     size_t group;   /* pixels that the tile computes together; divides NBI_TILE_PIXELS */
     nbi_widen_fn copy;
     void (*tile)(const nbi_tile *t);
@@ -85,9 +94,11 @@ typedef struct nbi_dense_io {
     const void *packed, *in;
     void *out, *scratch;
     int32_t *acc; /* not NULL: the sums instead of out */
+    int part, parts; /* of the output rows; parts 0: all of them */
 } nbi_dense_io;
 void nbi_dense_run(const nbi_dense *d, const nbk_conv *p, const nbi_dense_io *io);
-/* How many steps of unsigned byte × weight products fit into int16 sums of pairs; 0: not one. */
-size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type);
+/* How many steps of unsigned byte × weight products fit into int16 sums of pairs, with weights that
+ * are multiples of `unit` divided by it; 0: not one. */
+size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type, int unit);
 
 #endif

@@ -1,0 +1,81 @@
+"""Fine-tuning figures of docs/accuracy.md: our own float networks (bench/networks.py), trained on 45,000
+images, so that the 5,000 validation images that choose the best epoch are unseen; top-1 of the integer
+program on the 5,000 test images.
+
+    PY bench/accuracy.py --data DATA [--build build] [--work FOLDER] [--only NETWORK...] [--seeds 0,1,2]
+
+Runs what bench/results/accuracy.json does not hold; an interrupted run goes on from its checkpoint."""
+
+import argparse
+import json
+import os
+
+from figures_run import TRANSFORM, timed, uniform_options
+from rival_common import Results, cifar_files, cpu_facts, sha256
+
+# network: (widths, epochs)
+PLAN = {
+    "resnet8": (((4, 4), (3, 3), (2, 2)), 10),
+    "resnet20": (((4, 4), (3, 3), (2, 2)), 30),
+    "mobilenet_v2_0.5": (((4, 4), (8, 4)), 10),
+}
+
+
+def network(root, work, name):
+    for folder in (os.path.join(root, "networks"), work):
+        path = os.path.join(folder, name + ".onnx")
+        if os.path.exists(path):
+            return path
+    return None
+
+
+def run(args, nibble, cifar, model, folder, w, a, epochs, seed):
+    command = [nibble, "quantize", model, "--data", cifar, *TRANSFORM, "--val", "5000",
+               *uniform_options(w, a), "--finetune", str(epochs), "--seed", str(seed), "--resume",
+               "--quiet", "--threads", args.threads, "-o", folder]
+    _, usage = timed(command)
+    with open(os.path.join(folder, "results.json")) as file:
+        found = json.load(file)
+    tuned = found["finetune"]
+    last = tuned["lines"][-1]
+    return {"top1": round(found["quantized"]["top1"], 3),
+            "float_top1": round(found["float"]["top1"], 3),
+            "drop": round(found["float"]["top1"] - found["quantized"]["top1"], 3),
+            "bytes": found["quantized"]["bytes"], "epochs": epochs,
+            "best_epoch": tuned["best_epoch"], "agreement": round(last["agreement"], 3),
+            "validation_deployed": round(last["deployed"], 3),
+            "validation_simulated": round(last["simulated"], 3), **usage}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--work", default=os.path.expanduser("~/.cache/nibble-networks"))
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=int, default=0, help="instead of the plan's")
+    parser.add_argument("--only", nargs="*", default=list(PLAN))
+    args = parser.parse_args()
+    root = os.path.dirname(os.path.abspath(__file__))
+    nibble = os.path.join(os.path.abspath(args.build), "nibble")
+    cifar = os.path.join(args.data, "cifar-10-batches-bin")
+    results = Results(os.path.join(root, "results", "accuracy.json"),
+                      {"what": "fine-tuning; keys: network/widths/epochs/seed",
+                       "script": "bench/accuracy.py", "cores": os.cpu_count(), **cpu_facts()},
+                      {"test": sha256(cifar_files(args.data, "test"))})
+    for seed in args.seeds.split(","):
+        for name in args.only:
+            widths, epochs = PLAN[name]
+            epochs = args.epochs or epochs
+            model = network(root, args.work, name)
+            for w, a in widths if model else ():
+                key = "%s/W%dA%d/%d/%s" % (name, w, a, epochs, seed)
+                if results.done(key):
+                    continue
+                folder = os.path.join(args.work, key.replace("/", "_"))
+                results.put(key, run(args, nibble, cifar, model, folder, w, a, epochs, seed))
+                print(key, results.get(key), flush=True)
+
+
+main()
