@@ -42,7 +42,8 @@ static const opt how[] = {
     {"ptq", 0, "METHOD",
      "how the chosen policy's weights are rounded: none; gram (default): layer by layer, so that sums "
      "on calibration images change least, in seconds; adaround, qdrop: from there on by gradient "
-     "descent, block by block, in a minute or more",
+     "descent, block by block, in a minute or more; cle, in front (cle,gram): channels of "
+     "neighbouring layers equalized first",
      OPT_TEXT, O(ptq), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},

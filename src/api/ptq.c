@@ -2,6 +2,7 @@
  * the learner gives each layer its weights on the way; then, if that was asked for, block by block. */
 #include "api/session.h"
 
+#include "quant/equalize.h"
 #include "runtime/reconstruct.h"
 
 #include <math.h>
@@ -13,20 +14,45 @@
 typedef enum method { NONE, GRAM, ADAROUND, QDROP, METHODS } method;
 static const char *const names[METHODS] = {"none", "gram", "adaround", "qdrop"};
 
+/* "[cle,]METHOD" or "cle"; false: something else. */
+static bool parse(const nb_quantize_options *o, bool *cle, method *out) {
+    const char *text = o->ptq ? o->ptq : "";
+    *cle = !strncmp(text, "cle", 3) && (!text[3] || text[3] == ',');
+    *out = o->finetune > 0 || !o->correct ? NONE : GRAM;
+    if (*cle) text += text[3] ? 4 : 3;
+    if (!*text) return !*cle || text[-1] != ',';
+    for (int i = 0; i < METHODS; i++)
+        if (!strcmp(text, names[i])) {
+            *out = (method)i;
+            return true;
+        }
+    return false;
+}
+
 static method method_of(const nb_quantize_options *o) {
-    int m = o->finetune > 0 || !o->correct ? NONE : GRAM;
-    for (int i = 0; o->ptq && i < METHODS; i++)
-        if (!strcmp(o->ptq, names[i])) m = i;
-    return (method)m;
+    bool cle;
+    method m;
+    return parse(o, &cle, &m) ? m : NONE;
 }
 
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o) {
-    method m = method_of(o);
-    if (o->ptq && strcmp(o->ptq, names[m]))
-        return nb_fail(ctx, NB_EINVAL, "ptq: '%s' is not one of: none, gram, adaround, qdrop",
-                       o->ptq);
+    bool cle;
+    method m;
+    if (!parse(o, &cle, &m))
+        return nb_fail(ctx, NB_EINVAL, "ptq: '%s' is not one of: none, gram, adaround, qdrop, with "
+                       "cle, in front where wanted", o->ptq);
     if (m != NONE && !o->correct)
         return nb_fail(ctx, NB_EINVAL, "--ptq %s needs the output-statistics correction", names[m]);
+    return NB_OK;
+}
+
+nb_status nbi_equalize_model(nb_ctx *ctx, const nb_quantize_options *o, nbi_graph *graph) {
+    bool cle;
+    method m;
+    int pairs;
+    if (!parse(o, &cle, &m) || !cle) return NB_OK;
+    NB_TRY(nbi_equalize(ctx, graph, &pairs));
+    nb_log(ctx, NB_LOG_INFO, "%d pairs of convolutions are equalized", pairs);
     return NB_OK;
 }
 

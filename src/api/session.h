@@ -136,6 +136,8 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss);
 void nbi_use_learned(nbi_session *s, bool use);
 /* NB_EINVAL when o->ptq names no method, or one that needs what is switched off. */
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o);
+/* Equalizes the model in place where o->ptq asks for it. */
+nb_status nbi_equalize_model(nb_ctx *ctx, const nb_quantize_options *o, nbi_graph *graph);
 /* An nbi_fill_fn over s->images; user: the session. */
 nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out);
 /* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned: NULL where none is
