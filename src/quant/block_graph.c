@@ -154,6 +154,9 @@ nb_status nbi_block_open(nb_ctx *ctx, nbi_blocks *b, int index, nbi_block_graph 
     NB_TRY(nbi_graph_set_inputs(ctx, g, 2, (const int[]){in, target}));
     NB_TRY(nbi_graph_set_outputs(ctx, g, 2, (const int[]){to, loss}));
     nbi_graph_prune(g);
+    if (nbi_graph_uses(g, out->qat->x) > 0)
+        return nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' is not all that the block behind it reads",
+                       net->edge[block->in].name);
     out->in = in;
     out->out = to;
     out->loss = loss;

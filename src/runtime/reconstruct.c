@@ -48,7 +48,13 @@ static nb_status one_block(nb_ctx *ctx, nbi_scorer *scorer, nbi_blocks *blocks, 
                      "float network"};
     NB_TRYG(nbi_float_taps(ctx, &taps));
     nbi_block_data data = {images, quantized, g.value[0], g.value[1]};
-    NB_TRYG(nbi_blocks_learn(ctx, blocks, i, frozen, &data, learner, grid, &before, &after));
+    st = nbi_blocks_learn(ctx, blocks, i, frozen, &data, learner, grid, &before, &after);
+    if (st == NB_EUNSUPPORTED) { /* this block keeps what it has */
+        nb_log(ctx, NB_LOG_INFO, "%s: left out", nb_ctx_message(ctx));
+        st = NB_OK;
+        goto done;
+    }
+    if (st != NB_OK) goto done;
     bool better = after < before;
     job->improved += better;
     job->before += before;

@@ -2,7 +2,9 @@
  * rounding, levels of the grid, the same at any number of threads and whenever it is asked again. */
 #include "hand_net.h"
 
+#include "quant/equalize.h"
 #include "quant/learn.h"
+#include "runtime/reconstruct.h"
 
 #define IMAGES 96
 #define C      8
@@ -151,11 +153,105 @@ static void test_out_of_memory(void **state) {
     hand_free(h);
 }
 
+/* Blocks from Gram's levels: nothing gets worse, levels stay on the grid, steps positive, the same
+ * again with the same seed; the scorer takes levels and grids. */
+static void blocks(hand *h, const nbi_choice *bits, bool drop, nbi_qparam *grid,
+                   nbi_reconstruction *job, nbi_frozen **out) {
+    nbi_scorer *s = hand_scorer(h, IMAGES, 0);
+    nbi_learner *l = learner_of(h);
+    nbi_scorer_set_weights(s, nbi_learner_weights, l);
+    nbi_frozen_free(freeze(h, s, bits));
+    *job = (nbi_reconstruction){.blocks = {h->g, h->net, bits, nbi_score_edge(h->net), 16, 60, drop,
+                                           9},
+                                .fill = hand_fill, .fill_user = h, .images = IMAGES,
+                                .scorer_images = IMAGES};
+    nbi_scorer_set_grids(s, grid);
+    HAND_OK(nbi_reconstruct(h->ctx, s, l, grid, job));
+    *out = freeze(h, s, bits);
+    nbi_scorer_free(s);
+    nbi_learner_free(l);
+}
+
+static void test_blocks(void **state) {
+    hand net, *h = &net;
+    nbi_choice bits[HAND_SITES];
+    (void)state;
+    make(h);
+    hand_bits(h, 2, 3, bits);
+    for (int drop = 0; drop < 2; drop++) {
+        nbi_qparam grid[2][HAND_SITES] = {{{0}}};
+        nbi_reconstruction job[2];
+        nbi_frozen *f[2];
+        for (int i = 0; i < 2; i++) blocks(h, bits, drop, grid[i], &job[i], &f[i]);
+        assert_in_range(job[0].n_blocks, 2, 4); /* a residual block, one with a shortcut, the end */
+        assert_true(job[0].before > 0 && job[0].after <= job[0].before);
+        assert_true(job[0].improved > 0 || job[0].after == job[0].before);
+        assert_true(job[0].after == job[1].after);
+        assert_same(h, f[0], f[1]);
+        for (int i = 0; i < h->net->n_layers; i++)
+            for (size_t k = 0; h->net->layer[i].type == NBI_LAYER_CONV &&
+                               k < h->net->layer[i].n_weights; k++)
+                assert_true(f[0]->conv[i].levels[k] % 8 == 0 &&
+                            abs(f[0]->conv[i].levels[k] + 4) <= 12);
+        for (int i = 0; i < h->net->n_sites; i++)
+            assert_true(grid[0][i].dtype == NB_DTYPE_NONE || (drop && grid[0][i].scale > 0));
+        nbi_frozen_free(f[0]);
+        nbi_frozen_free(f[1]);
+    }
+    hand_free(h);
+}
+
+/* Output of the float graph on one made-up image. */
+static void run_float(hand *h, const float *image, float *out, size_t n) {
+    nbi_graph *g;
+    nbi_exec *e;
+    nbi_view v;
+    HAND_OK(nbi_specialize_batch(h->ctx, h->g, 1, &g));
+    HAND_OK(nbi_exec_new(h->ctx, g, NBI_EXEC_REFERENCE, &e));
+    HAND_OK(nbi_exec_run(h->ctx, e, (const void *const[]){image}));
+    HAND_OK(nbi_exec_value(h->ctx, e, g->output[0], &v));
+    assert_int_equal(nbi_view_count(&v), n);
+    memcpy(out, v.data, n * sizeof *out);
+    nbi_exec_free(e);
+    nbi_graph_free(g);
+}
+
+/* Two pairs in a chain, one without (Add) and one clipped; the function stays, ranges meet. */
+static void test_equalize(void **state) {
+    enum { N = 5, SIDE = 6 };
+    hand net, *h = &net;
+    float image[3 * SIDE * SIDE], before[N], after[N];
+    int pairs;
+    (void)state;
+    int x = HAND_IMAGE(h, 33, 3, SIDE, SIDE);
+    int a = hand_op(h, "Relu", hand_bn(h, hand_conv3(h, x, 3, C), C, NULL));
+    a = hand_op(h, "Relu", hand_conv(h, a, C, C, C, (hand_window){3, 1, 1, 1}));
+    int first = h->g->node[h->g->n_nodes - 2]->in[1];
+    for (int i = 0; i < 9; i++) hand_data(h, first)[i] *= 50; /* one channel far above the others */
+    int b = hand_conv(h, a, C, C, 1, (hand_window){1, 1, 1, 0});
+    b = hand_op(h, "Relu", hand_op2(h, "Add", b, hand_conv3(h, x, 3, C)));
+    b = hand_clip(h, hand_conv3(h, b, C, C), 0, 6);
+    b = hand_op(h, "GlobalAveragePool", hand_conv3(h, b, C, N));
+    hand_outputs(h, 1, &b);
+    for (size_t i = 0; i < NBI_COUNT(image); i++) image[i] = (float)nbi_rng_normal(&h->rng);
+    run_float(h, image, before, N);
+    float was = hand_data(h, first)[0];
+    HAND_OK(nbi_equalize(h->ctx, h->g, &pairs));
+    assert_int_equal(pairs, 2);
+    assert_true(fabsf(hand_data(h, first)[0]) < fabsf(was) / 2);
+    run_float(h, image, after, N);
+    for (int i = 0; i < N; i++) /* float32 products of other factors */
+        assert_true(fabsf(after[i] - before[i]) < 1e-4f * (1 + fabsf(before[i])));
+    hand_free(h);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_closer),
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_equalize),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
