@@ -7,8 +7,9 @@ from rival_common import say
 
 DRAWS = 5
 CONFIGS = ("W4A4", "W3A3", "W2A4", "W2A2")
-# method -> draws; by gradient descent one is enough to see that it takes longer
-METHODS = {"none": DRAWS, "gram": DRAWS, "adaround": 1, "qdrop": 1}
+# method -> draws, widths; by gradient descent one is enough to see that it takes longer
+METHODS = {"none": (DRAWS, CONFIGS), "gram": (DRAWS, CONFIGS), "adaround": (1, ("W3A3",)),
+           "qdrop": (1, ("W3A3",))}
 
 
 def run_ptq_learned(job):
@@ -16,9 +17,9 @@ def run_ptq_learned(job):
                           "ResNet-20, uniform widths, draws of 512 images, integer program, 2 "
                           "threads; keys: method/config/draw. Seconds are those of learning, "
                           "correction and freezing, after calibration")
-    for method, draws in METHODS.items():
+    for method, (draws, configs) in METHODS.items():
         for draw in range(draws):
-            for config in CONFIGS:
+            for config in configs:
                 key = "%s/%s/%d" % (method, config, draw)
                 if results.done(key):
                     continue
