@@ -60,7 +60,7 @@ static nbi_learner *learn(nb_ctx *ctx, const experiment *e, const nbi_choice *bi
     nbi_learner *learner;
     const nbi_learner_options o = {e->network->source, net, bench_fill, &f, BENCH_CALIB, 0};
     bench_check(ctx, nbi_learner_new(ctx, &o, &learner), "learning");
-    nbi_scorer_set_weights(e->scorer, nbi_learner_weights, learner);
+    nbi_scorer_set_rounding(e->scorer, nbi_learner_round, learner);
     if (!strcmp(e->method, "gram")) return learner;
     nbi_frozen *gram;
     bench_check(ctx, nbi_scorer_freeze(ctx, e->scorer, bits, &gram), "learning");
@@ -106,7 +106,7 @@ static json_t *evaluate(nb_ctx *ctx, const experiment *e, const nbi_choice *bits
     nbi_runner_free(runner);
     nbi_program_free(program);
     nbi_frozen_free(frozen);
-    nbi_scorer_set_weights(scorer, NULL, NULL);
+    nbi_scorer_set_rounding(scorer, NULL, NULL);
     nbi_scorer_set_grids(scorer, NULL);
     nbi_learner_free(learner);
     free(grid);

@@ -1,18 +1,23 @@
-"""Training speed of ResNet-20 in PyTorch: float, and with quantization in the loop, the figures that
-ours stand beside.
+"""Training speed in PyTorch: float, and with quantization in the loop, the figures that ours stand
+beside. ResNet-20, and MobileNetV2-0.5 as `nibble new mobilenet_v2 --width 0.5` makes it.
 
     /usr/bin/python3 bench/rival_train_torch.py --out bench/results/train_torch.json
 
 A fixed batch of 128 (no loading), channels last, SGD with momentum 0.9 and weight decay; median of the
-steps' times. Weights per output channel, activations per tensor, at the sites of rival_ptq_torch.py's
-residual8.
+steps' times, and the processor's time per step, which says something on a busy machine, too. Each row
+is a process of its own, whose peak of memory is its own. Weights per output channel, activations per
+tensor, at the sites of rival_ptq_torch.py's residual8.
 float   no quantization
 fused   torch.ao.quantization.FusedMovingAvgObsFakeQuantize on weights and activations, 8 bits
 lsq     learned steps (Esser et al. 2020) as an autograd function, 4 bits
 """
 
 import argparse
+import json
+import resource
 import statistics
+import subprocess
+import sys
 import time
 
 import torch
@@ -71,8 +76,8 @@ def quantizer(kind, channels=0, signed=False):
 
 
 class Conv(torch.nn.Conv2d):
-    def __init__(self, kind, n, m, stride):
-        super().__init__(n, m, 3, stride, 1, bias=False)
+    def __init__(self, kind, n, m, stride, kernel=3, groups=1):
+        super().__init__(n, m, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.fq = quantizer(kind, m)
 
     def forward(self, x):
@@ -114,38 +119,110 @@ class ResNet20(torch.nn.Module):
         return self.linear(self.pooled(x.mean((2, 3))))
 
 
-def measure(kind, seconds):
-    net = ResNet20(kind).to(memory_format=torch.channels_last).train()
+def width(channels):
+    """Half of it in multiples of 8, as MobileNets round."""
+    half = max(8, (channels // 2 + 4) // 8 * 8)
+    return half + 8 if half < 0.9 * channels / 2 else half
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, kind, n, m, stride=1, kernel=1, groups=1, relu=True):
+        super().__init__()
+        self.conv, self.bn = Conv(kind, n, m, stride, kernel, groups), torch.nn.BatchNorm2d(m)
+        self.relu, self.fq = relu, quantizer(kind, signed=not relu)
+
+    def forward(self, x):
+        y = self.bn(self.conv(x))
+        return self.fq(F.relu6(y) if self.relu else y)
+
+
+class Inverted(torch.nn.Module):
+    def __init__(self, kind, n, m, expand, stride):
+        super().__init__()
+        inner = n * expand
+        layers = [Layer(kind, n, inner)] if expand != 1 else []
+        layers += [Layer(kind, inner, inner, stride, 3, inner), Layer(kind, inner, m, relu=False)]
+        self.layers, self.skip = torch.nn.Sequential(*layers), stride == 1 and n == m
+        self.inner = quantizer(kind, signed=True)
+        self.stream = quantizer(kind, signed=True) if self.skip else None
+
+    def forward(self, x):
+        y = self.layers(self.inner(x))
+        return self.stream(x + y) if self.skip else y
+
+
+class MobileNetV2(torch.nn.Module):
+    STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+              (6, 160, 3, 2), (6, 320, 1, 1))
+
+    def __init__(self, kind):
+        super().__init__()
+        n = width(32)
+        blocks = [Layer(kind, 3, n, 1, 3)]
+        for expand, channels, repeat, stride in self.STAGES:
+            for i in range(repeat):
+                blocks.append(Inverted(kind, n, width(channels), expand, 1 if i else stride))
+                n = width(channels)
+        blocks.append(Layer(kind, n, 1280))
+        self.input, self.pooled = quantizer(kind, signed=True), quantizer(kind)
+        self.blocks, self.drop = torch.nn.Sequential(*blocks), torch.nn.Dropout(0.2)
+        self.linear = torch.nn.Linear(1280, 10)
+
+    def forward(self, x):
+        x = self.pooled(self.blocks(self.input(x)).mean((2, 3)))
+        return self.linear(self.drop(x))
+
+
+NETWORKS = {"": ResNet20, "mobilenet_v2_0.5/": MobileNetV2}
+
+
+def measure(network, kind, seconds):
+    net = NETWORKS[network](kind).to(memory_format=torch.channels_last).train()
     x = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     target = torch.randint(0, 10, (BATCH,))
     optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=1e-4)
-    times, end = [], time.perf_counter() + seconds
+    times, busy, end = [], [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 8:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(net(x), target).backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
-    return BATCH / statistics.median(times[3:])
+        busy.append(time.process_time() - cpu)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"images_per_second": round(BATCH / statistics.median(times[3:]), 1),
+            "cpu_seconds_per_step": round(statistics.median(busy[3:]), 4),
+            "peak_memory_mb": round(peak, 1)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--row", help="measures this one and prints it")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    results = Results(args.out, {"what": "training images per second, ResNet-20, batch 128",
+    if args.row:
+        torch.set_num_threads(args.threads)
+        torch.set_flush_denormal(True)
+        torch.manual_seed(0)
+        network, kind = args.row.rpartition("/")[0], args.row.rpartition("/")[2]
+        print(json.dumps(measure(network + "/" * bool(network), kind, args.seconds)))
+        return
+    results = Results(args.out, {"what": "training images per second, batch 128; keys: network/kind, "
+                                         "ResNet-20's without a network",
                                  "torch": torch.__version__, "threads": args.threads,
                                  "script": "bench/rival_train_torch.py"}, {})
-    for kind in ("float", "fused", "lsq"):
-        if results.done(kind):
-            continue
-        results.put(kind, {"images_per_second": round(measure(kind, args.seconds), 1)})
-        say(kind, results.get(kind))
+    for network in NETWORKS:
+        for kind in ("float", "fused", "lsq"):
+            key = network + kind
+            if results.done(key) and "peak_memory_mb" in results.get(key):
+                continue
+            out = subprocess.run([sys.executable, __file__, "--row", key, "--threads",
+                                  str(args.threads), "--seconds", str(args.seconds)], check=True,
+                                 stdout=subprocess.PIPE, text=True).stdout
+            results.put(key, json.loads(out))
+            say(key, results.get(key))
 
 
 if __name__ == "__main__":

@@ -193,6 +193,7 @@ int cmd_export(cli *c);
 int cmd_bench(cli *c);
 int cmd_list(cli *c);
 int cmd_new(cli *c);
+int cmd_meta_train(cli *c);
 int cmd_train(cli *c);
 int cmd_finetune(cli *c);
 

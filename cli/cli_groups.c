@@ -30,6 +30,8 @@ const opt cli_choice_options[] = {
      CHOICE(weight_bits), 0, 0},
     {"activation-bits", 0, "N,...", "widths offered to activations (default 8), likewise", OPT_TEXT,
      CHOICE(activation_bits), 0, 0},
+    {"bias-bits", 0, "N,...", "widths offered to biases, of 8, 16 and 32 (default 32)", OPT_TEXT,
+     CHOICE(bias_bits), 0, 0},
     {"residual-bits", 0, "N", "width of residual streams (default 8)", OPT_INT,
      CHOICE(residual_bits), 2, 8},
     {"granularity", 0, "tensor|channel", "scales of weights: one, or one per channel (default)",
@@ -55,6 +57,8 @@ const opt cli_descent_options[] = {
      1e-9, 1e9},
     {"ema", 0, "DECAY", "judge and keep a moving average of the weights, e.g. 0.999", OPT_REAL,
      DESCENT(ema), 0.01, 0.999999},
+    {"dampen", 0, "L", "pulls weights to their levels, against oscillation, e.g. 0.001 (default 0)",
+     OPT_REAL, DESCENT(dampen), 0, 1e6},
     {"augment", 0, "LIST", "of crop, flip, cutout[=SIDE], mixup[=A], cutmix[=A]; or none",
      OPT_TEXT, DESCENT(augment), 0, 0},
 };

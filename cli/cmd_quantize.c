@@ -20,8 +20,12 @@ static const opt limits[] = {
     {"max-ram", 0, "SIZE", "peak of the activation arena, e.g. 48K", OPT_BYTES, O(max_ram), 1,
      1e15},
     {"max-bops", 0, "N", "bit operations of one image, e.g. 2e9", OPT_REAL, O(max_bops), 1, 1e24},
-    {"max-latency", 0, "TIME", "one image on one thread of this machine, e.g. 2ms", OPT_SECONDS,
-     O(max_latency), 1e-9, 1e6},
+    {"max-latency", 0, "TIME", "one image, by --cost-table, else on one thread here, e.g. 2ms",
+     OPT_SECONDS, O(max_latency), 1e-9, 1e6},
+    {"max-energy", 0, "JOULES", "one image, by --cost-table, e.g. 1e-3", OPT_REAL, O(max_energy),
+     1e-15, 1e9},
+    {"cost-table", 0, "FILE.csv", "cycles or seconds, and energy, of each step on the device",
+     OPT_TEXT, O(cost_table), 0, 0},
     {"max-drop", 0, "POINTS", "loss of the metric against float, e.g. 0.5", OPT_REAL, O(max_drop),
      0, 1e9},
     {"for", 0, "c|onnx",
@@ -47,8 +51,8 @@ static const opt how[] = {
      OPT_TEXT, O(ptq), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},
-    {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data", OPT_FLAG,
-     O(dry_run), 0, 0},
+    {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data (-v: why)",
+     OPT_FLAG, O(dry_run), 0, 0},
 };
 
 static const opt own[] = {
@@ -87,7 +91,8 @@ static int work(cli *c, quantize_args *a, const char *path) {
     c->tells = o->finetune > 0;
     char *json = NULL;
     nb_status status = nb_quantize(c->ctx, path, o, &json);
-    return cli_finish(c, status, json, o->dry_run ? print_dry_run : print_quantize, o->output);
+    cli_printer print = !o->dry_run ? print_quantize : c->verbose ? print_decisions : print_dry_run;
+    return cli_finish(c, status, json, print, o->output);
 }
 
 int cmd_quantize(cli *c) {

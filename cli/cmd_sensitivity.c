@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MOST_BITS = 16, MOST_WIDTHS = 12 };
+enum { MOST_BITS = 32, MOST_WIDTHS = 12 };
 
 static const opt options[] = {
     {"for", 0, "c|onnx", "offers the widths that C stores (default), or ONNX", OPT_CHOICE,
@@ -83,6 +83,36 @@ static void print_widths(const blamed *list, size_t n, const char *what, int dig
     table_print(t);
 }
 
+/* The width of `tensor` next below `bits`; 0: none. */
+static int next_below(const json_t *tensor, int bits) {
+    for (int b = bits - 1; b > 0; b--)
+        if (!isnan(at_bits(tensor, b, "loss"))) return b;
+    return 0;
+}
+
+/* What giving up one width costs for what it saves. */
+static void print_steps(const blamed *list, size_t n) {
+    static const char *const heads[] = {"~tensor", "<kind", "from", "to", "loss", "bytes",
+                                        "loss per K", NULL};
+    table *t = table_new(heads);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *tensor = list[i].tensor;
+        const char *layer = json_text(tensor, "layer");
+        for (int bits = MOST_BITS; bits > 1; bits--) {
+            int to = next_below(tensor, bits);
+            if (!to || isnan(at_bits(tensor, bits, "loss"))) continue;
+            double loss = at_bits(tensor, to, "loss") - at_bits(tensor, bits, "loss");
+            double bytes = at_bits(tensor, to, "bytes") - at_bits(tensor, bits, "bytes");
+            const char *cells[] = {layer ? layer : json_text(tensor, "tensor|name"),
+                                   json_text(tensor, "kind"), show_whole(bits), show_whole(to),
+                                   show_real(loss, 4), show_whole(bytes),
+                                   show_real(bytes < 0 ? loss / -bytes * 1024 : NAN, 4)};
+            table_row(t, cells);
+        }
+    }
+    table_print(t);
+}
+
 static void print_sensitivity(const json_t *root, const void *user) {
     const json_t *tensors = json_at(root, "tensors"), *tensor;
     size_t n = json_array_size(tensors), i;
@@ -99,6 +129,8 @@ static void print_sensitivity(const json_t *root, const void *user) {
     if (has_loss) {
         printf("what each tensor alone adds to the loss, by its width; the worst first\n\n");
         print_widths(list, n, "loss", 4);
+        printf("\nwhat one width less adds to the loss, and saves\n\n");
+        print_steps(list, n);
         putchar('\n');
     }
     if (find_widths(list, n, "sqnr", widths) > 0) {

@@ -15,6 +15,7 @@ static const command commands[] = {
     {"run", cmd_run, "one inference on tensors from files"},
     {"eval", cmd_eval, "accuracy, or another metric, on a data set"},
     {"train", cmd_train, "trains a float model"},
+    {"meta-train", cmd_meta_train, "trains a network that generates weights, for a search"},
     {"quantize", cmd_quantize, "the main job: a smaller model under the limits you give"},
     {"finetune", cmd_finetune, "more fine-tuning of what quantize wrote"},
     {"sensitivity", cmd_sensitivity, "which layer is to blame, at which width"},

@@ -7,7 +7,7 @@
 /* How a limit is shown, and where what was reached stands when the limit does not say it. */
 static const struct limit_row {
     const char *name, *got;
-    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real */
+    char unit; /* 'B' bytes, 's' seconds, 'x' ratio, 'n' count, 'r' real, 'j' joules */
 } limit_rows[] = {
     {"max-size", "quantized.bytes", 'B'},
     {"compression", "quantized.compression|compression", 'x'},
@@ -15,6 +15,7 @@ static const struct limit_row {
     {"max-ram", "quantized.peak_ram", 'B'},
     {"max-bops", "quantized.bops", 'n'},
     {"max-latency", "quantized.latency", 's'},
+    {"max-energy", "quantized.energy", 'j'},
     {"max-drop", "validation_drop.bound", 'r'},
 };
 enum { N_LIMITS = sizeof limit_rows / sizeof limit_rows[0] };
@@ -29,6 +30,10 @@ static const char *in_unit(char unit, double x) {
         return show_seconds(x);
     case 'n':
         return show_count(x);
+    case 'j':
+        if (!isfinite(x)) return "-";
+        snprintf(ratio[next % 2], sizeof ratio[0], "%.4g J", x);
+        return ratio[next++ % 2];
     case 'x':
         if (!isfinite(x)) return "-";
         snprintf(ratio[next % 2], sizeof ratio[0], "%.2fx", x);
@@ -77,6 +82,23 @@ static bool is_weight(const json_t *site) {
     return json_at(site, "weight_bits") || (kind && strcmp(kind, "weight") == 0);
 }
 
+static bool is_bias(const json_t *site) {
+    const char *kind = json_text(site, "kind");
+    return kind && strcmp(kind, "bias") == 0;
+}
+
+/* The biases of a site's layer. */
+static const json_t *biases_of(const json_t *policy, const json_t *site) {
+    const char *layer = json_text(site, "layer");
+    const json_t *other;
+    size_t i;
+    json_array_foreach(policy, i, other) {
+        const char *name = json_text(other, "layer");
+        if (layer && name && strcmp(layer, name) == 0 && is_bias(other)) return other;
+    }
+    return NULL;
+}
+
 /* The site in `policy` with the same layer that holds weights or, if not `weights`, its result. */
 static const json_t *same_layer(const json_t *policy, const json_t *site, bool weights) {
     const char *layer = json_text(site, "layer");
@@ -84,6 +106,7 @@ static const json_t *same_layer(const json_t *policy, const json_t *site, bool w
     size_t i;
     json_array_foreach(policy, i, other) {
         const char *name = json_text(other, "layer");
+        if (is_bias(other)) continue;
         if (layer && name && strcmp(layer, name) == 0 && is_weight(other) == weights) return other;
     }
     return NULL;
@@ -120,6 +143,7 @@ static void policy_row(table *t, const json_t *policy, const json_t *site) {
                                            sizeof weights)
                                   : NULL,
                            result_bits(result, bits, sizeof bits),
+                           weight ? show_value(json_at(biases_of(policy, site), "bits")) : NULL,
                            json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
                            show_whole(json_num(site, "bytes")),
                            show_real(json_num(site, "sqnr"), 1)};
@@ -128,13 +152,14 @@ static void policy_row(table *t, const json_t *policy, const json_t *site) {
 
 /* One row per layer with weights, with what it writes; then whatever belongs to none of them. */
 static void print_policy(const json_t *policy) {
-    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule", "bytes",
-                                        "SQNR dB", NULL};
+    static const char *const heads[] = {"~layer", "weights", "<activations", "biases", "<rule",
+                                        "bytes",  "SQNR dB", NULL};
     const json_t *site;
     size_t i;
     table *t = table_new(heads);
     json_array_foreach(policy, i, site) if (is_weight(site)) policy_row(t, policy, site);
-    json_array_foreach(policy, i, site) if (!is_weight(site) && !same_layer(policy, site, true))
+    json_array_foreach(policy, i, site) if (!is_weight(site) && !is_bias(site) &&
+                                            !same_layer(policy, site, true))
         policy_row(t, policy, site);
     table_print(t);
 }
@@ -188,6 +213,8 @@ static void print_figures(const json_t *root) {
     print_pair("C: arena", show_bytes(json_num(root, "quantized.c.arena_bytes")));
     print_pair("BOPs", show_count(json_num(root, "quantized.bops")));
     print_pair("latency", show_seconds(json_num(root, "quantized.latency")));
+    double energy = json_num(root, "quantized.energy");
+    if (energy == energy) printf("  %-23s %.4g J\n", "energy", energy);
 }
 
 static void print_search(const json_t *root) {
@@ -215,6 +242,15 @@ static void print_untouched(const json_t *root) {
     if (n > SHOWN) printf("  %-23s and %zu more\n", "", n - SHOWN);
 }
 
+static void print_agreement(const json_t *root) {
+    char line[80];
+    double tau = json_num(root, "why.agreement.kendall_tau");
+    if (isnan(tau)) return;
+    snprintf(line, sizeof line, "Kendall's tau %.2f over %s policies", tau,
+             show_whole(json_num(root, "why.agreement.policies")));
+    print_pair("predicted, measured", line);
+}
+
 void print_quantize(const json_t *root, const void *folder) {
     const json_t *policy = json_at(root, "policy");
     if (json_array_size(policy)) {
@@ -228,6 +264,7 @@ void print_quantize(const json_t *root, const void *folder) {
     print_figures(root);
     print_pair("metric", json_text(root, "metric"));
     print_search(root);
+    print_agreement(root);
     print_untouched(root);
     print_pair("files", folder);
     if (json_is_true(json_at(root, "cancelled")))
@@ -235,7 +272,7 @@ void print_quantize(const json_t *root, const void *folder) {
 }
 
 void print_dry_run(const json_t *root, const void *folder) {
-    static const char *const heads[] = {"weights", "activations", "average",  "bytes",
+    static const char *const heads[] = {"weights", "activations", "biases",   "average", "bytes",
                                         "in ONNX", "BOPs",        "peak RAM", NULL};
     const json_t *row;
     size_t i;
@@ -245,6 +282,7 @@ void print_dry_run(const json_t *root, const void *folder) {
         char w[48], a[48];
         const char *cells[] = {choice(row, "weight_bits", "weight_scheme", w, sizeof w),
                                choice(row, "activation_bits", "activation_scheme", a, sizeof a),
+                               show_value(json_at(row, "bias_bits")),
                                show_real(json_num(row, "average_weight_bits"), 2),
                                show_bytes(json_num(row, "bytes")),
                                show_bytes(json_num(row, "bytes_onnx")),

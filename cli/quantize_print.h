@@ -7,5 +7,7 @@
 /* `folder`: const char *, where the files are; NULL allowed. */
 void print_quantize(const json_t *root, const void *folder);
 void print_dry_run(const json_t *root, const void *folder);
+/* The same behind every decision about the network. */
+void print_decisions(const json_t *root, const void *folder);
 
 #endif

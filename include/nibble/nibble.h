@@ -202,6 +202,7 @@ typedef struct nb_descent_options {
                               0.01 (adamw) */
     double ema;            /* decay of the weights' moving average; 0: none */
     double clip;           /* of the gradient's norm; 0: none */
+    double dampen;         /* pull of weights to their levels, against oscillation; 0: none */
 } nb_descent_options;
 
 typedef struct nb_quantize_options {
@@ -213,7 +214,9 @@ typedef struct nb_quantize_options {
     double avg_bits;    /* mean width of the weights */
     double max_ram;     /* bytes of the activation arena */
     double max_bops;
-    double max_latency; /* seconds of one image on one thread, here */
+    double max_latency; /* seconds of one image on one thread: of the cost table, else measured here */
+    double max_energy;  /* joules of one image, of the cost table */
+    const char *cost_table; /* CSV: what each step costs on the device (docs/cli.md); NULL: none */
     double max_drop;    /* points of the metric against float */
     const char *target; /* --for: "c" (default) or "onnx" */
     int opset;          /* of model.onnx: 21 or 25; 0: 21 */
@@ -221,11 +224,12 @@ typedef struct nb_quantize_options {
     const char *schemes;         /* "uniform"; "ternary,pot", "all" */
     const char *weight_bits;     /* "2,3,4,5,6,8"; "ternary2,pot3" */
     const char *activation_bits; /* "8" */
+    const char *bias_bits;       /* "32"; of 8, 16 and 32 */
     int residual_bits;           /* 8 */
     const char *granularity;     /* "channel" or "tensor" */
     const char *first_last;      /* "8" or "searched" */
     const char *range;           /* "mse", "minmax", "percentile", "kl" */
-    const char *const *rules;    /* "regex:W,A" */
+    const char *const *rules;    /* "regex:W,A" or "regex:W,A,B" */
     size_t n_rules;
     const char *policy;          /* a policy.json: no search */
     const char *search;          /* "auto" or METHOD[:key=value,…] */
@@ -251,6 +255,22 @@ NB_API nb_quantize_options nb_quantize_options_default(void);
  * was written. Cancelled: NB_OK with the best so far, "cancelled": true. */
 NB_API nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                              char **json);
+/* A network that generates the weights of a model for every policy of widths (MetaQuantNet). */
+typedef struct nb_meta_options {
+    nb_quantize_options job; /* data, widths, granularity, rules, batch, distill, resume, time_limit: as
+                                in the nb_quantize that will use it; the rest is not looked at */
+    const char *output;  /* the ONNX file */
+    const char *weights; /* "generated"; the controls "shared" and "tables" (one set per width) */
+    const char *context; /* widths that a layer's weights depend on: "1" its own, "3", "all" */
+    int epochs, hidden;  /* 10; hidden units of each layer's generator: 32 */
+    double learning_rate, label_smoothing; /* 0.02, 0.1 */
+} nb_meta_options;
+NB_API nb_meta_options nb_meta_options_default(void);
+/* Trains it ahead of time, for nb_quantize with search "metaquantnet:meta=FILE". json: {output,
+ * epochs, seconds, lines[{epoch, loss, by_width}], …}. Cancelled: NB_OK with what there is, "stopped":
+ * true; a checkpoint lies beside the output until the end is reached. */
+NB_API nb_status nb_meta_train(nb_ctx *ctx, const char *path, const nb_meta_options *options,
+                               char **json);
 
 typedef struct nb_finetune_options {
     nb_data_options data; /* what is not given is as the run had it */

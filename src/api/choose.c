@@ -21,12 +21,36 @@ static double float_bytes(const nbi_session *s) {
     return 4 * n;
 }
 
+/* Seconds and joules of every layer at every width, where somebody asks for them. */
+static nb_status load_costs(nbi_session *s) {
+    const nb_quantize_options *o = s->o;
+    if (o->max_energy > 0 && !o->cost_table)
+        return nb_fail(s->ctx, NB_EINVAL, "max-energy needs a cost table with a column 'energy'");
+    nbi_netproblem_set_costs(s->np, NULL);
+    nbi_step_costs_free(s->costs);
+    s->costs = NULL;
+    if (o->cost_table) {
+        NB_TRY(nbi_step_costs_read(s->ctx, s->net, o->cost_table, &s->costs));
+    } else if (o->max_latency > 0) {
+        const nbi_step_widths widths = {s->fixed,     s->weights.choice, s->activations.choice,
+                                        s->weights.n, s->activations.n,  s->per_channel};
+        NB_TRY(nbi_step_costs_measure(s->ctx, s->net, &widths, s->inputs, &s->costs));
+    } else {
+        return NB_OK;
+    }
+    if (o->max_energy > 0 && !nbi_step_costs_have_energy(s->costs))
+        return nb_fail(s->ctx, NB_EINVAL, "max-energy: the cost table '%s' has no column 'energy'",
+                       o->cost_table);
+    nbi_netproblem_set_costs(s->np, s->costs);
+    return NB_OK;
+}
+
 nb_status nbi_set_limits(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     double *limit = s->problem->limit;
     int size = s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES;
     const double given[] = {o->max_size, o->compression, o->avg_bits, o->max_ram, o->max_bops,
-                            o->max_latency};
+                            o->max_latency, o->max_energy};
     for (size_t i = 0; i < NBI_COUNT(given); i++)
         if (given[i] < 0 || !isfinite(given[i]))
             return nb_fail(s->ctx, NB_EINVAL, "a limit of %g is not possible", given[i]);
@@ -36,6 +60,9 @@ nb_status nbi_set_limits(nbi_session *s) {
     if (o->avg_bits > 0) limit[NBI_COST_AVG_BITS] = o->avg_bits;
     if (o->max_ram > 0) limit[NBI_COST_RAM] = o->max_ram;
     if (o->max_bops > 0) limit[NBI_COST_BOPS] = o->max_bops;
+    NB_TRY(load_costs(s));
+    if (o->max_latency > 0) limit[NBI_COST_LATENCY] = o->max_latency;
+    if (o->max_energy > 0) limit[NBI_COST_ENERGY] = o->max_energy;
     return NB_OK;
 }
 

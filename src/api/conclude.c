@@ -14,11 +14,18 @@ static json_t *limit_row(const char *name, double wanted, double got) {
     return row;
 }
 
+/* Without a table of the user's the choice is measured once more, as it was written, and that decides.
+ */
 static nb_status check_latency(nbi_session *s, nbi_outcome *out, json_t *result) {
-    if (s->o->max_latency <= 0) return NB_OK;
+    if (s->o->max_latency <= 0 || (s->costs && !nbi_step_costs_measured(s->costs))) return NB_OK;
     double got =
         json_number_value(json_object_get(json_object_get(result, "quantized"), "latency"));
-    out->feasible &= got <= s->o->max_latency;
+    double cost[NBI_COST_COUNT];
+    memcpy(cost, out->cost, sizeof cost);
+    cost[NBI_COST_LATENCY] = got;
+    out->feasible = nbi_feasible(s->problem, cost) && got <= s->o->max_latency;
+    if (isfinite(out->drop_bound))
+        out->feasible &= out->drop_bound <= (s->o->max_drop >= 0 ? s->o->max_drop : 1);
     json_array_append_new(json_object_get(result, "limits"),
                           limit_row("max-latency", s->o->max_latency, got));
     return NB_OK;
@@ -33,10 +40,14 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
                 {NBI_COST_BYTES_ONNX, "max-size (onnx)"},
                 {NBI_COST_AVG_BITS, "avg-bits"},
                 {NBI_COST_RAM, "max-ram"},
-                {NBI_COST_BOPS, "max-bops"}};
+                {NBI_COST_BOPS, "max-bops"},
+                {NBI_COST_LATENCY, "max-latency"},
+                {NBI_COST_ENERGY, "max-energy"}};
     json_t *limits = json_array();
+    const bool measured = s->costs && nbi_step_costs_measured(s->costs);
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
-        if (isfinite(s->problem->limit[rows[i].id]))
+        if (isfinite(s->problem->limit[rows[i].id]) &&
+            !(measured && rows[i].id == NBI_COST_LATENCY)) /* check_latency */
             json_array_append_new(limits, limit_row(rows[i].name, s->problem->limit[rows[i].id],
                                                     o->cost[rows[i].id]));
     if (isfinite(o->drop_bound))
@@ -90,6 +101,7 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *out, nbi_tuning_result *tuni
     if (search) json_object_set_new(r, "search", json_deep_copy(search));
     if (tuning->lines) json_object_set_new(r, "finetune", tuning->lines);
     tuning->lines = NULL;
+    if (s->about_meta) json_object_set(r, "hypernetwork", s->about_meta);
     add_limits(s, out, r);
     NB_TRYG(check_latency(s, out, r));
     json_object_set_new(r, "met", json_boolean(out->feasible));

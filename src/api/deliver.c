@@ -101,8 +101,10 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
     nb_status st = NB_OK;
     json_array_foreach(list, i, row) {
         const nbi_site *site = &s->net->site[i];
-        double sqnr = nbi_site_sqnr(site, bits[i]);
+        bool bias = site->kind == NBI_SITE_BIAS;
+        double sqnr = bias ? 0 : nbi_site_sqnr(site, bits[i]);
         size_t packed = nbi_packed_bytes((size_t)site->count, nbi_choice_bits(bits[i]));
+        if (bias) json_object_set_new(row, "bytes", json_real((double)packed));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;
@@ -202,8 +204,31 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     json_object_set_new(q, "residual_bits", json_integer(s->o->residual_bits));
     json_object_set_new(q, "peak_ram", json_integer((json_int_t)ram));
     json_object_set_new(q, "bops", json_real(c.bops));
-    json_object_set_new(q, "latency", json_real(latency));
+    if (!s->costs || nbi_step_costs_measured(s->costs)) {
+        json_object_set_new(q, "latency", json_real(latency));
+        return NB_OK;
+    }
+    json_object_set_new(q, "latency", json_real(o->cost[NBI_COST_LATENCY]));
+    json_object_set_new(q, "latency_here", json_real(latency));
+    if (nbi_step_costs_have_energy(s->costs))
+        json_object_set_new(q, "energy", json_real(o->cost[NBI_COST_ENERGY]));
     return NB_OK;
+}
+
+/* Into results.json, its table into sensitivity.json as well. */
+static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
+    json_t *why = NULL, *table = NULL;
+    nb_status st = nbi_why_json(s, o, &why);
+    if (st == NB_ECANCELLED) { /* what was found is delivered all the same */
+        nbi_cancel_clear(s->ctx);
+        return NB_OK;
+    }
+    NB_TRY(st);
+    json_object_set_new(r, "why", why);
+    NB_TRY(nbi_sensitivity_json(s, &table));
+    st = write_json(s, "sensitivity.json", table);
+    json_decref(table);
+    return st;
 }
 
 static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen *frozen,
@@ -231,12 +256,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
                                               (json_int_t)report.arena_bytes));
     }
     NB_TRYG(write_pareto(s));
-    if (!strcmp(o->method, "sensitivity") && !o->cancelled) { /* known: only looked up */
-        json_t *table = NULL;
-        NB_TRYG(nbi_sensitivity_json(s, &table));
-        st = write_json(s, "sensitivity.json", table);
-        json_decref(table);
-    }
+    if (!o->cancelled && s->problem->n_vars > 0) NB_TRYG(write_why(s, o, r));
 done:
     nbi_buf_free(&folder);
     return st;

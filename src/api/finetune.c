@@ -2,9 +2,11 @@
  * every epoch by the integer program on validation images. The best epoch is delivered, if it is
  * better than what there was before. */
 #include "api/finished.h"
+#include "api/teacher.h"
 
 #include "exec/exec.h"
-#include "quant/qat.h"
+#include "quant/dampen.h"
+#include "quant/reestimate.h"
 #include "runtime/lower.h"
 #include "train/loop.h"
 
@@ -15,18 +17,17 @@
 #define BATCH         128
 #define LEARNING_RATE 0.01
 #define ADAM_RATE     0.001
-#define TEMPERATURE   4.0f
-#define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 #define JUDGE_IMAGES  2000
+#define TEMPERATURE   4.0f
+#define RESTATE_BATCHES 64
+#define RESTATE_EPOCH ((uint64_t)1 << 40) /* a draw of images that no epoch has */
 
 typedef struct tuning {
     nbi_session *s;
     nbi_outcome *outcome;
     nbi_qat *qat, *simulated;
     nbi_batches *batches;
-    nbi_graph *teacher;
-    nbi_exec *teacher_exec;
-    nbi_view teacher_out; /* contiguous */
+    nbi_teacher teacher;
     nbi_tape *tape;       /* of the simulated network */
     float *input;
     nbi_images judges;
@@ -38,32 +39,24 @@ typedef struct tuning {
     double before;       /* merit of what there was; NAN: it does not count */
 } tuning;
 
-/* ---- teacher --------------------------------------------------------------------------------- */
+size_t nbi_session_batch(const nbi_session *s) {
+    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
+    size_t have = s->info.count[NBI_SPLIT_TRAIN];
+    return have < batch ? have : batch;
+}
 
-static nb_status start_teacher(tuning *t, int64_t batch) {
-    nbi_session *s = t->s;
-    const char *name = s->net->edge[s->edge].name;
-    NB_TRY(nbi_rebatch(s->ctx, s->compared, batch, &t->teacher));
-    int y = nbi_graph_find(t->teacher, name);
-    if (y < 0) return nb_fail(s->ctx, NB_EFORMAT, "tensor '%s' vanished", name);
-    NB_TRY(nbi_graph_set_outputs(s->ctx, t->teacher, 1, &y));
-    NB_TRY(nbi_exec_new(s->ctx, t->teacher, 0, &t->teacher_exec));
-    const nbi_tensor *out = t->teacher->tensor[y];
-    t->teacher_out = (nbi_view){.dtype = NB_DTYPE_F32, .rank = out->rank};
-    memcpy(t->teacher_out.dim, out->dim, sizeof out->dim);
-    nbi_view_contiguous(&t->teacher_out);
-    return nbi_alloc(s->ctx, (size_t)nbi_tensor_count(out), sizeof(float), &t->teacher_out.data);
+nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch) {
+    return (nbi_qat_options){.batch = (int64_t)batch,
+                             .per_channel = s->per_channel,
+                             .classes = s->labelled ? s->info.classes : 0,
+                             .distill = s->o->distill || !s->labelled,
+                             .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
+                             .temperature = s->labelled ? TEMPERATURE : 1};
 }
 
 static nb_status ask_teacher(nb_ctx *ctx, void *user, const nbi_batch *batch, const void **inputs) {
     tuning *t = user;
-    nbi_view v;
-    if (!t->teacher) return NB_OK;
-    NB_TRY(nbi_exec_run(ctx, t->teacher_exec, (const void *const[]){batch->x}));
-    NB_TRY(nbi_exec_value(ctx, t->teacher_exec, t->teacher->output[0], &v));
-    nbi_view_copy(&t->teacher_out, &v);
-    inputs[0] = t->teacher_out.data;
-    return NB_OK;
+    return t->teacher.graph ? nbi_teacher_ask(ctx, &t->teacher, batch->x, inputs) : NB_OK;
 }
 
 /* ---- judging --------------------------------------------------------------------------------- */
@@ -207,21 +200,6 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
-static size_t batch_of(const nbi_session *s) {
-    size_t batch = s->o->batch > 0 ? (size_t)s->o->batch : BATCH;
-    size_t have = s->info.count[NBI_SPLIT_TRAIN];
-    return have < batch ? have : batch;
-}
-
-static nbi_qat_options options_of(const nbi_session *s, size_t batch) {
-    return (nbi_qat_options){.batch = (int64_t)batch,
-                             .per_channel = s->per_channel,
-                             .classes = s->labelled ? s->info.classes : 0,
-                             .distill = s->o->distill || !s->labelled,
-                             .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
-                             .temperature = s->labelled ? TEMPERATURE : 1};
-}
-
 /* The values that training starts from. An unfinished fine-tuning that is gone on with started from
  * what its best epoch has replaced since; its checkpoint knows everything else. */
 static nb_status set_start(tuning *t, const nbi_choice *bits) {
@@ -247,7 +225,7 @@ static uint64_t seed_of(const tuning *t) {
 
 static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
     nbi_session *s = t->s;
-    nbi_qat_options o = options_of(s, batch);
+    nbi_qat_options o = nbi_session_qat_options(s, batch);
     nbi_batches_spec spec = {.data = s->data,
                              .split = NBI_SPLIT_TRAIN,
                              .batch = batch,
@@ -263,7 +241,9 @@ static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
     NB_TRY(nbi_qat_new(s->ctx, source, s->net, bits, s->edge, &o, &t->simulated));
     nbi_tape_spec forward = {0};
     NB_TRY(nbi_tape_new(s->ctx, t->simulated->graph, &forward, &t->tape));
-    if (t->qat->teacher >= 0) NB_TRY(start_teacher(t, (int64_t)batch));
+    if (t->qat->teacher >= 0)
+        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
+                                 &t->teacher));
     const nbi_tensor *x = t->qat->graph->tensor[t->qat->x];
     NB_TRY(nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input));
     nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
@@ -276,26 +256,11 @@ static void stop(tuning *t) {
     nbi_images_free(&t->judges);
     nbi_free(t->reference);
     nbi_tape_free(t->tape);
-    nbi_exec_free(t->teacher_exec);
-    nbi_graph_free(t->teacher);
-    nbi_free(t->teacher_out.data);
+    nbi_teacher_stop(&t->teacher);
     nbi_free(t->input);
     nbi_qat_free(t->simulated);
     nbi_qat_free(t->qat); /* NULL where the session has it now */
     nbi_batches_free(t->batches);
-}
-
-static int set_losses(const nbi_qat *q, int loss[2], float weight[2]) {
-    int n = 0;
-    if (q->label_loss >= 0) {
-        weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
-        loss[n++] = q->label_loss;
-    }
-    if (q->teacher_loss >= 0) {
-        weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
-        loss[n++] = q->teacher_loss;
-    }
-    return n;
 }
 
 /* Rate, optimizer and schedule; *decay of kernels. */
@@ -316,7 +281,7 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
     return NB_OK;
 }
 
-enum { IDENTITY = 8 };
+enum { IDENTITY = 9 };
 /* What the trajectory depends on beside the loop's own settings. */
 static int identify(const tuning *t, double decay, char text[IDENTITY][40],
                     nbi_pair identity[IDENTITY]) {
@@ -326,6 +291,7 @@ static int identify(const tuning *t, double decay, char text[IDENTITY][40],
     nbi_hash_text(nbi_policy_hash(s, t->qat->bits), text[1]);
     snprintf(text[2], sizeof text[2], "%.9g", decay);
     snprintf(text[3], sizeof text[3], "%zu", s->info.count[NBI_SPLIT_TRAIN]);
+    snprintf(text[4], sizeof text[4], "%.9g", s->o->descent.dampen);
     identity[n++] = (nbi_pair){"model", text[0]};
     identity[n++] = (nbi_pair){"policy", text[1]};
     identity[n++] = (nbi_pair){"start", t->from.id};
@@ -333,6 +299,7 @@ static int identify(const tuning *t, double decay, char text[IDENTITY][40],
     identity[n++] = (nbi_pair){"training images", text[3]};
     identity[n++] = (nbi_pair){"teacher", t->qat->teacher >= 0 ? "yes" : "no"};
     identity[n++] = (nbi_pair){"weight decay", text[2]};
+    identity[n++] = (nbi_pair){"dampening", text[4]};
     identity[n++] =
         (nbi_pair){"augment", s->o->descent.augment ? s->o->descent.augment : "default"};
     return n;
@@ -342,6 +309,7 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
     nbi_loop_param *param = NULL;
+    nbi_dampen *dampen = NULL;
     int loss[2];
     float weight[2];
     double decay;
@@ -349,7 +317,7 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
     nbi_pair identity[IDENTITY];
     nbi_loop_spec spec = {.graph = q->graph,
                           .n_params = q->n_train,
-                          .n_losses = set_losses(q, loss, weight),
+                          .n_losses = nbi_qat_losses(q, loss, weight),
                           .loss = loss,
                           .weight = weight,
                           .n_states = q->n_states,
@@ -367,13 +335,18 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
                           .identity = identity};
     NB_TRY(set_descent(s, &spec, &decay));
     spec.n_identity = identify(t, decay, text, identity);
-    NB_TRY(nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param));
-    for (int i = 0; i < q->n_train; i++)
+    if (s->o->descent.dampen > 0)
+        NB_TRY(nbi_dampen_new(s->ctx, q, s->o->descent.dampen, &dampen));
+    spec.adjust = dampen ? nbi_dampen_adjust : NULL;
+    spec.step_user = dampen;
+    nb_status st = nbi_alloc(s->ctx, (size_t)q->n_train + 1, sizeof *param, &param);
+    for (int i = 0; st == NB_OK && i < q->n_train; i++)
         param[i] = (nbi_loop_param){
             .tensor = q->train[i], .lr = 1, .decay = q->decays[i] ? (float)decay : 0};
     spec.param = param;
-    nb_status st = nbi_loop_run(s->ctx, &spec, r);
+    if (st == NB_OK) st = nbi_loop_run(s->ctx, &spec, r);
     nbi_free(param);
+    nbi_dampen_free(dampen);
     return st;
 }
 
@@ -395,6 +368,26 @@ static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
     return NB_OK;
 }
 
+/* Statistics over many batches in place of the running ones, where that is better: after few steps
+ * those still know the start (docs/accuracy.md has what it is worth). */
+static nb_status restate(tuning *t, nbi_loop_result *r, bool *restated) {
+    nb_ctx *ctx = t->s->ctx;
+    float *old = NULL;
+    double metric;
+    nb_status st;
+    NB_TRYG(nbi_qat_statistics_keep(ctx, t->qat, &old));
+    NB_TRYG(nbi_qat_reestimate(ctx, t->qat, t->batches, RESTATE_EPOCH, RESTATE_BATCHES));
+    NB_TRYG(evaluate(ctx, t, &metric));
+    *restated = metric > r->best;
+    nb_log(ctx, NB_LOG_INFO, "statistics over %d batches: validation %s %.4g deployed%s",
+           RESTATE_BATCHES, merit_name(t->s), fabs(metric), *restated ? ", better" : "");
+    if (*restated) r->best = metric;
+    else nbi_qat_statistics_restore(t->qat, old);
+done:
+    nbi_free(old);
+    return st;
+}
+
 /* s->tuned: the best epoch, or the trained values of before. */
 static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits,
                        nbi_tuning_result *out) {
@@ -402,6 +395,8 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
     nbi_loop_result r;
     nbi_tuned_info info;
     NB_TRY(run_loop(t, checkpoint, &r));
+    bool restated = false;
+    if (r.best_epoch > 0 && !r.stopped) NB_TRY(restate(t, &r, &restated));
     bool better = r.best_epoch > 0 && !(r.best <= t->before);
     out->nothing = r.best_epoch == 0;
     if (!r.stopped) remove(checkpoint); /* its work is done */
@@ -414,6 +409,7 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
         nb_log(s->ctx, NB_LOG_WARNING, "no epoch is better than what there was before: that is "
                "delivered");
     NB_TRY(describe(t, &r, better, out));
+    json_object_set_new(out->lines, "statistics_restated", json_boolean(better && restated));
     if (!better && s->further.tuned)
         NB_TRY(nbi_tuned_load(s, s->further.tuned, bits, t->qat, &info));
     if (better || s->further.tuned) {
@@ -424,13 +420,13 @@ static nb_status train(tuning *t, const char *checkpoint, const nbi_choice *bits
 }
 
 nb_status nbi_finetune_check(nbi_session *s) {
-    nbi_qat_options o = options_of(s, batch_of(s));
+    nbi_qat_options o = nbi_session_qat_options(s, nbi_session_batch(s));
     nbi_qat *q = NULL;
     nbi_tape *tape = NULL;
     nbi_choice *bits = NULL;
     nb_status st;
     NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
-    nbi_session_uniform(s, s->weights.choice[0], s->activations.choice[0], bits);
+    nbi_session_uniform(s, 8, 8, bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));
     nbi_tape_spec spec = {.n_wrt = q->n_train,
                           .wrt = q->train,
@@ -448,7 +444,7 @@ nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result
     tuning t = {.s = s, .epochs = json_array(), .before = NAN};
     nbi_buf path = {0};
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
-    if (st == NB_OK) st = start(&t, bits, batch_of(s));
+    if (st == NB_OK) st = start(&t, bits, nbi_session_batch(s));
     if (st == NB_OK) st = judge_before(&t, bits);
     if (st == NB_OK) st = train(&t, path.data, bits, result);
     stop(&t);

@@ -108,7 +108,7 @@ static nb_status set_outcome(job *j) {
     nbi_outcome *out = &j->out;
     const json_t *was = j->run.results, *loss = json_object_get(was, "loss");
     NB_TRY(nbi_alloc(j->ctx, (size_t)j->s.net->n_sites + 1, sizeof *out->bits, &out->bits));
-    nbi_session_uniform(&j->s, 8, j->s.activations.choice[j->s.activations.n - 1], out->bits);
+    nbi_session_uniform(&j->s, 8, 8, out->bits);
     NB_TRY(nbi_policy_read(&j->s, j->policy.data, out->bits));
     NB_TRY(nbi_netproblem_cost(j->ctx, j->s.np, out->bits, out->cost));
     out->loss = json_is_number(loss) ? json_number_value(loss) : NAN;

@@ -31,6 +31,8 @@ static const row rows[] = {ROW("data", TEXT, data.path),
                            ROW("max_ram", REAL, max_ram),
                            ROW("max_bops", REAL, max_bops),
                            ROW("max_latency", REAL, max_latency),
+                           ROW("max_energy", REAL, max_energy),
+                           ROW("cost_table", TEXT, cost_table),
                            ROW("max_drop", REAL, max_drop),
                            ROW("for", TEXT, target),
                            ROW("opset", INT, opset),
@@ -76,7 +78,12 @@ void nbi_hash_text(uint64_t hash, char out[20]) {
 }
 
 uint64_t nbi_policy_hash(const nbi_session *s, const nbi_choice *bits) {
-    return nbi_hash(NBI_HASH_START, bits, (size_t)s->net->n_sites * sizeof *bits);
+    uint64_t h = NBI_HASH_START;
+    for (int i = 0; i < s->net->n_sites; i++) { /* policy.json gives inputs and outputs no choice */
+        nbi_site_kind kind = s->net->site[i].kind;
+        if (kind != NBI_SITE_INPUT && kind != NBI_SITE_OUTPUT) h = nbi_hash(h, &bits[i], sizeof *bits);
+    }
+    return h;
 }
 
 /* ---- settings -------------------------------------------------------------------------------- */

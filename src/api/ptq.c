@@ -57,7 +57,7 @@ nb_status nbi_equalize_model(nb_ctx *ctx, const nb_quantize_options *o, nbi_grap
 }
 
 void nbi_use_learned(nbi_session *s, bool use) {
-    nbi_scorer_set_weights(s->scorer, use ? nbi_learner_weights : NULL, s->learner);
+    nbi_scorer_set_rounding(s->scorer, use ? nbi_learner_round : NULL, s->learner);
     nbi_scorer_set_grids(s->scorer, use ? s->learned_grid : NULL);
 }
 

@@ -1,5 +1,5 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
-#include "api/session.h"
+#include "api/hyper.h"
 
 #include "base/stage.h"
 #include "exec/exec.h"
@@ -10,6 +10,27 @@
 #include <stdio.h>
 #include <string.h>
 
+/* One uniform policy, added to rows. */
+static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
+                         nbi_choice *bits, json_t *rows) {
+    nbi_net_cost c;
+    size_t ram = 0;
+    nbi_session_uniform(s, w, a, bits);
+    for (int i = 0; i < s->net->n_sites; i++)
+        if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = b;
+    nbi_net_cost_of(s->net, bits, s->containers, &c);
+    NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
+    double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
+    json_array_append_new(
+        rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
+                        nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
+                        "activation_bits", nbi_choice_bits(a), "activation_scheme",
+                        nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes", c.bytes,
+                        "bytes_onnx", c.bytes_onnx, "average_weight_bits", average, "bops", c.bops,
+                        "peak_ram", (double)ram));
+    return NB_OK;
+}
+
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
     nb_status st = NB_OK;
@@ -17,23 +38,10 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->weights.n && st == NB_OK; w++)
-        for (int a = 0; a < s->activations.n && st == NB_OK; a++) {
-            nbi_net_cost c;
-            size_t ram = 0;
-            const nbi_choice cw = s->weights.choice[w], ca = s->activations.choice[a];
-            nbi_session_uniform(s, cw, ca, bits);
-            nbi_net_cost_of(s->net, bits, s->containers, &c);
-            st = nbi_footprint_ram(s->ctx, s->net, bits, &ram);
-            json_array_append_new(rows, json_pack("{s:i,s:s,s:i,s:s,s:f,s:f,s:f,s:f,s:f}",
-                                                  "weight_bits", nbi_choice_bits(cw),
-                                                  "weight_scheme", nbi_choice_row(cw)->name,
-                                                  "activation_bits", nbi_choice_bits(ca),
-                                                  "activation_scheme", nbi_choice_row(ca)->name,
-                                                  "bytes", c.bytes,
-                                                  "bytes_onnx", c.bytes_onnx, "average_weight_bits",
-                                                  c.weights > 0 ? c.weight_bits / c.weights : 0.0,
-                                                  "bops", c.bops, "peak_ram", (double)ram));
-        }
+        for (int a = 0; a < s->activations.n && st == NB_OK; a++)
+            for (int b = 0; b < s->biases.n && st == NB_OK; b++)
+                st = dry_row(s, s->weights.choice[w], s->activations.choice[a],
+                             s->biases.choice[b], bits, rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
     json_t *untouched = json_array();
@@ -43,6 +51,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));
+    json_object_set_new(root, "decisions", nbi_decisions_json(s));
     json_decref(policy);
     nbi_free(bits);
     if (st == NB_OK)
@@ -55,7 +64,10 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
 /* The drop that counts is the one after fine-tuning. What was trained when a request to stop came
  * is still measured and delivered. */
 nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) {
+    if (s->meta) NB_TRY(nbi_hyper_start_tuning(s, out->bits));
     nb_status st = nbi_finetune(s, out->bits, result);
+    /* without a tuned network the policy is delivered as it was scored */
+    if (s->meta && !s->tuned) NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
     out->cancelled = nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
     if (st != NB_OK && st != NB_ECANCELLED) return st;
@@ -124,56 +136,6 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
 }
 
 /* ---- sensitivity ----------------------------------------------------------------------------- */
-
-nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
-    double **delta;
-    NB_TRY(nbi_session_sensitivity(s, &delta));
-    json_t *root = json_object(), *list = json_array();
-    size_t n = (size_t)s->problem->n_vars;
-    uint8_t *policy = NULL;
-    nbi_choice *bits = NULL;
-    nb_status st = nbi_alloc(s->ctx, n + 1, 1, &policy);
-    if (st == NB_OK) st = nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits);
-    for (size_t v = 0; st == NB_OK && v < n; v++) {
-        json_t *row = json_object(), *options = json_array();
-        for (int o = 0; o < s->problem->n_options[v] && st == NB_OK; o++) {
-            double cost[NBI_COST_COUNT], sqnr = 0;
-            for (size_t k = 0; k < n; k++) policy[k] = (uint8_t)(s->problem->n_options[k] - 1);
-            policy[v] = (uint8_t)o;
-            st = s->problem->cost(s->ctx, s->problem->self, policy, cost);
-            nbi_netproblem_bits(s->np, policy, bits);
-            int site = nbi_netproblem_site(s->np, (int)v);
-            if (o == 0) {
-                const nbi_site *t = &s->net->site[site];
-                json_object_set_new(row, "tensor", json_string(t->name));
-                json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
-                json_object_set_new(
-                    row, "kind", json_string(t->kind == NBI_SITE_WEIGHT ? "weight" : "activation"));
-                json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
-            }
-            if (st == NB_OK && s->net->site[site].kind == NBI_SITE_WEIGHT)
-                st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, site, bits[site], &sqnr);
-            else
-                sqnr = nbi_site_sqnr(&s->net->site[site], bits[site]);
-            json_array_append_new(options, json_pack("{s:i,s:s,s:f,s:f,s:f}", "bits",
-                                                     nbi_choice_bits(bits[site]), "scheme",
-                                                     nbi_choice_row(bits[site])->name, "loss", delta[v][o], "sqnr", sqnr, "bytes",
-                                                     cost[NBI_COST_BYTES]));
-        }
-        json_object_set_new(row, "options", options);
-        json_array_append_new(list, row);
-    }
-    nbi_free(policy);
-    nbi_free(bits);
-    json_object_set_new(root, "tensors", list);
-    json_object_set_new(root, "loss", json_string(s->loss == NBI_LOSS_KL ? "kl" : "mse"));
-    json_object_set_new(root, "images", json_integer((json_int_t)(s->images.n - s->calib)));
-    if (st == NB_OK)
-        *out = root;
-    else
-        json_decref(root);
-    return st;
-}
 
 nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                          char **json) {

@@ -1,6 +1,7 @@
 /* Preparing a quantization job: options, model, sites; then data, calibration, scorer, problem. */
 #include "api/session.h"
 
+#include "api/hyper.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
 #include "ops/op.h"
@@ -19,13 +20,15 @@
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
-                                 .residual_bits = 8, .granularity = "channel",
+                                 .bias_bits = "32", .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
                                  .correct = true, .distill = true,
                                  .descent = {.weight_decay = -1}};
 }
 
 void nbi_session_close(nbi_session *s) {
+    json_decref(s->about_meta);
+    nbi_meta_free(s->meta);
     nbi_netproblem_free(s->np);
     nbi_scorer_free(s->scorer);
     nbi_study_close(s->study);
@@ -44,6 +47,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_free(s->reference);
     nbi_free(s->fixed);
     nbi_free(s->delta);
+    nbi_step_costs_free(s->costs);
     nbi_images_free(&s->drop_images);
     nbi_free(s->drop_float);
     memset(s, 0, sizeof *s);
@@ -162,7 +166,11 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
-    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+    for (int i = 0; i < s->net->n_sites; i++) {
+        s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+        if (s->net->site[i].kind == NBI_SITE_BIAS)
+            s->fixed[i] = s->biases.n == 1 ? s->biases.choice[0] : 0;
+    }
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
     return fit_offers(s); /* storage, for costs without data */
 }
@@ -268,24 +276,32 @@ static uint64_t fingerprint(const nbi_session *s) {
     h = nbi_hash(h, s->transform.mean, sizeof s->transform.mean);
     h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
     const int settings[] = {(int)s->range, s->per_channel, o->residual_bits, o->correct,
-                            (int)s->loss, (int)s->calib};
+                            (int)s->loss, (int)s->calib, s->net->n_sites};
     h = nbi_hash(h, settings, sizeof settings);
     return nbi_hash(h, o->first_last, strlen(o->first_last));
 }
 
-static nb_status open_study(nbi_session *s) {
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt) {
     char text[64];
+    long known = 0;
+    uint64_t key = fingerprint(s);
+    if (!s->study) return NB_OK;
+    if (salt) key = nbi_hash(key, &salt, sizeof salt);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)key);
+    NB_TRY(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
+    if (s->o->resume && known)
+        nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
+    return NB_OK;
+}
+
+static nb_status open_study(nbi_session *s) {
     nbi_buf path = {0};
     nb_status st;
     if (!s->o->output || s->further.on) return NB_OK;
     NB_TRY(nbi_make_folder(s->ctx, s->o->output));
     NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/study.db", s->o->output));
     NB_TRYG(nbi_study_open(s->ctx, path.data, &s->study));
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)fingerprint(s));
-    long known = 0;
-    NB_TRYG(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
-    if (s->o->resume && known)
-        nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
+    st = nbi_session_begin_study(s, 0);
 done:
     nbi_buf_free(&path);
     return st;
@@ -304,6 +320,14 @@ static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bi
     return st;
 }
 
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s) {
+    return (nbi_scorer_options){.images = s->images.n,
+                                .inputs = s->inputs,
+                                .stat_images = s->o->correct ? s->calib : 0,
+                                .cache_bytes = CACHE_BYTES,
+                                .per_channel = s->per_channel};
+}
+
 nb_status nbi_session_calibrate(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
     if (!s->data) NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
@@ -313,17 +337,18 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     NB_TRY(calibrate(s));
     NB_TRY(make_inputs(s));
     NB_TRY(fit_offers(s));
-    nbi_scorer_options so = {s->images.n, s->inputs, s->o->correct ? s->calib : 0, CACHE_BYTES,
-                             s->per_channel};
+    nbi_scorer_options so = nbi_session_scorer_options(s);
     NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
     NB_TRY(open_study(s));
     nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
                                  .reference = s->reference, .first = s->calib,
                                  .images = s->images.n, .loss = s->loss, .weights = s->weights,
-                                 .activations = s->activations, .fixed = s->fixed,
+                                 .activations = s->activations, .biases = s->biases,
+                                 .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
-                                 .curvature = nbi_curvature, .user = s};
+                                 .curvature = nbi_curvature,
+                                 .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};
     NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;
@@ -333,8 +358,10 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : nbi_choice_for(&s->net->site[i], weight ? w : a);
+        const nbi_site *site = &s->net->site[i];
+        nbi_choice own = nbi_choice_for(site, site->kind == NBI_SITE_WEIGHT ? w : a);
+        if (site->kind == NBI_SITE_BIAS) own = s->biases.choice[s->biases.n - 1];
+        bits[i] = s->fixed[i] ? s->fixed[i] : own;
     }
 }
 
@@ -379,8 +406,9 @@ nb_status nbi_session_sensitivity(nbi_session *s, double ***delta) {
     return NB_OK;
 }
 
-static const char *kind_name(nbi_site_kind kind) {
-    static const char *const names[] = {"weight", "activation", "residual", "input", "output"};
+const char *nbi_kind_name(nbi_site_kind kind) {
+    static const char *const names[] = {"weight", "activation", "residual", "input", "output",
+                                        "bias"};
     return names[kind];
 }
 
@@ -396,7 +424,7 @@ json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
         const nbi_site *site = &s->net->site[i];
         json_t *row = json_object();
         json_object_set_new(row, "tensor", json_string(site->name));
-        json_object_set_new(row, "kind", json_string(kind_name(site->kind)));
+        json_object_set_new(row, "kind", json_string(nbi_kind_name(site->kind)));
         if (site->layer >= 0)
             json_object_set_new(row, "layer", json_string(s->net->layer[site->layer].name));
         json_object_set_new(row, "scheme", json_string(nbi_choice_row(bits[i])->name));
@@ -425,6 +453,12 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     json_int_t v = json_integer_value(b);
     if (found < 0)
         return nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
+    if (s->net->site[found].kind == NBI_SITE_BIAS) {
+        bits[found] = (nbi_choice)v;
+        if (v == 8 || v == 16 || v == 32) return NB_OK;
+        return nb_fail(s->ctx, NB_EFORMAT, "'%s': bias '%s' has %lld bits; 8, 16 and 32 are "
+                       "possible", path, name, (long long)v);
+    }
     if (v < 1 || v > 8)
         return nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are possible",
                        path, name, (long long)v);

@@ -44,7 +44,7 @@ typedef struct nbi_session {
     nbi_range_method range;
     bool per_channel, for_onnx;
     int opset, containers;
-    nbi_offer weights, activations; /* choices of free sites */
+    nbi_offer weights, activations, biases; /* choices of free sites */
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -61,6 +61,10 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    struct nbi_meta *meta;  /* the network that generates weights, once asked for */
+    json_t *about_meta;    /* what results.json says of it */
+    int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
+    nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_learner *learner;  /* of the weights of one policy: */
     nbi_choice *learned;   /* [n_sites]; NULL: none, or not better */
@@ -83,24 +87,40 @@ nb_status nbi_session_calibrate(nbi_session *s);
 /* s->net, of this float graph. */
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
 void nbi_session_close(nbi_session *s);
+/* What the session's scorer was made with. */
+nbi_scorer_options nbi_session_scorer_options(const nbi_session *s);
+/* Trials go into the study of this job; salt: of what else scores depend on. */
+nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 
 /* Sensitivities of all variables, computed once. */
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
+/* How the session trains networks: losses, distillation, granularity. */
+nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Images per step: --batch, or what there is where that is less. */
+size_t nbi_session_batch(const nbi_session *s);
+/* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
-/* Choices of every site when each free weight has w and each free activation a. */
+/* Choices of every site when each free weight has w, each free activation a and each free
+ * bias the widest one. */
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
-/* What --schemes, --weight-bits and --activation-bits offer. */
+/* What --schemes, --weight-bits, --activation-bits and --bias-bits offer. */
 nb_status nbi_parse_offers(nbi_session *s);
 /* NB_EINVAL when a site cannot get a choice. */
 nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice);
-/* "REGEX:W,A": what the layers that fit get, in s->fixed. */
+/* "REGEX:W,A" or "REGEX:W,A,B": what the layers that fit get, in s->fixed. */
 nb_status nbi_apply_rule(nbi_session *s, const char *rule);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
+/* "weight", "activation", … as policies call it. */
+const char *nbi_kind_name(nbi_site_kind kind);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
+/* {sites[], layers[], untouched[]}, each with its reasons: decisions.c. */
+json_t *nbi_decisions_json(const nbi_session *s);
 /* Reads policy.json into bits (sites that it does not name keep theirs). */
 nb_status nbi_policy_read(nbi_session *s, const char *path, nbi_choice *bits);
 
@@ -159,7 +179,11 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *
  * that is not met. outcome NULL: there was nothing to meet. */
 nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *outcome, json_t *result,
                      char **json);
-/* Layers of the sensitivity table. */
+/* The sensitivity table: every tensor that is searched, at every choice. */
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out);
+/* Why this policy: the same table, what the neighbouring choices would cost and buy, and how well
+ * sums of sensitivities agreed with measured losses. What a time limit leaves no time for is
+ * estimated or left out. */
+nb_status nbi_why_json(nbi_session *s, const nbi_outcome *outcome, json_t **out);
 
 #endif

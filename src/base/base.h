@@ -166,11 +166,14 @@ void nbi_threads_apply(const nb_ctx *ctx);
 /* A table row of a scheme, search or reader: parsing, bounds errors, help and docs come from it. */
 typedef struct nbi_option {
     const char *name;
-    enum { NBI_OPT_INT, NBI_OPT_REAL, NBI_OPT_BOOL, NBI_OPT_CHOICE } type;
+    enum { NBI_OPT_INT, NBI_OPT_REAL, NBI_OPT_BOOL, NBI_OPT_CHOICE, NBI_OPT_TEXT } type;
     double def, min, max;
     const char *choices; /* "a|b|c" for NBI_OPT_CHOICE: the value is the index */
     const char *help;
 } nbi_option;
+/* The value of a text option (whose number says nothing) in "key=value,…": an arena's copy, or NULL
+ * where it is not given or there is no memory. */
+const char *nbi_options_text(nbi_arena *arena, const char *text, const char *name);
 /* Parses "key=value,key=value" over a table into values[i] (defaults first). text NULL or "" = all
  * defaults. The error names the key, the value and the bounds. `owner` names whose options. */
 nb_status nbi_options_parse(nb_ctx *ctx, const char *owner, const nbi_option *table, size_t n,

@@ -22,6 +22,8 @@ static nb_status parse_choice(nb_ctx *ctx, const char *owner, const nbi_option *
 
 static nb_status parse_value(nb_ctx *ctx, const char *owner, const nbi_option *o, const char *text,
                              double *value) {
+    if (o->type == NBI_OPT_TEXT)
+        return *text ? NB_OK : nb_fail(ctx, NB_EINVAL, "%s: %s= has no value", owner, o->name);
     if (o->type == NBI_OPT_CHOICE) return parse_choice(ctx, owner, o, text, value);
     char *end;
     double x = strtod(text, &end);
@@ -58,6 +60,14 @@ nb_status nbi_options_parse(nb_ctx *ctx, const char *owner, const nbi_option *ta
         NB_TRY(parse_value(ctx, owner, &table[i], value, &values[i]));
     }
     return NB_OK;
+}
+
+const char *nbi_options_text(nbi_arena *arena, const char *text, const char *name) {
+    const char *found = NULL;
+    size_t n = strlen(name);
+    for (; text && *text; text += strcspn(text, ","), text += *text == ',')
+        if (!strncmp(text, name, n) && text[n] == '=') found = text + n + 1;
+    return found ? nbi_arena_text(arena, found, strcspn(found, ",")) : NULL;
 }
 
 static const struct {

@@ -191,10 +191,13 @@ NBI_WIDE static void link_tile(const tape_chain *c, const chain_link *l, const e
         for (int64_t i = 0; i < n; i++) y[i] = x[i] + other[at + i];
         break;
     case LINK_RELU:
-        for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0;
+        for (int64_t i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i]; /* NaN stays NaN */
         break;
     case LINK_CLIP:
-        for (int64_t i = 0; i < n; i++) y[i] = fminf(fmaxf(x[i], l->lo), l->hi);
+        for (int64_t i = 0; i < n; i++) {
+            float v = x[i] < l->lo ? l->lo : x[i];
+            y[i] = v > l->hi ? l->hi : v;
+        }
         break;
     case LINK_QUANT:
         quant_tile(l, other, x, y, n);

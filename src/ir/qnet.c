@@ -56,7 +56,7 @@ nb_status nbi_qnet_add_site(nb_ctx *ctx, nbi_qnet *net, const nbi_site *site, in
     return NB_OK;
 }
 
-static const nbi_site_fit *fit_of(const nbi_site *site, nbi_choice choice) {
+const nbi_site_fit *nbi_site_find(const nbi_site *site, nbi_choice choice) {
     const nbi_site_fit *f = site->more;
     while (f && f->choice != choice) f = f->next;
     return f;
@@ -66,14 +66,14 @@ const nbi_qparam *nbi_site_grid(const nbi_site *site, nbi_choice choice) {
     int bits = nbi_choice_bits(choice);
     if (bits > NBI_MAX_BITS) return NULL;
     if (nbi_choice_scheme(choice) == 0 || site->kind == NBI_SITE_WEIGHT) return &site->fit[bits];
-    const nbi_site_fit *f = fit_of(site, choice);
+    const nbi_site_fit *f = nbi_site_find(site, choice);
     return f ? &f->grid : NULL;
 }
 
 double nbi_site_sqnr(const nbi_site *site, nbi_choice choice) {
     int bits = nbi_choice_bits(choice);
     if (nbi_choice_scheme(choice) == 0 && bits <= NBI_MAX_BITS) return site->sqnr[bits];
-    const nbi_site_fit *f = fit_of(site, choice);
+    const nbi_site_fit *f = nbi_site_find(site, choice);
     return f ? f->sqnr : 0;
 }
 

@@ -36,7 +36,8 @@ typedef enum nbi_site_kind {
     NBI_SITE_ACTIVATION, /* read by convolutions only: its width is free */
     NBI_SITE_STREAM,     /* residual streams and whatever else is not a convolution's own input */
     NBI_SITE_INPUT,      /* the network's input */
-    NBI_SITE_OUTPUT      /* logits: int32 on one scale */
+    NBI_SITE_OUTPUT,     /* logits: int32 on one scale */
+    NBI_SITE_BIAS        /* a convolution's or dense layer's biases: 8, 16 or 32 bits */
 } nbi_site_kind;
 
 #define NBI_MAX_BITS 8
@@ -68,13 +69,14 @@ typedef struct nbi_site_fit {
     nbi_choice choice;
     nbi_qparam grid;
     double sqnr;
+    const float *params; /* of the scheme */
 } nbi_site_fit;
 
 /* One quantization decision. Several edges share an activation site (max pooling, slices, …). */
 typedef struct nbi_site {
     nbi_site_kind kind;
     const char *name;  /* of the ONNX tensor */
-    int layer;         /* weights: the convolution; else the producing layer, −1 for the input */
+    int layer;         /* weights, biases: the convolution; else the producing layer, −1 for the input */
     bool is_unsigned;  /* values are ≥ 0 whatever the input */
     int fixed_bits;    /* 0 = free (searched or set by the policy) */
     int64_t count;     /* elements of one image, or weights */
@@ -127,7 +129,7 @@ typedef struct nbi_layer {
     float *weight;
     size_t n_weights;
     float *gain, *shift; /* [out_c] */
-    int weight_site;
+    int weight_site, bias_site;
     double macs;
     bool is_first, is_last;
     /* The float tensor from which Σ w·x can be measured: value = sign[c]·Σ w·x + offset[c]. */
@@ -165,12 +167,14 @@ typedef struct nbi_qnet {
 typedef struct nbi_frozen_conv {
     int bits;
     int scheme;               /* a row of schemes.def */
+    int bias_bits;            /* 8, 16; else 32 */
     const int8_t *levels;     /* geometry order */
     const int8_t *table;      /* NULL: levels are those of uniform codes; else levels by code, 2^bits,
                                  not falling */
     const float *scale;       /* [out_c]: gain and weight scale in one, after nbi_fold_gain */
     double *gain, *shift;     /* [out_c]: y = gain·scale·Σ k·x + shift; frozen: gain = 1, shift a
-                                 whole number of steps of scale·(input scale) */
+                                 whole number of steps of scale·(input scale), one that
+                                 bias_bits hold */
 } nbi_frozen_conv;
 /* The frozen quantized graph: qnet + one entry per layer (convolutions) + qparams per site. */
 typedef struct nbi_frozen {
@@ -197,6 +201,7 @@ nb_status nbi_qnet_add_site(nb_ctx *ctx, nbi_qnet *net, const nbi_site *site, in
 /* The grid of a site by a choice; weights: any. NULL when it is out of range or was not fitted. */
 const nbi_qparam *nbi_site_grid(const nbi_site *site, nbi_choice choice);
 double nbi_site_sqnr(const nbi_site *site, nbi_choice choice); /* dB, activations; 0: not fitted */
+const nbi_site_fit *nbi_site_find(const nbi_site *site, nbi_choice choice); /* NULL: not fitted */
 /* Storage shape of a rank and dims: channels last for rank 3 and 4. */
 void nbi_storage_shape(int rank, const int64_t *dim, int *h, int *w, int *c);
 

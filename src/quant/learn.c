@@ -178,7 +178,7 @@ nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_l
 
 typedef struct lesson {
     nbi_learner *n;
-    const nbi_weight_request *r;
+    const nbi_rounding_request *r;
     const nbi_layer *l;
     plan *p;
     nbi_gram_sample sample;
@@ -230,7 +230,7 @@ typedef struct group_job {
 
 static void round_channel(const group_job *j, size_t c, nbi_rounding *work, double *w, double *b,
                           int8_t *q) {
-    const nbi_weight_request *r = j->s->r;
+    const nbi_rounding_request *r = j->s->r;
     const nbi_layer *l = j->s->l;
     const nbi_moments *m = j->m;
     size_t k = m->k, o = (size_t)j->group * m->m + c;
@@ -316,7 +316,7 @@ static nb_status learn_groups(void *user, size_t begin, size_t end, int worker) 
     return NB_OK;
 }
 
-static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_weight_request *r) {
+static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_request *r) {
     const nbi_layer *l = &n->o.net->layer[r->layer];
     const nbi_edge *e = &n->o.net->edge[l->in[0]];
     plan *p = &n->layer[r->layer];
@@ -353,7 +353,7 @@ done:
     return st;
 }
 
-static nb_status keep(nb_ctx *ctx, nbi_learner *n, const nbi_weight_request *r) {
+static nb_status keep(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_request *r) {
     const nbi_layer *l = &n->o.net->layer[r->layer];
     plan *p = &n->layer[r->layer];
     size_t channels = (size_t)l->geometry.out_c;
@@ -370,7 +370,7 @@ static nb_status keep(nb_ctx *ctx, nbi_learner *n, const nbi_weight_request *r) 
     return NB_OK;
 }
 
-nb_status nbi_learner_weights(nb_ctx *ctx, void *learner, const nbi_weight_request *r) {
+nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_request *r) {
     nbi_learner *n = learner;
     const nbi_layer *l = &n->o.net->layer[r->layer];
     plan *p = &n->layer[r->layer];

@@ -20,9 +20,9 @@ typedef struct nbi_learner nbi_learner;
 /* Runs the float network once. source and net must outlive it. */
 nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_learner **out);
 void nbi_learner_free(nbi_learner *learner); /* NULL is allowed */
-/* An nbi_weights_fn: learns each layer when it is asked for the first time, and gives the same
+/* An nbi_rounding_fn: learns each layer when it is asked for the first time, and gives the same
  * again. */
-nb_status nbi_learner_weights(nb_ctx *ctx, void *learner, const nbi_weight_request *request);
+nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_request *request);
 /* What layer's weights would be, in levels, if there were no grid: [n_weights], the layer's order; NULL
  * where nothing was learned. */
 const float *nbi_learner_ideal(const nbi_learner *learner, int layer);

@@ -5,12 +5,14 @@
 #include "exec/exec.h"
 #include "ops/op_util.h"
 #include "quant/fit.h"
+#include "quant/qat_schemes.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#define EPSILON 1e-5f
+#define EPSILON       1e-5f
+#define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 
 typedef struct builder {
     nb_ctx *ctx;
@@ -48,6 +50,8 @@ void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from) {
     }
     for (int i = 0; i < to->net->n_sites; i++)
         copy_values(to, to->site_scale[i], from, from->site_scale[i]);
+    for (int i = 0; i < to->net->n_sites; i++)
+        copy_values(to, to->site_params[i], from, from->site_params[i]);
     nbi_qat_settle(to);
 }
 
@@ -124,10 +128,48 @@ static nb_status special_vertex(builder *b, const nbi_qat_vertex *v, int *out) {
     return b->o->vertex ? b->o->vertex(b->ctx, b->o->vertex_user, b->q, v, out) : NB_OK;
 }
 
-/* `x` on the grid of a site. */
-static nb_status quantized(builder *b, int site, int x, int *out) {
+static nb_status stepped(builder *b, int site, int x, const nbi_qparam *p, int bits, int *out) {
     const nbi_site *s = &b->net->site[site];
-    const nbi_qparam *p = &s->fit[b->q->bits[site]];
+    if (b->q->site_scale[site] < 0) {
+        NB_TRY(constant(b, s->name, "step", 2, (int64_t[]){1, 1}, &b->q->site_scale[site]));
+        *values(b, b->q->site_scale[site]) = (float)p->scale;
+        trains(b, b->q->site_scale[site], false);
+    }
+    return fake_quant(b, s->name, x, b->q->site_scale[site], "lsq", "activations", bits, p->lo == 0,
+                      -1, out);
+}
+
+/* By a scheme other than uniform; where the integer program rounds to 8 bits first, here too, but not
+ * behind a stream, which has its own. */
+static nb_status by_scheme(builder *b, int site, int x, bool stored, int *out) {
+    const nbi_site *s = &b->net->site[site];
+    const nbi_choice choice = b->q->bits[site];
+    const nbi_site_fit *fit = nbi_site_find(s, choice);
+    const nbi_scheme *row = nbi_choice_row(choice);
+    nbi_qat_quantizer z = {.name = s->name, .choice = choice, .x = x, .axis = -1,
+                           .use = nbi_choice_use(choice, false, s->is_unsigned),
+                           .training = !b->o->evaluate};
+    if (!fit)
+        return nb_fail(b->ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme '%s'", s->name,
+                       row->name);
+    if (b->q->site_params[site] < 0) {
+        int n = row->n_params(&z.use);
+        NB_TRY(constant(b, s->name, "params", 2, (int64_t[]){1, n}, &b->q->site_params[site]));
+        memcpy(values(b, b->q->site_params[site]), fit->params, (size_t)n * sizeof(float));
+        if (nbi_qat_learned(row, &z.use)) trains(b, b->q->site_params[site], false);
+        z.keep = true;
+    }
+    z.params = b->q->site_params[site];
+    if (fit->grid.levels && !stored)
+        NB_TRY(stepped(b, site, x, &fit->grid.levels->first, NBI_MAX_BITS, &z.x));
+    return nbi_qat_add_quantizer(b->ctx, b->q, &z, out);
+}
+
+/* `x` on the grid of a site; `stored`: x is on a grid of its own already. */
+static nb_status quantized(builder *b, int site, int x, bool stored, int *out) {
+    const nbi_site *s = &b->net->site[site];
+    const nbi_choice choice = b->q->bits[site];
+    const nbi_qparam *p = &s->fit[nbi_choice_bits(choice)];
     *out = x;
     if (s->kind == NBI_SITE_OUTPUT || p->dtype == NB_DTYPE_F32) return NB_OK;
     if (s->kind == NBI_SITE_INPUT) return fixed_grid(b, s, p, x, out);
@@ -139,13 +181,8 @@ static nb_status quantized(builder *b, int site, int x, int *out) {
     nbi_qat_vertex vertex = {.site = site, .x = x, .axis = -1, .is_unsigned = p->lo == 0};
     NB_TRY(special_vertex(b, &vertex, out));
     if (*out >= 0) return NB_OK;
-    if (b->q->site_scale[site] < 0) {
-        NB_TRY(constant(b, s->name, "step", 2, (int64_t[]){1, 1}, &b->q->site_scale[site]));
-        *values(b, b->q->site_scale[site]) = (float)p->scale;
-        trains(b, b->q->site_scale[site], false);
-    }
-    return fake_quant(b, s->name, x, b->q->site_scale[site], "lsq", "activations", b->q->bits[site],
-                      p->lo == 0, -1, out);
+    if (nbi_choice_scheme(choice)) return by_scheme(b, site, x, stored, out);
+    return stepped(b, site, x, p, b->q->bits[site], out);
 }
 
 /* ---- layers -------------------------------------------------------------------------------- */
@@ -232,12 +269,31 @@ static nb_status first_steps(builder *b, const nbi_layer *l, int bits, int tenso
     return st;
 }
 
+static nb_status scheme_weight(builder *b, int index, const char *name, int *out) {
+    const nbi_layer *l = &b->net->layer[index];
+    nbi_qat_layer *ql = &b->q->layer[index];
+    const nbi_choice choice = b->q->bits[l->weight_site];
+    const nbi_scheme *row = nbi_choice_row(choice);
+    nbi_qat_quantizer z = {.name = name, .choice = choice, .x = ql->weight,
+                           .use = nbi_choice_use(choice, true, false),
+                           .training = !b->o->evaluate};
+    int64_t groups = (int64_t)nbi_weight_groups(l, choice, b->o->per_channel);
+    int64_t dim[2] = {groups, row->n_params(&z.use)};
+    NB_TRY(constant(b, name, "params", 2, dim, &ql->weight_scale));
+    nbi_qat_fit_weights(b->q, index);
+    if (nbi_qat_learned(row, &z.use)) trains(b, ql->weight_scale, false);
+    z.params = ql->weight_scale;
+    z.axis = groups > 1 ? 0 : -1;
+    return nbi_qat_add_quantizer(b->ctx, b->q, &z, out);
+}
+
 static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool conv, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_qat_layer *ql = &b->q->layer[index];
     const nbi_tensor *w = b->g->tensor[twin->in[1]];
     int64_t m = l->geometry.out_c, k = (int64_t)l->n_weights / m, dim[NBI_MAX_RANK] = {m, k};
-    int bits = b->q->bits[l->weight_site], rank = conv ? w->rank : 2;
+    const nbi_choice choice = b->q->bits[l->weight_site];
+    int bits = nbi_choice_bits(choice), rank = conv ? w->rank : 2;
     if (conv) memcpy(dim, w->dim, sizeof dim);
     NB_TRY(constant(b, w->name, "trained", rank, dim, &ql->weight));
     for (int64_t o = 0; o < m; o++)
@@ -248,6 +304,7 @@ static nb_status add_weight(builder *b, int index, const nbi_node *twin, bool co
         .site = l->weight_site, .x = ql->weight, .axis = b->o->per_channel ? 0 : -1};
     NB_TRY(special_vertex(b, &vertex, out));
     if (*out >= 0) return NB_OK;
+    if (nbi_choice_scheme(choice)) return scheme_weight(b, index, w->name, out);
     int64_t groups = b->o->per_channel ? m : 1;
     NB_TRY(constant(b, w->name, "step", 2, (int64_t[]){groups, 1}, &ql->weight_scale));
     if (!b->o->evaluate) NB_TRY(first_steps(b, l, bits, ql->weight_scale));
@@ -275,8 +332,9 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
         double mean = l->mean[c], var = l->deviation[c] * l->deviation[c];
         values(b, q->gamma)[c] = (float)((double)l->gain[c] * sqrt(var + (double)EPSILON));
         values(b, q->beta)[c] = (float)((double)l->gain[c] * mean + (double)l->shift[c]);
-        values(b, q->mean)[c] = (float)mean;
-        values(b, q->variance)[c] = (float)var;
+        double times = q->weight_scale < 0 ? 1 : nbi_qat_magnification(b->q, index, (size_t)c);
+        values(b, q->mean)[c] = (float)(times * mean);
+        values(b, q->variance)[c] = (float)(times * times * var);
     }
     int in[5] = {x, q->gamma, q->beta, q->mean, q->variance};
     bool train = !b->o->evaluate;
@@ -292,8 +350,8 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
     return finish(b, node);
 }
 
-static bool wants_norm(const builder *b, const nbi_layer *l, bool conv) {
-    (void)b;
+bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *l) {
+    bool conv = !strcmp(net->graph->node[l->node[0]]->op_type, "Conv");
     if (conv && !l->is_last) return true;
     for (int c = 0; c < l->geometry.out_c; c++)
         if (l->gain[c] != 1) return true;
@@ -304,7 +362,7 @@ static nb_status build_conv(builder *b, int index, int *out) {
     const nbi_layer *l = &b->net->layer[index];
     nbi_node *twin, *node;
     NB_TRY(twin_of(b, l->node[0], &twin));
-    bool conv = !strcmp(twin->op_type, "Conv"), norm = wants_norm(b, l, conv);
+    bool conv = !strcmp(twin->op_type, "Conv"), norm = nbi_qat_normalizes(b->net, l);
     int in[3] = {b->value[l->in[0]]}, y;
     NB_TRY(add_weight(b, index, twin, conv, &in[1]));
     if (!norm) {
@@ -354,7 +412,7 @@ static nb_status build_layer(builder *b, int index) {
     }
     /* moves and maxima of codes stay on their grid */
     bool moved = same_site && (l->type == NBI_LAYER_COPY || l->type == NBI_LAYER_MAXPOOL);
-    if (!moved) NB_TRY(quantized(b, b->net->edge[l->out].site, y, &y));
+    if (!moved) NB_TRY(quantized(b, b->net->edge[l->out].site, y, l->type == NBI_LAYER_REQUANT, &y));
     b->value[l->out] = y;
     return NB_OK;
 }
@@ -410,27 +468,46 @@ static nb_status add_losses(builder *b, int edge) {
     return nbi_graph_set_outputs(b->ctx, b->g, outs, output);
 }
 
+int nbi_qat_losses(const nbi_qat *q, int loss[2], float weight[2]) {
+    int n = 0;
+    if (q->label_loss >= 0) {
+        weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
+        loss[n++] = q->label_loss;
+    }
+    if (q->teacher_loss >= 0) {
+        weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
+        loss[n++] = q->teacher_loss;
+    }
+    return n;
+}
+
 /* ---- all ----------------------------------------------------------------------------------- */
 
 static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     const nbi_qnet *net = b->net;
     nbi_qat *q = b->q;
     nbi_arena *a = &q->arena;
-    size_t layers = (size_t)net->n_layers + 1, sites = (size_t)net->n_sites + 1;
+    size_t layers = (size_t)net->n_layers + 1, sites = (size_t)net->n_sites + 1, channels = 1;
+    for (int l = 0; l < net->n_layers; l++)
+        if ((size_t)net->layer[l].geometry.out_c > channels)
+            channels = (size_t)net->layer[l].geometry.out_c;
+    q->work_bias = nbi_arena_alloc(a, channels, sizeof *q->work_bias);
+    q->work_shift = nbi_arena_alloc(a, channels, 1);
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
+    q->site_params = nbi_arena_alloc(a, sites, sizeof *q->site_params);
     q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
     q->train = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->train);
     q->decays = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->decays);
-    q->state = nbi_arena_alloc(a, 2 * layers, sizeof *q->state);
+    q->state = nbi_arena_alloc(a, 2 * layers + sites, sizeof *q->state);
     b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);
-    if (!q->layer || !q->site_scale || !q->bits || !q->train || !q->decays || !q->state ||
-        !b->value || !b->mapped)
+    if (!q->layer || !q->site_scale || !q->site_params || !q->bits || !q->train || !q->decays ||
+        !q->state || !b->value || !b->mapped || !q->work_bias || !q->work_shift)
         return nb_fail_memory(b->ctx, layers * sizeof *q->layer);
     memcpy(q->bits, bits, (size_t)net->n_sites * sizeof *bits);
     for (size_t i = 0; i < layers; i++) q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};
-    for (size_t i = 0; i < sites; i++) q->site_scale[i] = -1;
+    for (size_t i = 0; i < sites; i++) q->site_scale[i] = q->site_params[i] = -1;
     for (int e = 0; e <= net->n_edges; e++) b->value[e] = -1;
     for (int t = 0; t <= net->graph->n_tensors; t++) b->mapped[t] = -1;
     q->x = q->target = q->teacher = q->logits = q->label_loss = q->teacher_loss = -1;
@@ -441,7 +518,7 @@ static nb_status build(builder *b, int edge) {
     const nbi_edge *input = &b->net->edge[b->net->input];
     b->q->x = nbi_graph_find(b->g, input->name);
     if (b->q->x < 0) return nb_fail(b->ctx, NB_EFORMAT, "the graph has no input '%s'", input->name);
-    NB_TRY(quantized(b, input->site, b->q->x, &b->value[b->net->input]));
+    NB_TRY(quantized(b, input->site, b->q->x, false, &b->value[b->net->input]));
     for (int l = 0; l < b->net->n_layers; l++) {
         NB_TRY(build_layer(b, l));
         if (b->net->layer[l].out != edge) continue;
@@ -467,12 +544,6 @@ nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
     NB_TRY(nbi_alloc(ctx, 1, sizeof *q, &q));
     builder b = {.ctx = ctx, .q = q, .net = net, .o = options};
     q->net = net;
-    for (int s = 0; s < net->n_sites; s++)
-        if (nbi_choice_scheme(bits[s])) {
-            st = nb_fail(ctx, NB_EUNSUPPORTED, "tensor '%s' is not uniform: only uniform policies "
-                         "are trained", net->site[s].name);
-            goto done;
-        }
     NB_TRYG(alloc_arrays(&b, bits));
     NB_TRYG(nbi_rebatch(ctx, source, options->batch, &q->graph));
     b.g = q->graph;

@@ -13,7 +13,7 @@
 /* Tensors of nbi_qat.graph, −1 where a layer has none. */
 typedef struct nbi_qat_layer {
     int weight;       /* [M,C/group,kernel] or [M,K] */
-    int weight_scale; /* [M,1] or [1,1] */
+    int weight_scale; /* [M,1] or [1,1]; schemes other than uniform: params [groups, n] */
     int gamma, beta, mean, variance;
     int bias;         /* instead of BatchNormalization: the last layer */
 } nbi_qat_layer;
@@ -49,7 +49,10 @@ typedef struct nbi_qat {
     const nbi_qnet *net;
     nbi_choice *bits;        /* [n_sites] */
     nbi_qat_layer *layer; /* [n_layers] */
-    int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned */
+    int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned; of a scheme behind 8 bits: theirs */
+    int *site_params;     /* [n_sites]: [1,n] of a scheme other than uniform; −1 */
+    double *work_bias;    /* of nbi_qat_settle: [most output channels] */
+    uint8_t *work_shift;
     int x, target, teacher; /* graph inputs, −1 */
     int logits, label_loss, teacher_loss; /* −1 */
     int n_train, *train;  /* constants that are trained */
@@ -64,7 +67,13 @@ typedef struct nbi_qat {
 nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
                       const nbi_choice *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
+/* Whether training puts a BatchNormalization behind a convolution: always, but for dense layers that
+ * have none in the file and for the last layer, which train a bias instead. */
+bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *layer);
 void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
+/* The losses of the graph and their shares, the teacher's being half where there are labels, too;
+ * returns how many. */
+int nbi_qat_losses(const nbi_qat *qat, int loss[2], float weight[2]);
 /* `to`, built to evaluate, gets the values of `from`, with every shift rounded as the integer program
  * rounds it: to whole steps of the sums. */
 void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);

@@ -12,7 +12,6 @@
 #define COLDEST        0.1
 #define RISE           0.3 /* share of the steps in which the precision loss comes in */
 #define FROZEN         0.8 /* from here on widths stay */
-#define TEACHER_SHARE  0.5f
 
 static float *value_of(const nbi_relax *r, int tensor) {
     return r->qat->graph->tensor[tensor]->data;
@@ -77,7 +76,8 @@ static double pressure(const nbi_relax *r, bool weights, double *total) {
     for (int s = 0; s < r->net->n_sites; s++) {
         const nbi_site *site = &r->net->site[s];
         const nbi_relax_vertex *v = &r->vertex[s];
-        if (v->weights != weights || site->kind == NBI_SITE_OUTPUT) continue;
+        if (v->weights != weights || site->kind == NBI_SITE_OUTPUT || site->kind == NBI_SITE_BIAS || site->kind == NBI_SITE_BIAS)
+            continue;
         double width = v->learned >= 0 ? (double)*value_of(r, v->learned)
                                        : (double)(r->spec.start[s] & 255);
         sum += v->count;
@@ -119,21 +119,14 @@ static nb_status adjust_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t 
 nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *r, nbi_loop_spec *spec) {
     nbi_qat *q = r->qat;
     bool schemes = r->spec.kind == NBI_RELAX_SCHEMES;
-    int n = 0, first = q->n_train - r->n_learned;
+    int n, first = q->n_train - r->n_learned;
     NB_TRY(nbi_alloc(ctx, (size_t)q->n_train + 1, sizeof *r->param, &r->param));
     for (int i = 0; i < q->n_train; i++)
         r->param[i] = (nbi_loop_param){.tensor = q->train[i],
                                        .lr = 1,
                                        .decay = q->decays[i] ? WEIGHT_DECAY : 0,
                                        .adam = schemes && i >= first};
-    if (q->label_loss >= 0) {
-        r->loss_weight[n] = q->teacher_loss >= 0 ? 1 - TEACHER_SHARE : 1;
-        r->loss[n++] = q->label_loss;
-    }
-    if (q->teacher_loss >= 0) {
-        r->loss_weight[n] = q->label_loss >= 0 ? TEACHER_SHARE : 1;
-        r->loss[n++] = q->teacher_loss;
-    }
+    n = nbi_qat_losses(q, r->loss, r->loss_weight);
     r->steps_per_epoch = spec->batches ? nbi_batches_per_epoch(spec->batches) : 1;
     spec->graph = q->graph;
     spec->n_params = q->n_train;

@@ -72,7 +72,7 @@ nb_status nbi_fit_site(nb_ctx *ctx, nbi_qnet *net, int index, nbi_choice choice,
                        nbi_range_method range) {
     nbi_site *site = &net->site[index];
     const nbi_scheme *row = nbi_choice_row(choice);
-    float *x, params[NBI_SCHEME_MAX_PARAMS] = {0};
+    float *x, *params;
     nbi_site_fit *f;
     NB_TRY(nbi_choice_check(ctx, site->name, choice, false));
     if (site->kind != NBI_SITE_ACTIVATION || nbi_choice_for(site, choice) != choice ||
@@ -82,12 +82,14 @@ nb_status nbi_fit_site(nb_ctx *ctx, nbi_qnet *net, int index, nbi_choice choice,
     use.range = range;
     NB_TRY(slot_of(ctx, net, site, choice, &f));
     nbi_levels *levels = nbi_arena_alloc(&net->arena, 1, sizeof *levels);
-    if (!levels) return nb_fail_memory(ctx, sizeof *levels);
+    params = nbi_arena_alloc(&net->arena, (size_t)row->n_params(&use), sizeof *params);
+    if (!levels || !params) return nb_fail_memory(ctx, sizeof *levels);
     NB_TRY(nbi_alloc(ctx, SAMPLES, sizeof *x, &x));
     sample(site, x);
     row->fit(&use, x, SAMPLES, params);
     nbi_choice_grid(choice, site->is_unsigned, params, &site->fit[NBI_MAX_BITS], levels, &f->grid);
     f->sqnr = sqnr_of(&f->grid, x);
+    f->params = params;
     nbi_free(x);
     for (const nbi_site_fit *k = site->more; k; k = k->next)
         if (k == f) return NB_OK;

@@ -6,7 +6,7 @@
 #include "ir/qnet.h"
 #include "quant/gram.h"
 
-typedef struct nbi_weight_request {
+typedef struct nbi_rounding_request {
     const nbi_qnet *net;
     int layer;                    /* a convolution */
     nbi_choice choice;            /* of its weights */
@@ -21,9 +21,9 @@ typedef struct nbi_weight_request {
     float *scale;                 /* [out_c] of a level of 1 */
     double *mean, *deviation;     /* [out_c] of Σ w·x that the output-statistics correction aims at;
                                      deviation 0: the scale is right as it is */
-} nbi_weight_request;
+} nbi_rounding_request;
 
-typedef nb_status (*nbi_weights_fn)(nb_ctx *ctx, void *user, const nbi_weight_request *request);
+typedef nb_status (*nbi_rounding_fn)(nb_ctx *ctx, void *user, const nbi_rounding_request *request);
 
 /* The levels that weights of so many bits may have: the values of `table` (by code), or, where it is
  * NULL, the uniform ones, multiples of the level step. `level` holds them. */

@@ -40,6 +40,10 @@ nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool pe
         int k = bits == 1 ? (layer->weight[i] < 0 ? -1 : 1)
                           : nbi_level_of(layer->weight[i], channel, lo, hi);
         double w = (double)layer->weight[i], s = (double)channel;
+        if (bits > 1 && layer->gain && layer->gain[nbi_weight_channel(layer, i)] == 0) {
+            levels[i] = 0; /* the channel is a constant, whatever its weights */
+            continue;
+        }
         levels[i] = (int8_t)(k * step);
         signal += w * w;
         noise += (w - s * k) * (w - s * k);

@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-/* results: results.json; sensitivity and pareto may be NULL. `title` names the model. */
+/* results: results.json; pareto may be NULL. `title` names the model. */
 nb_status nbi_report_html(nb_ctx *ctx, const char *title, const json_t *results,
-                          const json_t *sensitivity, const json_t *pareto, nbi_buf *out);
+                          const json_t *pareto, nbi_buf *out);
 
 #endif

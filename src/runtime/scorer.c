@@ -35,6 +35,10 @@ struct nbi_scorer {
     nbi_prefix_cache cache;
     weight_fit **fit;     /* by layer: those that were asked for */
     nbi_qparam *site;     /* of the policy being run */
+    nbi_weights_fn weights; /* NULL: fitted to the layers' own */
+    void *weights_user;
+    bool whole_policy;
+    nbi_choice *asked;    /* by site: the policy being run, for `weights` */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
     nbi_cached **buffer;  /* by edge, pinned while needed */
@@ -52,8 +56,8 @@ struct nbi_scorer {
     size_t sums_count;    /* room for so many */
     bool sums_kept;       /* they are those of the layer being run */
     const int32_t *sums_bias; /* the bias they contain */
-    nbi_weights_fn weights;   /* NULL: the plain fit */
-    void *weights_user;
+    nbi_rounding_fn rounding; /* NULL: as fitted */
+    void *rounding_user;
     const nbi_qparam *grid;   /* NULL: the fits */
 };
 
@@ -72,17 +76,24 @@ static void free_fit(weight_fit *f) {
     nbi_free(f);
 }
 
-void nbi_scorer_free(nbi_scorer *s) {
-    if (!s) return;
-    nbi_cache_free(&s->cache);
-    for (int i = 0; s->fit && i < s->net->n_layers; i++)
+static void drop_fits(nbi_scorer *s) {
+    for (int i = 0; s->fit && i < s->net->n_layers; i++) {
         for (weight_fit *f = s->fit[i], *next; f; f = next) {
             next = f->next;
             free_fit(f);
         }
+        s->fit[i] = NULL;
+    }
+}
+
+void nbi_scorer_free(nbi_scorer *s) {
+    if (!s) return;
+    nbi_cache_free(&s->cache);
+    drop_fits(s);
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
     nbi_free(s->fit);
+    nbi_free(s->asked);
     nbi_free(s->site);
     nbi_free(s->key);
     nbi_free(s->alias);
@@ -94,6 +105,13 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
+}
+
+void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user,
+                            bool whole_policy) {
+    s->weights = weights;
+    s->weights_user = user;
+    s->whole_policy = whole_policy;
 }
 
 nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
@@ -126,6 +144,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
+    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *s->asked, &s->asked));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->buffer, &s->buffer));
@@ -146,9 +165,9 @@ done:
     return st;
 }
 
-void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user) {
-    s->weights = weights;
-    s->weights_user = user;
+void nbi_scorer_set_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user) {
+    s->rounding = rounding;
+    s->rounding_user = user;
 }
 
 void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
@@ -157,7 +176,7 @@ void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
 
 /* Do edges depend on nothing but the choices that make their keys? */
 static bool caches(const nbi_scorer *s) {
-    return !s->freeze && !s->weights;
+    return !s->freeze && !s->rounding;
 }
 
 void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
@@ -177,7 +196,9 @@ static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
     f->choice = choice;
     NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
     NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
-    NB_TRYG(nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    s->asked[l->weight_site] = choice;
+    NB_TRYG(s->weights ? s->weights(ctx, s->weights_user, layer, s->asked, &f->w)
+                       : nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
     f->next = s->fit[layer];
     s->fit[layer] = f;
     return NB_OK;
@@ -368,9 +389,9 @@ done:
     return st;
 }
 
-/* Copies of the plain fit and of the float statistics, which the source of weights then changes. */
-static nb_status ask_weights(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *arena,
-                             nbi_frozen_conv *conv, aim *to) {
+/* Copies of the plain fit and of the float statistics, which the rounding then changes. */
+static nb_status ask_rounding(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *arena,
+                              nbi_frozen_conv *conv, aim *to) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, edges = (size_t)s->net->n_edges;
     int8_t *levels = nbi_arena_alloc(arena, l->n_weights, 1), level[256];
@@ -386,22 +407,23 @@ static nb_status ask_weights(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *a
         const nbi_cached *buffer = s->buffer[s->alias[e]];
         value[e] = buffer ? buffer->data : NULL;
     }
-    nbi_weight_request r = {.net = s->net, .layer = layer, .choice = nbi_choice_of(conv->scheme, conv->bits),
-                            .site = s->site, .value = value, .images = s->options.stat_images,
+    nbi_rounding_request r = {.net = s->net, .layer = layer,
+                            .choice = nbi_choice_of(conv->scheme, conv->bits), .site = s->site, .value = value, .images = s->options.stat_images,
                             .keep_scale = !s->options.per_channel, .levels = levels,
                             .scale = scale, .mean = moments, .deviation = moments + channels};
     nbi_weight_grid(conv->bits, conv->table, level, &r.grid);
-    NB_TRY(s->weights(ctx, s->weights_user, &r));
+    NB_TRY(s->rounding(ctx, s->rounding_user, &r));
     conv->levels = levels;
     conv->scale = scale;
     *to = (aim){moments, moments + channels};
     return NB_OK;
 }
 
-static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice,
+static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
+    nbi_choice choice = policy[l->weight_site];
     aim to = {l->mean, l->deviation};
     NB_TRY(ensure_fit(ctx, s, layer, choice));
     weight_fit *f = fit_of(s, layer, choice);
@@ -416,9 +438,11 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
         conv->gain[c] = (double)l->gain[c];
         conv->shift[c] = (double)l->shift[c];
     }
-    if (s->weights) NB_TRY(ask_weights(ctx, s, layer, arena, conv, &to));
+    if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, &to));
-    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv);
+    conv->bias_bits = policy[l->bias_site];
+    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
+                         &s->site[s->net->edge[l->out].site], arena, conv);
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
@@ -440,7 +464,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     int n;
     s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
+        NB_TRY(start_conv(ctx, s, layer, bits, &conv));
         f = fit_of(s, layer, bits[l->weight_site]);
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
@@ -499,6 +523,8 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
 static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
     const nbi_qnet *net = s->net;
     uint64_t start = NBI_HASH_START;
+    if (s->whole_policy)
+        start = nbi_hash(start, bits, (size_t)net->n_sites * sizeof *bits);
     s->key[net->input] = nbi_hash(start, "input", 5);
     s->alias[net->input] = net->input;
     for (int i = 0; i < net->n_layers; i++) {
@@ -512,8 +538,9 @@ static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
             s->key[l->out] = s->key[l->in[0]];
             continue;
         }
-        nbi_choice own[2] = {bits[net->edge[l->out].site],
-                             l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
+        bool conv = l->type == NBI_LAYER_CONV;
+        nbi_choice own[3] = {bits[net->edge[l->out].site], conv ? bits[l->weight_site] : 0,
+                             conv ? bits[l->bias_site] : 0};
         uint64_t h = nbi_hash(start, &i, sizeof i);
         h = nbi_hash(h, own, sizeof own);
         for (int k = 0; k < l->n_in; k++) h = nbi_hash(h, &s->key[l->in[k]], sizeof h);
@@ -582,15 +609,25 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         const nbi_site *site = &s->net->site[i];
         const nbi_qparam *q = nbi_site_grid(site, bits[i]);
         int b = nbi_choice_bits(bits[i]);
+        if (site->kind == NBI_SITE_BIAS) {
+            if (bits[i] != 32 && !nbi_bias_is_narrow(bits[i]))
+                return nb_fail(ctx, NB_EINVAL, "bias '%s': %d bits; 8, 16 and 32 are possible",
+                               site->name, bits[i]);
+            s->site[i] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = b, .scale = 1};
+            continue;
+        }
         if (b < 1 || b > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
                            site->name, b, NBI_MAX_BITS);
         if (!q)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme number %d at %d "
                            "bits", site->name, nbi_choice_scheme(bits[i]), b);
-        bool learned = s->weights && s->grid && s->grid[i].dtype != NB_DTYPE_NONE;
+        bool learned = s->rounding && s->grid && s->grid[i].dtype != NB_DTYPE_NONE;
         s->site[i] = learned ? s->grid[i] : *q;
     }
+    size_t size = (size_t)s->net->n_sites * sizeof *bits;
+    if (s->whole_policy && memcmp(s->asked, bits, size)) drop_fits(s);
+    memcpy(s->asked, bits, size);
     make_keys(s, bits);
     describe(s);
     return NB_OK;

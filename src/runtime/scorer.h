@@ -21,6 +21,15 @@ typedef struct nbi_scorer nbi_scorer;
 nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_options *options,
                          nbi_scorer **out);
 void nbi_scorer_free(nbi_scorer *scorer);
+/* Weights of another source than the layers' own (generated ones), as nbi_fit_weight_choice gives
+ * them, for the choices of all sites. */
+struct nbi_coded_weights;
+typedef nb_status (*nbi_weights_fn)(nb_ctx *ctx, void *user, int layer, const nbi_choice *bits,
+                                    struct nbi_coded_weights *out);
+/* Before the first run. whole_policy: they depend on the widths of other layers, too, so that no
+ * prefix is shared. */
+void nbi_scorer_set_weights(nbi_scorer *scorer, nbi_weights_fn weights, void *user,
+                            bool whole_policy);
 /* Bounds the memory for sums kept between a layer's statistics and its outputs (64 MiB at first).
  * Larger layers compute theirs twice: slower, the same bits. */
 nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *scorer, size_t bytes);
@@ -34,11 +43,11 @@ nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *b
 /* SQNR (dB) of a weight site by a choice, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
-/* From now on weights come from `weights` instead of the plain fit (NULL: the plain fit again). It is
- * asked once per convolution and run, in the order of execution, with the codes that the layer reads;
- * nothing is taken from or left in the cache. */
-void nbi_scorer_set_weights(nbi_scorer *scorer, nbi_weights_fn weights, void *user);
-/* Grids [n_sites] that activation sites have instead of their fit while weights come from elsewhere
+/* From now on `rounding` may change what the weights' fit gives (NULL: no more). It is asked once per
+ * convolution and run, in the order of execution, with the codes that the layer reads; nothing is
+ * taken from or left in the cache. */
+void nbi_scorer_set_rounding(nbi_scorer *scorer, nbi_rounding_fn rounding, void *user);
+/* Grids [n_sites] that activation sites have instead of their fit while a rounding is set
  * (dtype NONE: the fit); NULL: none. Not copied. */
 void nbi_scorer_set_grids(nbi_scorer *scorer, const nbi_qparam *grid);
 /* Multiply-accumulates computed and saved by the cache so far. */

@@ -1,5 +1,5 @@
 /* The additive model: loss = Σ delta[v][option], costs = base + Σ differences, solved exactly by
- * nbi_select. Peak RAM and latency are not sums (the peak is a maximum over steps), so the choice
+ * nbi_select. Peak RAM is not a sum but a maximum over steps, so the choice
  * is re-checked with exact costs, repaired by the cheapest lowering, then polished by single and
  * paired changes under exact costs. */
 #include "search/trials.h"
@@ -12,7 +12,7 @@
 #define PAIR_COSTS 30000 /* evaluations of the exact costs that pairs may use */
 
 static const nbi_cost_id additive[] = {NBI_COST_BYTES, NBI_COST_BYTES_ONNX, NBI_COST_AVG_BITS,
-                                       NBI_COST_BOPS};
+                                       NBI_COST_BOPS, NBI_COST_LATENCY, NBI_COST_ENERGY};
 
 nb_status nbi_rows_new(nb_ctx *ctx, const nbi_problem *problem, double ***rows) {
     size_t n = (size_t)problem->n_vars, total = 0, head;

@@ -1,6 +1,7 @@
 /* Variables: where activations have one width only, each free weight site is a variable of its own;
  * else a variable is an activation site together with the weights of the convolutions that read it,
- * so that BOPs stay a sum over variables. */
+ * so that BOPs stay a sum over variables. A free bias site is a variable of its own: its width costs
+ * bytes only, and as a factor of a layer's options it would triple them. */
 #include "search/netproblem.h"
 
 #include "runtime/footprint.h"
@@ -12,6 +13,7 @@
 
 #define MAX_VARIABLE_SITES 5
 #define MAX_OPTIONS        200
+#define DB_PER_BIT         6.02 /* nominal signal-to-noise ratio */
 
 typedef struct variable {
     int n_sites, site[MAX_VARIABLE_SITES];
@@ -32,12 +34,17 @@ struct nbi_netproblem {
     double fixed_bytes;       /* constants that no policy changes */
     double ram;               /* of ram_bits; < 0: not known */
     long scored;
+    const nbi_step_costs *costs; /* NULL: none */
     double deadline;
     double *delta;            /* sensitivities once measured, rows behind each other; else NULL */
 };
 
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
     return &np->problem;
+}
+
+bool nbi_netproblem_measured(const nbi_netproblem *np) {
+    return np->delta != NULL;
 }
 
 long nbi_netproblem_scored(const nbi_netproblem *np) {
@@ -70,6 +77,10 @@ void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline) {
     np->deadline = deadline;
 }
 
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs) {
+    np->costs = costs;
+}
+
 int nbi_netproblem_site(const nbi_netproblem *np, int v) {
     return np->var[v].site[0];
 }
@@ -94,6 +105,7 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
     for (int s = 0; s < net->n_sites && same; s++) {
+        if (net->site[s].kind == NBI_SITE_BIAS) continue;
         bool eight = nbi_choice_bits(bits[s]) == 8, was = nbi_choice_bits(np->ram_bits[s]) == 8;
         same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
     }
@@ -118,7 +130,8 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     out[NBI_COST_BOPS] = c.bops;
     if (isfinite(np->problem.limit[NBI_COST_RAM]))
         NB_TRY(ram_of(ctx, np, bits, &out[NBI_COST_RAM]));
-    return NB_OK;
+    if (!np->costs) return NB_OK;
+    return nbi_step_costs_sum(ctx, np->costs, bits, &out[NBI_COST_LATENCY], &out[NBI_COST_ENERGY]);
 }
 
 static nb_status cost(nb_ctx *ctx, void *self, const uint8_t *policy,
@@ -226,7 +239,7 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
     const nbi_site *s = &np->o.net->site[site];
     if (s->kind == NBI_SITE_WEIGHT)
         return nbi_scorer_weight_sqnr(ctx, np->o.scorer, site, choice, out);
-    *out = nbi_site_sqnr(s, choice);
+    *out = s->kind == NBI_SITE_BIAS ? DB_PER_BIT * choice : nbi_site_sqnr(s, choice);
     return NB_OK;
 }
 
@@ -316,6 +329,17 @@ static nb_status improved(nb_ctx *ctx, void *self, const uint8_t *policy, double
     return np->o.improved(ctx, np->o.user, np->bits, loss);
 }
 
+static nb_status hypernetwork(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings) {
+    const nbi_netproblem *np = self;
+    return np->o.hypernetwork(ctx, np->o.user, settings);
+}
+
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer) {
+    np->o.scorer = scorer;
+    nbi_free(np->delta);
+    np->delta = NULL;
+}
+
 /* ---- variables ------------------------------------------------------------------------------ */
 
 static bool is_free(const nbi_netproblem *np, int site) {
@@ -326,9 +350,10 @@ static bool is_free(const nbi_netproblem *np, int site) {
 static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool best,
                           nbi_offer *out) {
     const nbi_site *s = &np->o.net->site[site];
-    const bool weight = s->kind == NBI_SITE_WEIGHT;
     double most = 0;
-    const nbi_offer *all = weight ? &np->o.weights : &np->o.activations;
+    const nbi_offer *all = s->kind == NBI_SITE_WEIGHT ? &np->o.weights
+                           : s->kind == NBI_SITE_BIAS ? &np->o.biases
+                                                      : &np->o.activations;
     out->n = 0;
     for (int i = 0; i < all->n; i++) {
         nbi_choice c = nbi_choice_for(s, all->choice[i]);
@@ -420,9 +445,17 @@ static void add_free_weights(nbi_netproblem *np, int activation, variable *var) 
     }
 }
 
+static nb_status add_variable(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
+    int n = np->problem.n_vars;
+    NB_TRY(make_options(ctx, np, var));
+    np->n_options[n] = var->n_options;
+    np->var[n] = *var;
+    np->problem.n_vars = n + 1;
+    return NB_OK;
+}
+
 static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
-    int n = 0;
     np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
     np->n_options = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof(int));
     if (!np->var || !np->n_options) return nb_fail_memory(ctx, sizeof *np->var);
@@ -433,20 +466,19 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         variable var = {0};
         if (is_free(np, activation) && np->o.activations.n > 1) {
             bool seen = false;
-            for (int v = 0; v < n; v++) seen |= np->var[v].site[0] == activation;
-            if (seen) continue;
-            var.site[var.n_sites++] = activation;
-            add_free_weights(np, activation, &var);
+            for (int v = 0; v < np->problem.n_vars; v++)
+                seen |= np->var[v].site[0] == activation;
+            if (!seen) {
+                var.site[var.n_sites++] = activation;
+                add_free_weights(np, activation, &var);
+            }
         } else if (is_free(np, l->weight_site)) {
             var.site[var.n_sites++] = l->weight_site;
-        } else {
-            continue;
         }
-        NB_TRY(make_options(ctx, np, &var));
-        np->n_options[n] = var.n_options;
-        np->var[n++] = var;
+        if (var.n_sites) NB_TRY(add_variable(ctx, np, &var));
+        variable bias = {.n_sites = 1, .site = {l->bias_site}};
+        if (is_free(np, l->bias_site)) NB_TRY(add_variable(ctx, np, &bias));
     }
-    np->problem.n_vars = n;
     return NB_OK;
 }
 
@@ -457,7 +489,10 @@ static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     nb_status st;
-    for (int s = 0; s < net->n_sites; s++) np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : 8;
+    for (int s = 0; s < net->n_sites; s++) {
+        nbi_choice widest = net->site[s].kind == NBI_SITE_BIAS ? 32 : 8;
+        np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : widest;
+    }
     NB_TRYG(nbi_scorer_freeze(ctx, np->o.scorer, np->bits, &frozen));
     NB_TRYG(nbi_lower(ctx, frozen, &program));
     np->fixed_bytes =
@@ -489,6 +524,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     np->count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     np->problem = (nbi_problem){.self = np, .cost = cost, .score = score,
                                 .sensitivity = sensitivity, .improved = improved};
+    if (options->hypernetwork) np->problem.hypernetwork = hypernetwork;
     for (int i = 0; i < NBI_COST_COUNT; i++) np->problem.limit[i] = INFINITY;
     nbi_choice *fixed = nbi_arena_alloc(&np->arena, sites + 1, sizeof *fixed);
     np->bits = nbi_arena_alloc(&np->arena, sites + 1, sizeof *np->bits);
@@ -500,10 +536,13 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     }
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
-    for (size_t s = 0; s < sites; s++)
-        if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
-            options->activations.n == 1)
-            fixed[s] = nbi_choice_for(&options->net->site[s], options->activations.choice[0]);
+    for (size_t s = 0; s < sites; s++) {
+        const nbi_site *site = &options->net->site[s];
+        const nbi_offer *offer =
+            site->kind == NBI_SITE_BIAS ? &options->biases : &options->activations;
+        if (!fixed[s] && site->kind != NBI_SITE_WEIGHT && offer->n == 1)
+            fixed[s] = nbi_choice_for(site, offer->choice[0]);
+    }
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;
@@ -513,6 +552,7 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
         goto done;
     }
     nbi_netproblem_add_hints(np, part);
+    nbi_netproblem_add_learning(np);
     NB_TRYG(measure_fixed_bytes(ctx, np));
     *out = np;
     return NB_OK;

@@ -5,6 +5,7 @@
 
 #include "quant/generate.h"
 #include "runtime/scorer.h"
+#include "runtime/step_costs.h"
 #include "search/search.h"
 #include "search/study.h"
 
@@ -28,11 +29,19 @@ typedef struct nbi_netproblem_options {
     size_t first, images;  /* scored: scorer images first … images−1 */
     nbi_loss loss;
     nbi_offer weights, activations; /* activations: one choice fixes all of them */
+    nbi_offer biases;               /* likewise; of 8, 16 and 32 bits */
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
+    /* nbi_problem.hypernetwork; calls nbi_netproblem_set_scorer. NULL: none. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *user, const struct nbi_meta_settings *settings);
+    /* For methods that learn by gradient; NULL: there are none. `choice` [n_sites] holds what to
+     * start from and gets what was learned; target: average widths of weights and of activations
+     * that the limits leave room for, 0: no limit. */
+    nb_status (*learn)(nb_ctx *ctx, void *user, const nbi_learning *how, const double target[2],
+                       nbi_choice *choice);
     /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
      * no curvature. Asked for once a search; the callee keeps what is expensive. */
     nb_status (*curvature)(nb_ctx *ctx, void *user, double *mean);
@@ -48,6 +57,12 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
  * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
+/* Another scorer of the same network and images; sensitivities are forgotten. */
+void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
+/* Latency and energy become costs from now on (0 before). NULL: no more; else it must outlive np. */
+void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
+/* false while sensitivities are not measured, or some were estimated. */
+bool nbi_netproblem_measured(const nbi_netproblem *np);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */
@@ -64,6 +79,8 @@ const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
 double nbi_hist_mean_square(const nbi_hist *hist);
 /* Sets problem->local_error, curvature, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
+/* Sets problem->learn where the options have it (netlearn.c). */
+void nbi_netproblem_add_learning(nbi_netproblem *np);
 /* Choices of every site → policy; false when one is not offered. */
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */

@@ -13,6 +13,7 @@ typedef enum nbi_cost_id { /* rows of costs.def */
     NBI_COST_RAM,      /* peak activation arena, bytes */
     NBI_COST_BOPS,
     NBI_COST_LATENCY,  /* seconds */
+    NBI_COST_ENERGY,   /* joules */
     NBI_COST_COUNT
 } nbi_cost_id;
 const char *nbi_cost_name(nbi_cost_id id); /* "bytes", … */
@@ -32,6 +33,16 @@ typedef enum nbi_feature {
     NBI_FEATURE_INDEX,     /* of the layer */
     NBI_FEATURE_COUNT
 } nbi_feature;
+
+struct nbi_meta_settings; /* hyper/metaquantnet.h */
+/* How a policy is learned by gradient (autoqnn). */
+typedef struct nbi_learning {
+    int scheme_epochs, width_epochs; /* 0: schemes stay, widths stay */
+    bool model_wise;                 /* one scheme for all weights, one for all activations */
+    double scheme_rate, width_rate, rate;
+    uint64_t seed;
+    double deadline; /* nb_seconds; INFINITY: none */
+} nbi_learning;
 
 typedef struct nbi_problem {
     void *self;
@@ -53,10 +64,16 @@ typedef struct nbi_problem {
     nb_status (*local_error)(nb_ctx *ctx, void *self, double **error);
     /* Second-order estimate of the loss: mean curvature of a tensor times its squared error. */
     nb_status (*curvature)(nb_ctx *ctx, void *self, double **omega);
+    /* A policy from training the network with its choices made continuous; it comes near the limits
+     * and may exceed them. */
+    nb_status (*learn)(nb_ctx *ctx, void *self, const nbi_learning *how, uint8_t *policy);
     void (*features)(const void *self, int variable, double out[NBI_FEATURE_COUNT]);
     const nbi_part *part; /* [n_vars]; NULL: all weights */
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);
+    /* From now on scores are those of weights that a network generates for each policy; it is
+     * trained, or read where it has been. NULL: the problem has no weights. */
+    nb_status (*hypernetwork)(nb_ctx *ctx, void *self, const struct nbi_meta_settings *settings);
 } nbi_problem;
 
 /* true when every limit holds. */

@@ -237,10 +237,13 @@ static nb_status read_trial(nb_ctx *ctx, const nbi_study *s, sqlite3_stmt *q, nb
     t->n_policy = (size_t)sqlite3_column_bytes(q, 1);
     t->score = read_real(q, 2);
     const void *costs = sqlite3_column_blob(q, 3);
-    if (!costs || sqlite3_column_bytes(q, 3) != (int)sizeof t->cost)
+    const int bytes = sqlite3_column_bytes(q, 3);
+    /* a study of an earlier version may know fewer costs */
+    if (!costs || bytes > (int)sizeof t->cost || bytes % (int)sizeof t->cost[0] != 0)
         return nb_fail(ctx, NB_EFORMAT, "'%s': trial %ld has %d bytes of costs, want %zu", s->path,
-                       t->ordinal, sqlite3_column_bytes(q, 3), sizeof t->cost);
-    memcpy(t->cost, costs, sizeof t->cost);
+                       t->ordinal, bytes, sizeof t->cost);
+    memset(t->cost, 0, sizeof t->cost);
+    memcpy(t->cost, costs, (size_t)bytes);
     t->seconds = sqlite3_column_double(q, 4);
     return NB_OK;
 }

@@ -51,6 +51,10 @@ void nbi_policy_random(nbi_trials *t, uint8_t *policy);
  * ones, unless a limit is already used to 97 %. false in *ok: could not be made feasible. */
 nb_status nbi_policy_repair(nbi_trials *t, uint8_t *policy, bool *ok);
 
+/* The same by rows of errors, step by step: lowers what adds the least error per excess removed until
+ * the limits hold, then raises what takes the most error away while something fits. */
+nb_status nbi_policy_repair_by(nbi_trials *t, double **error, uint8_t *policy, bool *ok);
+
 /* The best policy of the additive model under the limits, re-checked with exact costs. *ok false:
  * none found (or no sensitivities). `delta` may be NULL, else [n] rows for the sensitivities. */
 nb_status nbi_policy_select(nbi_trials *t, double **delta, uint8_t *policy, bool *ok);

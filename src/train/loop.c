@@ -131,6 +131,7 @@ static nb_status one_step(nbi_loop *l) {
     nbi_tape_advance(l->tape);
     if (l->ema) NB_TRY(nbi_ema_update(l->ctx, l->ema));
     l->loss_sum += loss;
+    if (s->stepped) s->stepped(l->ctx, s->step_user, loss);
     l->step++;
     return NB_OK;
 }

@@ -52,6 +52,8 @@ typedef struct nbi_loop_spec {
      * gradients alone, so that a resumed run does the same. NULL: none. */
     nb_status (*adjust)(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps, double lr,
                         nbi_param *params);
+    /* After step `step` has counted: its loss. NULL: none. */
+    void (*stepped)(nb_ctx *ctx, void *step_user, double loss);
     /* The metric, larger is better, with the values to judge (averaged, with ema) in the graph's
      * constants. NULL: the last epoch is the best. */
     nb_status (*evaluate)(nb_ctx *ctx, void *user, double *metric);

@@ -77,7 +77,7 @@ static void test_closer(void **state) {
         nbi_learner *l = learner_of(h);
         hand_bits(h, widths[i][0], widths[i][1], bits);
         double plain = error(h, s, bits, reference), before, after;
-        nbi_scorer_set_weights(s, nbi_learner_weights, l);
+        nbi_scorer_set_rounding(s, nbi_learner_round, l);
         double learned = error(h, s, bits, reference);
         int layers;
         nbi_learner_errors(l, &before, &after, &layers);
@@ -85,7 +85,7 @@ static void test_closer(void **state) {
         assert_true(after < before);
         /* the images are the calibration's own: 1 bit is hardly better, 2 bits twice as good */
         assert_true(learned < (widths[i][0] == 2 ? 0.6 : 1) * plain);
-        nbi_scorer_set_weights(s, NULL, NULL);
+        nbi_scorer_set_rounding(s, NULL, NULL);
         assert_true(error(h, s, bits, reference) == plain);
         nbi_scorer_free(s);
         nbi_learner_free(l);
@@ -104,7 +104,7 @@ static void test_same_bytes(void **state) {
         nb_ctx_set_threads(h->ctx, threads);
         nbi_scorer *s = hand_scorer(h, IMAGES, 0);
         nbi_learner *l = learner_of(h);
-        nbi_scorer_set_weights(s, nbi_learner_weights, l);
+        nbi_scorer_set_rounding(s, nbi_learner_round, l);
         nbi_frozen *f = freeze(h, s, bits), *again = freeze(h, s, bits);
         assert_same(h, f, again);
         if (first) assert_same(h, f, first);
@@ -141,7 +141,7 @@ static void test_out_of_memory(void **state) {
                                  .images = h->images, .seed = 5};
         nbi_alloc_fail_after(k);
         nb_status st = nbi_learner_new(h->ctx, &o, &l);
-        nbi_scorer_set_weights(s, nbi_learner_weights, l);
+        nbi_scorer_set_rounding(s, nbi_learner_round, l);
         if (st == NB_OK) st = nbi_scorer_freeze(h->ctx, s, bits, &f);
         failed = nbi_alloc_fail_left() == 0;
         nbi_alloc_fail_after(0);
@@ -159,7 +159,7 @@ static void blocks(hand *h, const nbi_choice *bits, bool drop, nbi_qparam *grid,
                    nbi_reconstruction *job, nbi_frozen **out) {
     nbi_scorer *s = hand_scorer(h, IMAGES, 0);
     nbi_learner *l = learner_of(h);
-    nbi_scorer_set_weights(s, nbi_learner_weights, l);
+    nbi_scorer_set_rounding(s, nbi_learner_round, l);
     nbi_frozen_free(freeze(h, s, bits));
     *job = (nbi_reconstruction){.blocks = {h->g, h->net, bits, nbi_score_edge(h->net), 16, 60, drop,
                                            9},

@@ -282,7 +282,12 @@ static void resumed_equals_uninterrupted(void **state) {
         uint8_t whole[TOY_MAX_VARS], part[TOY_MAX_VARS];
         remove_study();
         int total = run_once(all[m], 0, 0, whole);
-        assert_true(total >= 2);
+        assert_true(total >= 1);
+        if (total == 1) { /* nothing in between: one score, which is known the next time */
+            assert_int_equal(run_once(all[m], 0, 0, part), 0);
+            assert_memory_equal(whole, part, 8);
+            continue;
+        }
         int k = total > 40 ? 37 : total / 2;
         remove_study();
         assert_int_equal(run_once(all[m], k, 0, part), k);

@@ -333,6 +333,42 @@ static void test_wide(void **state) {
     }
 }
 
+/* A value that is not a number reaches the loss through Relu, Clip and FakeQuant, one by one as in
+ * chains: who watches the loss learns of it. */
+static void test_not_a_number(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 3; kind++)
+        for (int plain = 0; plain < 2; plain++) {
+            net m, *n = &m;
+            begin(n, 3, 6);
+            int y = conv(n, n->x, 3, 8, 1, 1, false), scalar[3] = {-1, -1, -1}, out = y;
+            if (kind == 0) y = simple(n, "Relu", y, -1);
+            if (kind == 1) {
+                scalar[0] = y;
+                scalar[1] = constant(n, 0, NULL, 0, 0, false);
+                scalar[2] = constant(n, 0, NULL, 6, 0, false);
+                finish(n, node(n, "", "Clip", 3, scalar, 1, &out));
+            }
+            if (kind == 2) {
+                scalar[0] = y;
+                scalar[1] = constant(n, 2, (int64_t[]){1, 1}, 0.1f, 0, true);
+                nbi_node *made = node(n, "org.nibble", "FakeQuant", 2, scalar, 1, &out);
+                MUST(nbi_node_set_text(n->ctx, n->g, made, "scheme", "lsq"));
+                MUST(nbi_node_set_text(n->ctx, n->g, made, "role", "activations"));
+                MUST(nbi_node_set_int(n->ctx, n->g, made, "bits", 4));
+                MUST(nbi_node_set_int(n->ctx, n->g, made, "axis", -1));
+                finish(n, made);
+            }
+            y = simple(n, "Flatten", kind ? out : y, -1);
+            loss_of(n, dense(n, y, 288, 5, 0.05f));
+            nbi_tape *t = tape(n, plain, false);
+            n->input[0][7] = NAN;
+            assert_true(isnan(run(n, t, false)));
+            nbi_tape_free(t);
+            release(n);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fast_equals_plain),
@@ -341,6 +377,7 @@ int main(void) {
         cmocka_unit_test(test_weights_of_losses),
         cmocka_unit_test(test_tangled),
         cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_not_a_number),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);
 }

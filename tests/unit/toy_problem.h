@@ -88,6 +88,28 @@ static inline nb_status toy_own_error(nb_ctx *ctx, void *self, double **rows) {
     return NB_OK;
 }
 
+/* What a relaxation would find: least loss + price·bytes, the price risen until the bytes come near
+ * their limit; coupling and RAM it does not see. */
+static inline nb_status toy_learn(nb_ctx *ctx, void *self, const nbi_learning *how,
+                                  uint8_t *policy) {
+    (void)ctx;
+    (void)how;
+    const toy *t = self;
+    for (double price = 1e-6; price < 1e3; price *= 1.1) {
+        double bytes = 0;
+        for (int v = 0; v < t->problem.n_vars; v++) {
+            policy[v] = 0;
+            for (int o = 1; o < t->n_options[v]; o++)
+                if (t->loss[v][o] + price * t->bytes[v][o] <
+                    t->loss[v][policy[v]] + price * t->bytes[v][policy[v]])
+                    policy[v] = (uint8_t)o;
+            bytes += t->bytes[v][policy[v]];
+        }
+        if (bytes <= 1.05 * t->problem.limit[NBI_COST_BYTES]) break;
+    }
+    return NB_OK;
+}
+
 static inline void toy_features(const void *self, int v, double out[NBI_FEATURE_COUNT]) {
     const toy *t = self;
     for (int i = 0; i < NBI_FEATURE_COUNT; i++) out[i] = 1;
@@ -126,7 +148,7 @@ static inline void toy_make(toy *t, nb_ctx *ctx, uint64_t seed, int n, double co
     t->problem = (nbi_problem){.self = t, .n_vars = n, .n_options = t->n_options, .cost = toy_cost,
                                .score = toy_score, .sensitivity = toy_sensitivity,
                                .local_error = toy_own_error, .curvature = toy_own_error,
-                               .features = toy_features, .part = t->part,
+                               .learn = toy_learn, .features = toy_features, .part = t->part,
                                .improved = toy_improved};
     for (int c = 0; c < NBI_COST_COUNT; c++) t->problem.limit[c] = INFINITY;
 }

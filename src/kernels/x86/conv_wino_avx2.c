@@ -17,7 +17,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 
-enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 8, TOGETHER = 4 };
+enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 4, TOGETHER = TILES };
 enum { TILE_PIXELS = SIDE * SIDE };
 #define MOST_PACKED                                                                                \
     ((size_t)3 << 19) /* bytes; behind it reading weights takes longer than products */
@@ -311,7 +311,7 @@ static void run_block(const job *j, size_t first, size_t n, size_t block) {
         for (size_t t = 0; t < n; t += TOGETHER)
             multiply(j->input + (place * TILES + t) * g->c, g->c, w,
                      j->product + (place * TILES + t) * NBI_LANES);
-    memcpy(bias, j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
+    memcpy(bias, (const int32_t *)j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
     for (size_t t = 0; t < n;) {
         const run_of_tiles r = find_run(j, first, t, n);
         finish_run(j, q, bias, &r);

@@ -1,0 +1,223 @@
+/* The gradient part of autoqnn for a session: schemes first, then widths, on the training split. What
+ * was learned is kept in the study; an unfinished training goes on from its checkpoint. */
+#include "api/session.h"
+#include "api/teacher.h"
+
+#include "quant/relax.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_BITS 3 /* where widths start when no target says otherwise */
+
+typedef struct relaxing {
+    nbi_session *s;
+    nbi_teacher teacher;
+    nbi_batches *batches;
+    nbi_relax *relax;
+    const char *stage;
+} relaxing;
+
+static nb_status ask(nb_ctx *ctx, void *user, const nbi_batch *batch, const void **inputs) {
+    relaxing *r = user;
+    return r->teacher.graph ? nbi_teacher_ask(ctx, &r->teacher, batch->x, inputs) : NB_OK;
+}
+
+static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
+    const relaxing *r = user;
+    nb_log(ctx, NB_LOG_INFO, "%s, epoch %d of %d: loss %.4f, %.0f s, %.0f s left", r->stage,
+           line->epoch, line->epochs, line->loss, line->seconds, line->left);
+}
+
+static bool is_free(const nbi_session *s, int site) {
+    nbi_site_kind kind = s->net->site[site].kind;
+    return !s->fixed[site] && (kind == NBI_SITE_WEIGHT || kind == NBI_SITE_ACTIVATION);
+}
+
+static const nbi_offer *offer_of(const nbi_session *s, int site) {
+    return s->net->site[site].kind == NBI_SITE_WEIGHT ? &s->weights : &s->activations;
+}
+
+/* The offered width of a scheme that is nearest to `bits`, the narrower of two; 0: none. */
+static nbi_choice nearest(const nbi_offer *offer, int scheme, int bits) {
+    nbi_choice best = 0;
+    for (int i = 0; i < offer->n; i++) {
+        nbi_choice c = offer->choice[i];
+        if (nbi_choice_scheme(c) != scheme) continue;
+        if (!best || abs(nbi_choice_bits(c) - bits) < abs(nbi_choice_bits(best) - bits)) best = c;
+    }
+    return best;
+}
+
+static int wanted_bits(const nbi_session *s, int site, const double target[2]) {
+    double t = target[s->net->site[site].kind == NBI_SITE_WEIGHT ? 0 : 1];
+    int bits = t > 0 ? (int)lrint(t) : FIRST_BITS;
+    return bits < 1 ? 1 : bits > NBI_MAX_BITS ? NBI_MAX_BITS : bits;
+}
+
+/* Every scheme that is offered, each at the width nearest to what is wanted. */
+static void scheme_candidates(const nbi_session *s, int site, int bits, nbi_relax_site *out) {
+    const nbi_offer *offer = offer_of(s, site);
+    for (int i = 0; i < offer->n; i++) {
+        nbi_choice c = nearest(offer, nbi_choice_scheme(offer->choice[i]), bits);
+        bool known = false;
+        for (int k = 0; k < out->n; k++) known |= out->candidate[k] == c;
+        if (!known && out->n < NBI_RELAX_CANDIDATES) out->candidate[out->n++] = c;
+    }
+    if (out->n < 2) out->n = 0;
+}
+
+/* The widths of one scheme, rising; none where there is one, or where they cannot be learned. */
+static void width_candidates(const nbi_session *s, int site, int scheme, nbi_relax_site *out) {
+    const nbi_offer *offer = offer_of(s, site);
+    unsigned flags = nbi_choice_row(nbi_choice_of(scheme, 1))->flags;
+    bool fits = (flags & NBI_SCHEME_REFIT) && !(flags & NBI_SCHEME_LEARNED);
+    if (scheme != 0 && !fits) return;
+    for (int i = 0; i < offer->n; i++)
+        if (nbi_choice_scheme(offer->choice[i]) == scheme && out->n < NBI_RELAX_CANDIDATES)
+            out->candidate[out->n++] = offer->choice[i];
+    if (out->n < 2) out->n = 0;
+}
+
+static nb_status open_batches(relaxing *r, size_t batch, const nbi_relax_spec *spec) {
+    nbi_session *s = r->s;
+    nbi_batches_spec b = {.data = s->data,
+                          .split = NBI_SPLIT_TRAIN,
+                          .batch = batch,
+                          .classes = (size_t)(s->labelled ? s->info.classes : 0),
+                          .transform = s->transform,
+                          .seed = spec->seed};
+    size_t odd = (size_t)(NBI_RELAX_ALTERNATE * (double)s->info.count[NBI_SPLIT_TRAIN]);
+    /* with few images both kinds learn from all of them */
+    if (spec->kind == NBI_RELAX_SCHEMES && odd >= batch) b.alternate = NBI_RELAX_ALTERNATE;
+    NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &b.augment));
+    return nbi_batches_new(s->ctx, &b, &r->batches);
+}
+
+static nb_status train(relaxing *r, const nbi_relax_spec *spec, double deadline, bool *whole) {
+    nbi_session *s = r->s;
+    size_t batch = nbi_session_batch(s);
+    nbi_qat_options o = nbi_session_qat_options(s, batch);
+    nbi_buf path = {0};
+    char target[64];
+    nbi_loop_result result;
+    nb_status st;
+    snprintf(target, sizeof target, "%g %g %d", spec->weight_target, spec->activation_target,
+             spec->model_wise);
+    const nbi_pair identity[] = {{"stage", r->stage}, {"targets", target},
+                                 {"data", s->o->data.path}};
+    NB_TRYG(open_batches(r, batch, spec));
+    NB_TRYG(nbi_relax_new(s->ctx, s->compared, s->net, s->edge, &o, spec, &r->relax));
+    if (nbi_relax_qat(r->relax)->teacher >= 0)
+        NB_TRYG(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name,
+                                  (int64_t)batch, &r->teacher));
+    if (s->o->output)
+        NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/autoqnn-%s.npz", s->o->output, r->stage));
+    nbi_loop_spec loop = {.batches = r->batches, .user = r, .more = ask, .line = tell,
+                          .checkpoint = path.data, .resume = s->o->resume, .identity = identity,
+                          .n_identity = 3};
+    if (isfinite(deadline)) loop.time_limit = fmax(deadline - nb_seconds(s->ctx), 1e-3);
+    NB_TRYG(nbi_relax_loop(s->ctx, r->relax, &loop));
+    NB_TRYG(nbi_loop_run(s->ctx, &loop, &result));
+    *whole = !result.stopped;
+    if (path.data && *whole) remove(path.data);
+done:
+    nbi_buf_free(&path);
+    return st;
+}
+
+static void stop(relaxing *r) {
+    nbi_teacher_stop(&r->teacher);
+    nbi_relax_free(r->relax);
+    nbi_batches_free(r->batches);
+    r->relax = NULL;
+    r->batches = NULL;
+}
+
+/* What a stage learned is found again under its settings. */
+static void stage_key(const relaxing *r, const nbi_relax_spec *spec, char key[200]) {
+    uint64_t h = nbi_hash(NBI_HASH_START, spec->start,
+                          (size_t)r->s->net->n_sites * sizeof *spec->start);
+    snprintf(key, 200, "autoqnn %s %016llx %d %d %g %g %g %g", r->stage, (unsigned long long)h,
+             spec->epochs, spec->model_wise, spec->choice_rate, spec->learning_rate,
+             spec->weight_target, spec->activation_target);
+}
+
+static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double deadline,
+                             nbi_choice *choice) {
+    nbi_session *s = r->s;
+    size_t bytes = (size_t)s->net->n_sites * sizeof *choice, size = 0;
+    void *kept = NULL;
+    char key[200];
+    bool whole = false;
+    nb_status st = NB_OK;
+    int open = 0;
+    for (int i = 0; i < s->net->n_sites; i++) open += spec->site[i].n > 0;
+    if (!open || !spec->epochs) return NB_OK;
+    stage_key(r, spec, key);
+    if (s->study) NB_TRY(nbi_study_get(s->ctx, s->study, key, &kept, &size));
+    if (kept && size == bytes) {
+        memcpy(choice, kept, bytes);
+    } else {
+        st = train(r, spec, deadline, &whole);
+        if (st == NB_OK) nbi_relax_decode(r->relax, choice, NULL);
+        if (st == NB_OK && whole && s->study)
+            st = nbi_study_put(s->ctx, s->study, key, choice, bytes);
+        stop(r);
+    }
+    nbi_free(kept);
+    return st;
+}
+
+static nb_status learn_schemes(relaxing *r, const nbi_learning *how, const double target[2],
+                               nbi_relax_site *site, nbi_choice *choice) {
+    const nbi_session *s = r->s;
+    double now = nb_seconds(s->ctx), share = how->width_epochs > 0 ? 0.5 : 1;
+    nbi_relax_spec spec = {.kind = NBI_RELAX_SCHEMES, .site = site, .start = choice,
+                           .model_wise = how->model_wise, .epochs = how->scheme_epochs,
+                           .choice_rate = how->scheme_rate, .learning_rate = how->rate,
+                           .seed = how->seed};
+    for (int i = 0; i < s->net->n_sites; i++) {
+        site[i] = (nbi_relax_site){0};
+        if (!is_free(s, i)) continue;
+        int bits = wanted_bits(s, i, target);
+        scheme_candidates(s, i, bits, &site[i]);
+        if (site[i].n) choice[i] = site[i].candidate[0];
+    }
+    r->stage = "schemes";
+    return learn_stage(r, &spec, isfinite(how->deadline) ? now + share * (how->deadline - now)
+                                                         : INFINITY, choice);
+}
+
+static nb_status learn_widths(relaxing *r, const nbi_learning *how, const double target[2],
+                              nbi_relax_site *site, nbi_choice *choice) {
+    const nbi_session *s = r->s;
+    nbi_relax_spec spec = {.kind = NBI_RELAX_WIDTHS, .site = site, .start = choice,
+                           .weight_target = target[0], .activation_target = target[1],
+                           .epochs = how->width_epochs, .choice_rate = how->width_rate,
+                           .learning_rate = how->rate, .seed = how->seed};
+    for (int i = 0; i < s->net->n_sites; i++) {
+        site[i] = (nbi_relax_site){0};
+        if (!is_free(s, i)) continue;
+        int scheme = nbi_choice_scheme(choice[i]);
+        if (spec.epochs) width_candidates(s, i, scheme, &site[i]);
+        if (site[i].n) choice[i] = nearest(offer_of(s, i), scheme, wanted_bits(s, i, target));
+    }
+    r->stage = "widths";
+    return learn_stage(r, &spec, how->deadline, choice);
+}
+
+nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
+                            const double target[2], nbi_choice *choice) {
+    relaxing r = {.s = session};
+    nbi_relax_site *site;
+    NB_TRY(nbi_finetune_check(r.s));
+    NB_TRY(nbi_alloc(ctx, (size_t)r.s->net->n_sites + 1, sizeof *site, &site));
+    nb_status st = learn_schemes(&r, how, target, site, choice);
+    if (st == NB_OK && !nb_cancelled(ctx)) st = learn_widths(&r, how, target, site, choice);
+    stop(&r);
+    nbi_free(site);
+    return st == NB_OK ? NB_OK : nb_fail_prefix(ctx, st, "autoqnn");
+}

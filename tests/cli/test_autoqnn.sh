@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# --search autoqnn: schemes and widths learned, limits kept, interrupted and gone on with.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+model=$root/examples/glyphs.onnx
+quick=(--threads 1 --data builtin:glyphs --limit 400 --calib 32 --batch 32 --quiet --max-size 24K
+    --schemes uniform,pot,ternary --weight-bits 2,3,4,8 --activation-bits 4,8)
+search=autoqnn:scheme_epochs=2,width_epochs=2
+
+works quantize "$model" "${quick[@]}" --search $search -o one
+tr -d ' \n' < one/results.json > flat
+says flat '"method":"autoqnn"'
+says flat '"ok":true'
+bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9.]+).*/\1/' flat)
+[[ ${bytes%.*} -le 24576 ]] || fail "$bytes bytes"
+[[ ! -e one/autoqnn-schemes.npz && ! -e one/autoqnn-widths.npz ]] || fail "a checkpoint was left"
+
+# the same bytes again; and after a kill in the middle of the training
+works quantize "$model" "${quick[@]}" --search $search -o two
+cmp -s one/policy.json two/policy.json || fail "two runs, two policies"
+"$program" quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=60 -o three &
+job=$!
+for _ in $(seq 600); do
+    [[ -e three/autoqnn-widths.npz ]] && break
+    kill -0 $job 2> /dev/null || break
+    sleep 0.1
+done
+kill -9 $job 2> /dev/null
+wait $job 2> /dev/null
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=60 --resume -o three
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=60 -o four
+cmp -s three/policy.json four/policy.json || fail "resumed, another policy"
+
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=1,width_epochs=0,scope=model -o five
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=400,width_epochs=400 \
+    --time-limit 4s -o six
+refuses 2 "has no option 'epochs'" quantize "$model" "${quick[@]}" --search autoqnn:epochs=3 -o seven
+program_limit=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --quiet)
+"$program" quantize "$model" "${program_limit[@]}" --max-size 1K --search autoqnn -o eight \
+    > out 2> err
+[[ $? -eq 3 ]] || fail "a limit that cannot be met: not exit 3"
+
+if ((failures)); then
+    echo "$failures failures"
+    exit 1
+fi
+echo "autoqnn learns, stops and goes on"

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# MetaQuantNet from end to end on the glyphs: trained once, kept, used again for another limit; the
+# same bytes after kill -9 and --resume; meta-train's file serves quantize, at any number of threads.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+job=("$root/examples/glyphs.onnx" --data builtin:glyphs --limit 640 --calib 24 --batch 32
+    --weight-bits 2,4 --threads 1)
+search="metaquantnet:epochs=2,hidden=4,population=8,parents=3,iterations=2"
+
+policy() { sed -n '/"policy"/,$p' "$1/policy.json"; }
+same() { # A B: the same policy and model
+    cmp -s "$1/model.onnx" "$2/model.onnx" || fail "model.onnx differs: $1 $2"
+    policy "$1" | cmp -s - <(policy "$2") || fail "policy.json differs: $1 $2"
+}
+
+# ---- trained once, kept ----------------------------------------------------------------------------
+works quantize "${job[@]}" --search "$search" --avg-bits 2.8 -o one
+[[ -s one/meta.onnx && ! -e one/meta.npz ]] || fail "meta.onnx is not kept"
+grep -q '"by_width"' one/results.json || fail "results.json tells no loss by width"
+grep -q '"method": "metaquantnet"' one/results.json || fail "the method is not in results.json"
+cp one/meta.onnx kept.onnx
+works quantize "${job[@]}" --search "$search" --avg-bits 3.2 -o one
+cmp -s one/meta.onnx kept.onnx || fail "another limit trained it again"
+grep -q '"by_width"' one/results.json && fail "another limit trained it again"
+works quantize "${job[@]}" --search "$search" --avg-bits 2.8 -o one
+
+# ---- kill -9 in the training, then --resume ----------------------------------------------------------
+"$program" quantize "${job[@]}" --quiet --search "$search" --avg-bits 2.8 -o killed & pid=$!
+for ((i = 0; i < 600; i++)); do
+    [[ -s killed/meta.npz ]] && break
+    kill -0 "$pid" 2> waiting || break
+    sleep 0.02
+done
+kill -9 "$pid" 2> waiting
+wait "$pid" 2> waiting
+[[ -e killed/model.onnx ]] && echo "note: the run ended before it could be killed"
+works quantize "${job[@]}" --search "$search" --avg-bits 2.8 --resume -o killed
+cmp -s killed/meta.onnx kept.onnx || fail "a resumed training ends with other values"
+same one killed
+
+# ---- ahead of time -----------------------------------------------------------------------------------
+works meta-train "${job[@]}" --epochs 2 --hidden 4 -o meta.onnx --json
+cmp -s meta.onnx kept.onnx || fail "meta-train and --search metaquantnet train two things"
+given="$search,meta=meta.onnx"
+works quantize "${job[@]}" --search "$given" --avg-bits 2.8 -o given
+same one given
+works quantize "${job[@]}" --search "$given" --avg-bits 2.8 --threads 2 -o threads
+same one threads
+
+# ---- fine-tuning from all three ------------------------------------------------------------------------
+for init in generated float random; do
+    works quantize "${job[@]}" --search "$given,init=$init" --avg-bits 2.8 --finetune 1 -o "$init"
+    grep -q '"epochs": 1' "$init/results.json" || fail "$init: not fine-tuned"
+done
+cmp -s generated/model.onnx float/model.onnx && fail "generated and float weights end alike"
+
+# ---- controls and contexts -----------------------------------------------------------------------------
+for key in weights=shared weights=tables context=3 context=all; do
+    works quantize "${job[@]}" --search "$search,epochs=1,$key" --avg-bits 2.8 \
+        --activation-bits 4,8 -o "$key"
+done
+
+# ---- what is wrong -------------------------------------------------------------------------------------
+refuses 2 "its weight_bits is 2,4, here it is 2,3,4" quantize "${job[@]}" --weight-bits 2,3,4 \
+    --search "$given" --avg-bits 3 -o wrong
+refuses 2 "its weights is generated, here it is shared" quantize "${job[@]}" --search "$given,weights=shared" \
+    --avg-bits 3 -o wrong
+refuses 1 "cannot open" quantize "${job[@]}" --search "$search,meta=none.onnx" --avg-bits 3 -o wrong
+refuses 2 "was trained for something else" quantize "${job[@]}" \
+    --search "$search,meta=$root/examples/glyphs.onnx" --avg-bits 3 -o wrong
+refuses 3 "cannot be met" quantize "${job[@]}" --search "$given" --avg-bits 1.5 -o wrong
+exit $((failures > 0))
