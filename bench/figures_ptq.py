@@ -8,8 +8,8 @@ from rival_common import say
 DRAWS = 5
 CONFIGS = ("W4A4", "W3A3", "W2A4", "W2A2")
 # method -> draws, widths; by gradient descent one is enough to see that it takes longer
-METHODS = {"none": (DRAWS, CONFIGS), "gram": (DRAWS, CONFIGS), "adaround": (1, ("W3A3",)),
-           "qdrop": (1, ("W3A3",))}
+METHODS = {"none": (DRAWS, CONFIGS), "gram": (DRAWS, CONFIGS), "adaround": (1, ("W4A4",)),
+           "qdrop": (1, ("W4A4",))}
 
 
 def run_ptq_learned(job):
@@ -43,7 +43,7 @@ def summarize(results):
                 continue
             top1 = [r["top1"] for r in rows]
             table["%s/%s" % (method, config)] = {
-                "draws": len(rows), "mean": round(statistics.mean(top1), 2),
+                "draws": len(rows), "mean": round(statistics.mean(top1), 3),
                 "least": min(top1), "most": max(top1),
                 "seconds": round(statistics.median(r["seconds"] for r in rows), 1),
                 "cpu_seconds": round(statistics.median(r["cpu_seconds"] for r in rows), 1)}

@@ -73,7 +73,7 @@ def learned_table():
     for key, row in load("nibble_ptq_learned").get("summary", {}).items():
         method, config = key.split("/")
         good = verdict(row["mean"] >= wanted[config]) if config in wanted else ""
-        rows.append([config, method, "%.2f" % row["mean"],
+        rows.append([config, method, "%.3f" % row["mean"],
                      "%.2f … %.2f" % (row["least"], row["most"]), row["draws"],
                      "%.1f" % row["cpu_seconds"],
                      "≥ %s: %s" % (wanted[config], good) if good and method == "gram" else ""])
