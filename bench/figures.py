@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies demo speed train qat plan (default: all; speed and the seconds of the
+Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan (default: all; speed and the seconds of the
 others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md."""
@@ -28,6 +28,7 @@ from rival_common import load_cifar, pack_predictions, say, unpack_predictions
 
 CONFIGS = ("W8A8", "W4A8", "W4A4", "W3A8", "W3A3", "W2A8", "W2A2")
 TRACE_POLICIES, UNCACHED_POLICIES, CACHE_MIB = 1000, 50, 250
+SELECT_INSTANCES = 101
 SPEED_ROUNDS = 7
 
 
@@ -194,7 +195,8 @@ def record_trace(job, path):
     free = [i for i, s in enumerate(sites) if s["kind"] == "weight" and not s.get("fixed")]
     study = sqlite3.connect(os.path.join(folder, "study.db"))
     rows = study.execute("SELECT policy FROM trials ORDER BY ordinal").fetchall()
-    texts = ["".join(str(row[0][i]) for i in free) for row in rows][-TRACE_POLICIES:]
+    # two bytes a site, the width first
+    texts = ["".join(str(row[0][2 * i]) for i in free) for row in rows][-TRACE_POLICIES:]
     with open(path, "w") as file:
         json.dump({"about": "the last policies of `nibble quantize resnet20.onnx --search genetic "
                             "--max-size %d --seed 0` in the order of scoring: bits of the free "
@@ -218,6 +220,17 @@ def run_policies(job):
         results.put(key, json_of([job.program("policies"), job.model("resnet20"), job.path(CIFAR),
                                   job.draws(), trace, str(count), "2", str(cache)]))
         say("policies", key, results.get(key))
+
+
+# ---- exact selection
+
+def run_select(job):
+    results = job.results("nibble_select", "exact selection on seeded correlated instances "
+                                           "(bench/bench_select.c), one second each at most")
+    if not results.done("network"):
+        results.put("network", json_of([job.program("bench_select"),
+                                        str(job.args.limit or SELECT_INSTANCES), "1"]))
+        say("select", results.get("network"))
 
 
 # ---- the demo
@@ -289,8 +302,9 @@ def speed_row(rounds, engine, threads):
     return row
 
 
-SECTIONS = {"float": run_float, "ptq": run_ptq, "ptq_learned": run_ptq_learned,
-            "limits": run_limits, "code": run_code, "qdq": run_qdq, "policies": run_policies, "demo": run_demo, "speed": run_speed,
+SECTIONS = {"float": run_float, "ptq": run_ptq,
+            "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
+            "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan}
 
 

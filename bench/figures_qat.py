@@ -43,27 +43,23 @@ def run_qat(job):
             say("qat", key, row)
 
 
-def run_train(job):
-    """Images per second of whole steps, batches prepared, two threads."""
-    results = job.results("nibble_train", "training speed, ResNet-20, batch 128; keys: what")
-    small = ["--limit", "12800", "--calib", "128", "--no-distill"]
-    for key, options in (("w4a4_lsq", uniform_options(4, 4)), ("w2a2_lsq", uniform_options(2, 2))):
-        if results.done(key):
-            continue
-        folder, run = quantize(job, "speed_" + key, "resnet20", *options, *small, "--finetune", "1")
-        results.put(key, {"images_per_second": tuned(folder)["images_per_second"],
-                          "peak_memory_mb": run["peak_memory_mb"],
-                          "load_average": run["load_average"]})
-        say("train", key, results.get(key))
-    if not results.done("float"):
-        from figures_run import TRANSFORM, json_of
-        out = os.path.join(job.work, "trained.onnx")
-        found = json_of(job.nibble("train", job.model("resnet20"), *job.cifar, *TRANSFORM,
-                                   "--limit", "12800", "--epochs", "1", "--lr", "0.001", "-o", out,
-                                   "--json"))
-        results.put("float", {"images_per_second": round(found["images_per_second"], 1)})
-        say("train float", results.get("float"))
+TRAIN_ROWS = (("float", "resnet20", "float"), ("w4a4_lsq", "resnet20", "4x4"),
+              ("mobilenet_v2_0.5/float", "mobilenet_v2:0.5", "float"),
+              ("mobilenet_v2_0.5/w4a4_lsq", "mobilenet_v2:0.5", "4x4"))
 
+
+def run_train(job):
+    """Whole steps on a fixed batch, two threads: what rival_train_torch.py does. The processor's time
+    per step says something on a busy machine, too."""
+    results = job.results("nibble_train", "bench_train: whole steps at batch 128; keys: network/kind, "
+                                          "ResNet-20's without a network")
+    for key, network, kind in TRAIN_ROWS:
+        if results.done(key) and "cpu_seconds_per_step" in results.get(key):
+            continue
+        row = json_of([job.program("bench_train"), network, "128", "2", kind, "20"])
+        row["load_average"] = round(os.getloadavg()[0], 2)
+        results.put(key, row)
+        say("train", key, row)
 
 def run_plan(job):
     results = job.results("nibble_plan", "bench_specialize: CPU milliseconds, one thread, batch 32, "

@@ -167,6 +167,15 @@ def policies_table():
                   "GMAC per CPU second", "MACs saved by the cache"], rows)
 
 
+def select_table():
+    rows = [[r["groups"], r["options"], r["limits"], r["instances"], "%.1f ms" % r["median_ms"],
+             "%.1f ms" % r["p90_ms"], "%.0f ms" % r["worst_ms"], r["open"],
+             verdict(r["median_ms"] <= 100 and r["worst_ms"] <= 1000)]
+            for r in results("nibble_select").values()]
+    return table(["groups", "options", "limits", "instances", "median", "9 of 10 within", "worst",
+                  "not proven in 1 s", "median within 100 ms, worst within 1 s"], rows)
+
+
 def speed_table():
     rows = []
     for key, r in results("nibble_speed").items():
@@ -193,14 +202,25 @@ def demo_table():
 def train_table():
     ours, torch = results("nibble_train"), results("train_torch")
     rows = []
-    for name, key, rival, want in (("float", "float", "float", 1.1),
-                                   ("W4A4, learned steps", "w4a4_lsq", "lsq", 1.4),
-                                   ("W4A4, learned steps", "w4a4_lsq", "fused", 1.4)):
-        if key in ours and rival in torch:
-            a, b = (r["images_per_second"] for r in (ours[key], torch[rival]))
-            rows.append([name, "%.0f" % a, rival, "%.0f" % b, "%.2f" % (a / b), "%.1f" % want,
-                         verdict(a / b >= want)])
-    return table(["nibble", "images/s", "PyTorch", "images/s", "ratio", "wanted", "met"], rows)
+    for network, prefix, float_goal in (("ResNet-20", "", 1.1),
+                                        ("MobileNetV2-0.5", "mobilenet_v2_0.5/", 1.2)):
+        for name, key, rival, want in (("float", "float", "float", float_goal),
+                                       ("W4A4, learned steps", "w4a4_lsq", "lsq", 1.4),
+                                       ("W4A4, learned steps", "w4a4_lsq", "fused", 1.4)):
+            if prefix + key not in ours or prefix + rival not in torch:
+                continue
+            a, b = ours[prefix + key], torch[prefix + rival]
+            ratio = a["images_per_second"] / b["images_per_second"]
+            both = "cpu_seconds_per_step" in a and "cpu_seconds_per_step" in b
+            rows.append([network, name, "%.0f" % a["images_per_second"], rival,
+                         "%.0f" % b["images_per_second"], "%.2f" % ratio, "%.1f" % want,
+                         verdict(ratio >= want),
+                         "%.2f" % (b["cpu_seconds_per_step"] / a["cpu_seconds_per_step"])
+                         if both else "",
+                         "%.0f MB, %.0f MB" % (a["peak_memory_mb"], b["peak_memory_mb"])
+                         if both else ""])
+    return table(["network", "nibble", "images/s", "PyTorch", "images/s", "ratio", "wanted", "met",
+                  "ratio of CPU time", "peak memory"], rows)
 
 
 def qat_table():
@@ -227,7 +247,7 @@ def plan_table():
 
 TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
-          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
           "speed": speed_table, "demo": demo_table}
 
 

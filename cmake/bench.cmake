@@ -19,4 +19,4 @@ foreach(name bench_specialize bench_train)
   target_link_libraries(${name} PRIVATE nibble_objects nibble_dependencies nibble_warnings)
 endforeach()
 add_custom_target(figures_programs
-  DEPENDS ptq_draws policies program_outputs bench_specialize bench_train)
+  DEPENDS ptq_draws policies program_outputs bench_specialize bench_train bench_select)

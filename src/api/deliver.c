@@ -215,9 +215,24 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     return NB_OK;
 }
 
+/* A further fine-tuning has the policy of before, and its reasons. */
+static nb_status keep_why(nbi_session *s, json_t *r) {
+    nbi_buf path = {0};
+    json_t *before = NULL;
+    nb_status st = path_in(s, "results.json", &path);
+    if (st == NB_OK && nbi_file_exists(path.data))
+        st = nbi_json_read(s->ctx, path.data, (size_t)256 << 20, &before);
+    if (json_object_get(before, "why"))
+        json_object_set(r, "why", json_object_get(before, "why"));
+    json_decref(before);
+    nbi_buf_free(&path);
+    return st;
+}
+
 /* Into results.json, its table into sensitivity.json as well. */
 static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
     json_t *why = NULL, *table = NULL;
+    if (s->further.on) return keep_why(s, r);
     nb_status st = nbi_why_json(s, o, &why);
     if (st == NB_ECANCELLED) { /* what was found is delivered all the same */
         nbi_cancel_clear(s->ctx);

@@ -88,6 +88,91 @@ static nb_status images(void *user, size_t begin, size_t end, int worker) {
     return NB_OK;
 }
 
+/* ---- channels last ------------------------------------------------------------------------- */
+
+#define LANES 256 /* channels at once */
+
+NBI_WIDE static void first_tap(const float *x, int32_t at, int64_t n, float *best, int32_t *where) {
+    for (int64_t c = 0; c < n; c++) {
+        best[c] = x[c];
+        where[c] = at;
+    }
+}
+
+NBI_WIDE static void next_tap(const float *x, int32_t at, int64_t n, float *best, int32_t *where) {
+    for (int64_t c = 0; c < n; c++) {
+        float v = x[c];
+        bool take = (v > best[c]) | (v != v);
+        best[c] = take ? v : best[c];
+        where[c] = take ? at : where[c];
+    }
+}
+
+NBI_WIDE static void spread(const float *gy, double divisor, int64_t n, float *gx) {
+    for (int64_t c = 0; c < n; c++) gx[c] += (float)((double)gy[c] / divisor);
+}
+
+/* One window of n channels; x, gx: their image, gy: their values. */
+static void send_channels(const pool_job *j, const pool_window *w, const float *x, const float *gy,
+                          int64_t n, float *gx) {
+    const nbi_window3 *g = &j->g;
+    float best[LANES];
+    int32_t where[LANES];
+    bool any = false;
+    for (int64_t i = w->begin[0]; i < w->end[0]; i++)
+        for (int64_t k = w->begin[1]; k < w->end[1]; k++)
+            for (int64_t l = w->begin[2]; l < w->end[2]; l++) {
+                const int64_t at = (w->first[0] + i * g->dilation[0]) * j->gx_stride[0] +
+                                   (w->first[1] + k * g->dilation[1]) * j->gx_stride[1] +
+                                   (w->first[2] + l * g->dilation[2]) * j->gx_stride[2];
+                if (!j->max)
+                    spread(gy, w->divisor, n, gx + at);
+                else if (any)
+                    next_tap(x + at, (int32_t)at, n, best, where);
+                else
+                    first_tap(x + at, (int32_t)at, n, best, where);
+                any = true;
+            }
+    for (int64_t c = 0; j->max && any && c < n; c++) gx[where[c] + c] += gy[c];
+}
+
+static nb_status images_last(void *user, size_t begin, size_t end, int worker) {
+    const pool_job *j = user;
+    const nbi_window3 *g = &j->g;
+    const nbi_view *gx = j->gx, *gy = j->gy;
+    int64_t o[3];
+    (void)worker;
+    for (int64_t n = (int64_t)begin; n < (int64_t)end; n++) {
+        float *to = (float *)gx->data + n * gx->stride[0];
+        const float *x = j->max ? (const float *)j->x->data + n * j->x->stride[0] : NULL;
+        for (o[0] = 0; o[0] < g->out[0]; o[0]++)
+            for (o[1] = 0; o[1] < g->out[1]; o[1]++)
+                for (o[2] = 0; o[2] < g->out[2]; o[2]++) {
+                    const float *from = (const float *)gy->data + n * gy->stride[0];
+                    pool_window w;
+                    window_at(j, o, &w);
+                    for (int i = 0; i < 3; i++) from += o[i] * g->y_stride[i];
+                    for (int64_t c = 0; c < gx->dim[1]; c += LANES) {
+                        int64_t count = gx->dim[1] - c < LANES ? gx->dim[1] - c : LANES;
+                        send_channels(j, &w, x ? x + c : NULL, from + c, count, to + c);
+                    }
+                }
+    }
+    return NB_OK;
+}
+
+/* All three store the channels of a place together, in one order of places. */
+static bool is_last(const pool_job *j) {
+    const nbi_view *x = j->max ? j->x : j->gx;
+    if (x->stride[1] != 1 || j->gx->stride[1] != 1 || j->gy->stride[1] != 1) return false;
+    if (j->gx->dim[1] < 4 || j->gx->stride[0] > INT32_MAX) return false;
+    for (int i = 2; i < x->rank; i++)
+        if (x->stride[i] != j->gx->stride[i]) return false;
+    return true;
+}
+
+/* -------------------------------------------------------------------------------------------- */
+
 static nb_status run(const nbi_grad_call *call, bool max) {
     const nbi_pool_params *p = call->node->params;
     const nbi_view *x = &call->in[0], *gx = &call->gin[0];
@@ -102,7 +187,7 @@ static nb_status run(const nbi_grad_call *call, bool max) {
         j.gx_stride[3 - p->w.n + i] = gx->stride[2 + i];
     }
     nbi_grad_zero(gx);
-    return nbi_parallel(call->ctx, (size_t)gx->dim[0], 1, images, &j);
+    return nbi_parallel(call->ctx, (size_t)gx->dim[0], 1, is_last(&j) ? images_last : images, &j);
 }
 
 nb_status nbi_grad_maxpool(const nbi_grad_call *call) {

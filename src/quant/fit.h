@@ -25,6 +25,10 @@ nb_status nbi_fit_policy(nb_ctx *ctx, nbi_qnet *net, const nbi_choice *choice,
  * a level of 1. *sqnr in dB. */
 nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool per_channel,
                           int8_t *levels, float *scale, double *sqnr);
+/* Whether a level of `bits` is 0. table[2^bits]; NULL: the uniform one. */
+bool nbi_has_zero_level(int bits, const int8_t *table);
+/* Output channels of gain 0 are constants: their levels become 0 where there is such a level. */
+void nbi_clear_constants(const nbi_layer *layer, int bits, const int8_t *table, int8_t *levels);
 /* Weights by any choice. */
 typedef struct nbi_coded_weights {
     int8_t *levels; /* [n_weights], the layer's order; the caller's room, as is scale */

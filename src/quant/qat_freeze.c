@@ -60,11 +60,10 @@ static void settle_layer(const nbi_qat *q, int index) {
     for (int o = 0; o < n; o++) {
         channel c = channel_of(q, index, x_step, o);
         int32_t mult;
-        q->work_bias[o] = is_steady(&c) ? c.shift : copysign((double)(1 << 30), c.shift);
-        /* such a channel's scale is raised until its bias is ±2^30 */
-        double unit = is_steady(&c) ? c.unit : fabs(c.shift * c.unit) / (double)(1 << 30);
-        if (!nbi_bias_is_narrow(bits) || nbi_rescale_of(NULL, unit / y, &mult, &q->work_shift[o]))
-            q->work_shift[o] = 62;
+        q->work_bias[o] = is_steady(&c) ? c.shift : 0; /* 0: decides nothing */
+        q->work_shift[o] = 0;
+        if (nbi_bias_is_narrow(bits) && is_steady(&c))
+            (void)nbi_rescale_of(NULL, c.unit / y, &mult, &q->work_shift[o]);
     }
     nbi_fit_bias(bits, (size_t)n, q->work_shift, q->work_bias, &base);
     for (int o = 0; o < n; o++) {

@@ -40,10 +40,6 @@ nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool pe
         int k = bits == 1 ? (layer->weight[i] < 0 ? -1 : 1)
                           : nbi_level_of(layer->weight[i], channel, lo, hi);
         double w = (double)layer->weight[i], s = (double)channel;
-        if (bits > 1 && layer->gain && layer->gain[nbi_weight_channel(layer, i)] == 0) {
-            levels[i] = 0; /* the channel is a constant, whatever its weights */
-            continue;
-        }
         levels[i] = (int8_t)(k * step);
         signal += w * w;
         noise += (w - s * k) * (w - s * k);
@@ -51,6 +47,16 @@ nb_status nbi_fit_weights(nb_ctx *ctx, const nbi_layer *layer, int bits, bool pe
     for (int c = 0; c < channels; c++) scale[c] /= (float)step; /* a power of two: exact */
     *sqnr = noise > 0 && signal > 0 ? 10 * log10(signal / noise) : 200;
     return NB_OK;
+}
+
+bool nbi_has_zero_level(int bits, const int8_t *table) {
+    return table ? memchr(table, 0, (size_t)1 << bits) != NULL : bits > 1;
+}
+
+void nbi_clear_constants(const nbi_layer *l, int bits, const int8_t *table, int8_t *levels) {
+    if (!nbi_has_zero_level(bits, table)) return;
+    for (size_t i = 0; i < l->n_weights; i++)
+        if (l->gain[nbi_weight_channel(l, i)] == 0) levels[i] = 0;
 }
 
 size_t nbi_packed_bytes(size_t count, int bits) {

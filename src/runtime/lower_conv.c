@@ -26,15 +26,15 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
-/* Channels of gain 0 are constants: their levels are 0, so that nothing of the sums is left beside the
- * shift. Only one bit has no level 0. */
+/* Channels of gain 0 are constants: their levels are 0 where they can be, so that nothing of the sums
+ * is left beside the shift. */
 static nb_status clear_constants(nb_ctx *ctx, const nbi_layer *l, nbi_arena *arena,
                                  nbi_frozen_conv *conv) {
     bool any = false;
     int8_t *levels;
-    for (size_t i = 0; i < l->n_weights && conv->bits > 1; i++)
+    for (size_t i = 0; i < l->n_weights; i++)
         any |= conv->levels[i] && conv->gain[nbi_weight_channel(l, i)] == 0;
-    if (!any) return NB_OK;
+    if (!any || !nbi_has_zero_level(conv->bits, conv->table)) return NB_OK;
     levels = nbi_arena_alloc(arena, l->n_weights, 1);
     if (!levels) return nb_fail_memory(ctx, l->n_weights);
     for (size_t i = 0; i < l->n_weights; i++)
@@ -83,7 +83,7 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, co
         double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]);
         /* a shift far outside what the weights can reach: all but a constant. A constant proper
          * (beside levels of 0) is a bias of one step. */
-        bool constant = conv->gain[c] == 0 && conv->bits > 1;
+        bool constant = conv->gain[c] == 0 && nbi_has_zero_level(conv->bits, conv->table);
         if (!constant) reach /= MAX_BIAS;
         if (!(s * x->scale >= reach)) s = reach / x->scale;
         scale[c] = (float)s;

@@ -199,6 +199,7 @@ static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
     s->asked[l->weight_site] = choice;
     NB_TRYG(s->weights ? s->weights(ctx, s->weights_user, layer, s->asked, &f->w)
                        : nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
+    nbi_clear_constants(l, nbi_choice_bits(choice), f->w.has_table ? f->w.table : NULL, f->w.levels);
     f->next = s->fit[layer];
     s->fit[layer] = f;
     return NB_OK;
@@ -273,7 +274,9 @@ static void finish_image(const step_job *j, size_t n) {
 
 static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
     const step_job *j = user;
-    for (size_t n = begin; n < end; n++) {
+    for (size_t i = begin; i < end; i++) {
+        /* the sums that were made last are still in a cache */
+        const size_t n = i < j->kept ? j->kept - 1 - i : i;
         const void *in[3];
         if (n < j->kept) {
             finish_image(j, n);
@@ -441,8 +444,10 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
     if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, &to));
     conv->bias_bits = policy[l->bias_site];
-    return nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
-                         &s->site[s->net->edge[l->out].site], arena, conv);
+    NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
+                         &s->site[s->net->edge[l->out].site], arena, conv));
+    s->sums_kept &= conv->levels == f->w.levels;
+    return NB_OK;
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */

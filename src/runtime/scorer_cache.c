@@ -42,7 +42,7 @@ static nb_status take_buffer(nb_ctx *ctx, nbi_prefix_cache *cache, size_t bytes,
             cache->spare[i] = (nbi_cached){0};
             return NB_OK;
         }
-    NB_TRY(nbi_alloc(ctx, bytes, 1, out));
+    NB_TRY(nbi_alloc_plain(ctx, bytes, 1, out));
     cache->bytes += bytes;
     return NB_OK;
 }

@@ -76,6 +76,40 @@ static nb_status curvature(nb_ctx *ctx, void *self, double **omega) {
     return st;
 }
 
+typedef struct passing {
+    const nbi_netproblem *np;
+    nbi_choice *bits; /* [n_sites] */
+    uint8_t *policy;  /* [n_vars] */
+    nbi_known_fn fn;
+    void *user;
+} passing;
+
+/* Policies with a choice that is not offered now are passed over. */
+static nb_status pass_trial(void *user, const nbi_study_trial *t) {
+    const passing *p = user;
+    int sites = nbi_netproblem_get(p->np)->net->n_sites;
+    for (int i = 0; i < sites; i++)
+        p->bits[i] = nbi_choice_of(t->policy[2 * i + 1], t->policy[2 * i]);
+    return nbi_netproblem_policy(p->np, p->bits, p->policy) ? p->fn(p->user, p->policy, t->score)
+                                                            : NB_OK;
+}
+
+static nb_status earlier(nb_ctx *ctx, void *self, nbi_known_fn fn, void *user) {
+    nbi_netproblem *np = self;
+    const nbi_netproblem_options *o = nbi_netproblem_get(np);
+    size_t sites = (size_t)o->net->n_sites;
+    passing p = {.np = np, .fn = fn, .user = user};
+    nb_status st = NB_OK;
+    if (!o->study) return NB_OK;
+    NB_TRY(nbi_alloc(ctx, sites + 1, sizeof *p.bits, &p.bits));
+    NB_TRYG(nbi_alloc(ctx, (size_t)nbi_netproblem_problem(np)->n_vars + 1, 1, &p.policy));
+    st = nbi_study_others(ctx, o->study, 2 * sites, pass_trial, &p);
+done:
+    nbi_free(p.bits);
+    nbi_free(p.policy);
+    return st;
+}
+
 /* The convolution that a variable is about: the one with its weights or biases, or the first that
  * reads it. */
 static const nbi_layer *layer_of(const nbi_qnet *net, const int *site, int n) {
@@ -120,4 +154,5 @@ void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part) {
     p->local_error = local_error;
     if (nbi_netproblem_get(np)->curvature) p->curvature = curvature;
     p->features = features;
+    p->earlier = earlier;
 }

@@ -34,6 +34,8 @@ typedef enum nbi_feature {
     NBI_FEATURE_COUNT
 } nbi_feature;
 
+typedef nb_status (*nbi_known_fn)(void *user, const uint8_t *policy, double score);
+
 struct nbi_meta_settings; /* hyper/metaquantnet.h */
 /* How a policy is learned by gradient (autoqnn). */
 typedef struct nbi_learning {
@@ -68,6 +70,8 @@ typedef struct nbi_problem {
      * and may exceed them. */
     nb_status (*learn)(nb_ctx *ctx, void *self, const nbi_learning *how, uint8_t *policy);
     void (*features)(const void *self, int variable, double out[NBI_FEATURE_COUNT]);
+    /* Calls fn for each policy that earlier runs (other data, other settings) have scored. */
+    nb_status (*earlier)(nb_ctx *ctx, void *self, nbi_known_fn fn, void *user);
     const nbi_part *part; /* [n_vars]; NULL: all weights */
     /* Tells of a new best feasible policy: written to disk at once. May be NULL. */
     nb_status (*improved)(nb_ctx *ctx, void *self, const uint8_t *policy, double score);

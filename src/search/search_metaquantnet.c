@@ -47,6 +47,17 @@ static nb_status evolve(nb_ctx *ctx, const nbi_search_run *r) {
     return genetic->run(ctx, &run);
 }
 
+/* A limit that not even the cheapest options meet is reported before anything is trained. */
+static nb_status within_reach(nb_ctx *ctx, const nbi_search_run *r, bool *out) {
+    double cost[NBI_COST_COUNT];
+    uint8_t *cheapest;
+    NB_TRY(nbi_alloc(ctx, (size_t)r->problem->n_vars + 1, 1, &cheapest));
+    nb_status st = r->problem->cost(ctx, r->problem->self, cheapest, cost);
+    nbi_free(cheapest);
+    *out = st == NB_OK && nbi_feasible(r->problem, cost);
+    return st;
+}
+
 static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
     static const int contexts[] = {1, 3, 0};
     const double *o = r->options;
@@ -62,6 +73,10 @@ static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
         nb_log(ctx, NB_LOG_INFO, "metaquantnet: there are no weights to generate");
         return evolve(ctx, r);
     }
+    bool reach;
+    NB_TRY(within_reach(ctx, r, &reach));
+    /* the peak of memory is no sum: it alone may fall by another choice */
+    if (!reach && !isfinite(r->problem->limit[NBI_COST_RAM])) return evolve(ctx, r);
     double now = nb_seconds(ctx);
     if (isfinite(r->deadline)) settings.deadline = now + TRAINING_SHARE * (r->deadline - now);
     NB_TRY(r->problem->hypernetwork(ctx, r->problem->self, &settings));

@@ -10,13 +10,15 @@
 #define SCHEMA_VERSION 1
 #define APPLICATION_ID 0x6e62626c /* "nbbl" */
 
-enum { LOOKUP, RECORD, LIST, PUT, GET, N_STATEMENTS };
+enum { LOOKUP, RECORD, LIST, OTHERS, PUT, GET, N_STATEMENTS };
 static const char *const texts[N_STATEMENTS] = {
     [LOOKUP] = "SELECT score FROM trials WHERE run = ?1 AND policy = ?2",
     [RECORD] = ("INSERT OR IGNORE INTO trials(run, ordinal, policy, score, costs, seconds) VALUES("
                 "?1, (SELECT coalesce(max(ordinal) + 1, 0) FROM trials WHERE run = ?1), ?2, ?3, "
                 "?4, ?5)"),
     [LIST] = "SELECT ordinal, policy, score, costs, seconds FROM trials WHERE run = ?1 ORDER BY 1",
+    [OTHERS] = ("SELECT ordinal, policy, score, costs, seconds FROM trials WHERE run <> ?1 AND "
+                "length(policy) = ?2 ORDER BY run, ordinal"),
     [PUT] = "INSERT OR REPLACE INTO state(run, key, value) VALUES(?1, ?2, ?3)",
     [GET] = "SELECT value FROM state WHERE run = ?1 AND key = ?2",
 };
@@ -248,11 +250,10 @@ static nb_status read_trial(nb_ctx *ctx, const nbi_study *s, sqlite3_stmt *q, nb
     return NB_OK;
 }
 
-nb_status nbi_study_list(nb_ctx *ctx, nbi_study *s, nbi_study_fn fn, void *user) {
-    sqlite3_stmt *q = NULL;
+static nb_status each_trial(nb_ctx *ctx, nbi_study *s, sqlite3_stmt *q, nbi_study_fn fn,
+                            void *user) {
     nb_status st;
     int code;
-    NB_TRY(ready(ctx, s, LIST, &q));
     while ((code = sqlite3_step(q)) == SQLITE_ROW) {
         nbi_study_trial t;
         NB_TRYG(read_trial(ctx, s, q, &t));
@@ -262,6 +263,21 @@ nb_status nbi_study_list(nb_ctx *ctx, nbi_study *s, nbi_study_fn fn, void *user)
 done:
     sqlite3_reset(q);
     return st;
+}
+
+nb_status nbi_study_list(nb_ctx *ctx, nbi_study *s, nbi_study_fn fn, void *user) {
+    sqlite3_stmt *q = NULL;
+    NB_TRY(ready(ctx, s, LIST, &q));
+    return each_trial(ctx, s, q, fn, user);
+}
+
+nb_status nbi_study_others(nb_ctx *ctx, nbi_study *s, size_t n_policy, nbi_study_fn fn,
+                           void *user) {
+    sqlite3_stmt *q = NULL;
+    NB_TRY(ready(ctx, s, OTHERS, &q));
+    if (sqlite3_bind_int64(q, 2, (sqlite3_int64)n_policy) != SQLITE_OK)
+        return fail(ctx, s, "binding");
+    return each_trial(ctx, s, q, fn, user);
 }
 
 nb_status nbi_study_put(nb_ctx *ctx, nbi_study *s, const char *key, const void *data, size_t size) {

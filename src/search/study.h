@@ -36,6 +36,10 @@ nb_status nbi_study_record(nb_ctx *ctx, nbi_study *study, const nbi_study_trial 
 typedef nb_status (*nbi_study_fn)(void *user, const nbi_study_trial *trial);
 nb_status nbi_study_list(nb_ctx *ctx, nbi_study *study, nbi_study_fn fn, void *user);
 
+/* The same for all other runs of the file whose policies have `n_policy` bytes, by run and order. */
+nb_status nbi_study_others(nb_ctx *ctx, nbi_study *study, size_t n_policy, nbi_study_fn fn,
+                           void *user);
+
 /* Blobs by key within the run. Get: *data = NULL when absent; free with nbi_free. */
 nb_status nbi_study_put(nb_ctx *ctx, nbi_study *study, const char *key, const void *data,
                         size_t size);

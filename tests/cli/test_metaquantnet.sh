@@ -75,4 +75,6 @@ refuses 1 "cannot open" quantize "${job[@]}" --search "$search,meta=none.onnx" -
 refuses 2 "was trained for something else" quantize "${job[@]}" \
     --search "$search,meta=$root/examples/glyphs.onnx" --avg-bits 3 -o wrong
 refuses 3 "cannot be met" quantize "${job[@]}" --search "$given" --avg-bits 1.5 -o wrong
+refuses 3 "cannot be met" quantize "${job[@]}" --search "$search" --avg-bits 1.5 -o untrained
+[[ -e untrained/meta.onnx ]] && fail "it was trained for a limit that cannot be met"
 exit $((failures > 0))

@@ -15,7 +15,7 @@ quick=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,
 sizes=""
 for method in auto uniform random:trials=12 sensitivity:refine=4 \
     genetic:population=6,parents=2,iterations=2 greedy:local=1 haq:episodes=6,warmup=3,hidden=16 \
-    hawq; do
+    hawq fixedpoint:rounds=2 quantune:trials=12,first=6,trees=20,pool=40; do
     name=${method%%:*}
     works quantize "$model" "${quick[@]}" --search "$method" -o "$name"
     [[ $name != auto ]] || name=sensitivity
@@ -23,6 +23,10 @@ for method in auto uniform random:trials=12 sensitivity:refine=4 \
     says flat "\"method\":\"$name\""
     says flat '"limit":"max-drop"'
     says flat '"met":true'
+    # why this policy: neighbours of the choice, and how well the sums agreed
+    says flat '"agreement":{"kendall_tau":'
+    says flat '"more":{"bits":'
+    says flat '"estimated":false'
     bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9.]+).*/\1/' flat)
     sizes+=" ${method%%:*}=${bytes%.*}"
     # 8-bit weights everywhere take 101 K; a drop of 20 points leaves room for much less

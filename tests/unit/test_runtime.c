@@ -467,6 +467,7 @@ static void test_correction(void **state) {
             if (l->type != NBI_LAYER_CONV) continue;
             assert_in_range(l->n_weights, 1, sizeof levels);
             HAND_OK(nbi_fit_weights(h->ctx, l, f->bits, true, levels, scale, &sqnr));
+            nbi_clear_constants(l, f->bits, NULL, levels);
             assert_memory_equal(levels, f->levels, l->n_weights);
             real_statistics(h, s, bits, l, f, mean, deviation);
             const nbi_qparam *x = &frozen->site[h->net->edge[l->in[0]].site];

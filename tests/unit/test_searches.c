@@ -238,6 +238,46 @@ static void survives_no_memory(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Trials of an earlier run: a problem of the same kind, whose scores are others (doubled here). */
+static nb_status toy_earlier(nb_ctx *ctx, void *self, nbi_known_fn fn, void *user) {
+    const toy *t = self;
+    nbi_rng rng;
+    (void)ctx;
+    nbi_rng_seed(&rng, 99, 1);
+    for (int i = 0; i < 150; i++) {
+        uint8_t p[TOY_MAX_VARS];
+        for (int v = 0; v < t->problem.n_vars; v++)
+            p[v] = (uint8_t)nbi_rng_below(&rng, (uint32_t)t->n_options[v]);
+        NB_TRY(fn(user, p, 2 * toy_loss(t, p)));
+    }
+    return NB_OK;
+}
+
+static void quantune_learns_from_earlier_runs(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    double above[2] = {0}, closest;
+    const nbi_search *quantune = nbi_search_find("quantune");
+    for (uint64_t seed = 0; seed < 7; seed++)
+        for (int transfer = 0; transfer < 2; transfer++) {
+            toy_make(t, ctx, seed, 8, 0.05);
+            toy_limit(t, NBI_COST_BYTES, 0.4);
+            t->problem.earlier = toy_earlier;
+            assert_int_equal(toy_run_with(t, quantune,
+                                          transfer ? "trials=10,pool=60,trees=40"
+                                                   : "trials=10,pool=60,trees=40,transfer=0",
+                                          seed, 0, 60, policy, &r), NB_OK);
+            assert_int_equal(t->scored, 10);
+            above[transfer] += r.score / toy_optimum(t, &closest) / 7;
+        }
+    if (!(above[1] < above[0])) fail_msg("with %g, without %g", above[1], above[0]);
+    free(t);
+    nb_ctx_free(ctx);
+}
+
 static void registry_is_complete(void **state) {
     (void)state;
     size_t n;
@@ -268,6 +308,7 @@ int main(void) {
         cmocka_unit_test(same_seed_same_trace),
         cmocka_unit_test(degenerate_problems),
         cmocka_unit_test(survives_no_memory),
+        cmocka_unit_test(quantune_learns_from_earlier_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

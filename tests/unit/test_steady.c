@@ -7,6 +7,12 @@
 
 #define BATCH 4
 
+#undef HAND_OK /* the context is `ctx` here */
+#define HAND_OK(call)                                                                              \
+    do {                                                                                           \
+        if ((call) != NB_OK) fail_msg("%s: %s", #call, nb_ctx_message(ctx));                       \
+    } while (0)
+
 static void build(qat_case *c, int bits) {
     hand *h = &c->h;
     c->batch = BATCH;
@@ -52,20 +58,20 @@ static void test_dampening(void **state) {
         qat_case c = {0};
         build(&c, bits);
         const nbi_qat *q = c.train;
-        nb_ctx *ctx = c.h.ctx;
+        hand *h = &c.h;
         nbi_param *params = calloc((size_t)q->n_train, sizeof *params);
         float *half = calloc(100000, sizeof *half);
         nbi_dampen *d;
         for (int i = 0; i < 100000; i++) half[i] = 0.5f;
-        HAND_OK(nbi_dampen_new(ctx, q, (double)lambda, &d));
+        HAND_OK(nbi_dampen_new(h->ctx, q, (double)lambda, &d));
         for (uint64_t step = 0; step < 11; step += 5) {
             for (int i = 0; i < q->n_train; i++) {
                 const nbi_tensor *t = q->graph->tensor[q->train[i]];
                 params[i] = (nbi_param){.name = t->name, .value = t->data, .gradient = half,
                                         .count = (size_t)nbi_tensor_count(t)};
             }
-            HAND_OK(nbi_dampen_adjust(ctx, d, step, 11, 0.1, params));
-            for (int l = 0; l < c.h.net->n_layers; l++)
+            HAND_OK(nbi_dampen_adjust(h->ctx, d, step, 11, 0.1, params));
+            for (int l = 0; l < h->net->n_layers; l++)
                 for (int i = 0; i < q->n_train; i++)
                     if (q->layer[l].weight == q->train[i])
                         check_pull(&c, l, &params[i], lambda * (float)step / 5);
@@ -79,7 +85,8 @@ static void test_dampening(void **state) {
     }
 }
 
-static double difference(nb_ctx *ctx, const qat_case *c, const nbi_batch *batch) {
+static double difference(qat_case *c, const nbi_batch *batch) {
+    hand *h = &c->h;
     const nbi_qat *graphs[2] = {c->train, c->check};
     nbi_tape *tape[2];
     float *teacher = calloc(BATCH * 10, sizeof *teacher), *y[2];
@@ -89,9 +96,9 @@ static double difference(nb_ctx *ctx, const qat_case *c, const nbi_batch *batch)
     for (int k = 0; k < 2; k++) {
         nbi_tape_spec none = {0};
         nbi_view v;
-        HAND_OK(nbi_tape_new(ctx, graphs[k]->graph, &none, &tape[k]));
-        HAND_OK(nbi_tape_forward(ctx, tape[k], in, 0));
-        HAND_OK(nbi_tape_value(ctx, tape[k], graphs[k]->logits, &v));
+        HAND_OK(nbi_tape_new(h->ctx, graphs[k]->graph, &none, &tape[k]));
+        HAND_OK(nbi_tape_forward(h->ctx, tape[k], in, 0));
+        HAND_OK(nbi_tape_value(h->ctx, tape[k], graphs[k]->logits, &v));
         y[k] = v.data;
     }
     for (int i = 0; i < BATCH * 10; i++) {
@@ -114,21 +121,21 @@ static void test_reestimation(void **state) {
     nbi_batch batch;
     float *kept, *again;
     build(&c, 8);
-    nb_ctx *ctx = c.h.ctx;
+    hand *h = &c.h;
     nbi_data_options o = {.path = "builtin:glyphs", .limit = 64};
-    HAND_OK(nbi_dataset_open(ctx, &o, &data));
+    HAND_OK(nbi_dataset_open(h->ctx, &o, &data));
     nbi_batches_spec spec = {.data = data, .batch = BATCH, .classes = 10};
     nbi_transform_default(&spec.transform);
-    HAND_OK(nbi_batches_new(ctx, &spec, &batches));
-    HAND_OK(nbi_batches_get(ctx, batches, 7, 0, &batch));
-    double before = difference(ctx, &c, &batch);
-    HAND_OK(nbi_qat_statistics_keep(ctx, c.train, &kept));
-    HAND_OK(nbi_qat_reestimate(ctx, c.train, batches, 7, 1));
-    HAND_OK(nbi_batches_get(ctx, batches, 7, 0, &batch));
-    double after = difference(ctx, &c, &batch);
+    HAND_OK(nbi_batches_new(h->ctx, &spec, &batches));
+    HAND_OK(nbi_batches_get(h->ctx, batches, 7, 0, &batch));
+    double before = difference(&c, &batch);
+    HAND_OK(nbi_qat_statistics_keep(h->ctx, c.train, &kept));
+    HAND_OK(nbi_qat_reestimate(h->ctx, c.train, batches, 7, 1));
+    HAND_OK(nbi_batches_get(h->ctx, batches, 7, 0, &batch));
+    double after = difference(&c, &batch);
     if (!(before > 0.01 && after < 1e-3)) fail_msg("differences %g, then %g", before, after);
     nbi_qat_statistics_restore(c.train, kept);
-    HAND_OK(nbi_qat_statistics_keep(ctx, c.train, &again));
+    HAND_OK(nbi_qat_statistics_keep(h->ctx, c.train, &again));
     assert_memory_equal(kept, again, 32 * sizeof *kept); /* two layers of 8: means, variances */
     nbi_free(kept);
     nbi_free(again);

@@ -169,6 +169,12 @@ static void keeps_trials_and_state(void **state) {
     nbi_study_close(s);
     assert_int_equal(nbi_study_open(ctx, path, &s), NB_OK);
     assert_int_equal(nbi_study_begin(ctx, s, "b", true, &known), NB_OK);
+    long others = 0; /* of run a, seen from b; none of another length */
+    assert_int_equal(nbi_study_others(ctx, s, sizeof policy, count_trial, &others), NB_OK);
+    assert_true(others > 0);
+    others = 0;
+    assert_int_equal(nbi_study_others(ctx, s, 200, count_trial, &others), NB_OK);
+    assert_int_equal(others, 0);
     assert_int_equal(known, 0);
     assert_int_equal(nbi_study_begin(ctx, s, "a", true, &known), NB_OK);
     assert_int_equal(known, 3);

@@ -333,6 +333,35 @@ static void test_wide(void **state) {
     }
 }
 
+static int pool(net *n, const char *type, int x, int64_t kernel, int64_t stride, int64_t pad) {
+    int out;
+    nbi_node *made = node(n, "", type, 1, &x, 1, &out);
+    MUST(nbi_node_set_ints(n->ctx, n->g, made, "kernel_shape", 2, (int64_t[]){kernel, kernel}));
+    MUST(nbi_node_set_ints(n->ctx, n->g, made, "strides", 2, (int64_t[]){stride, stride}));
+    MUST(nbi_node_set_ints(n->ctx, n->g, made, "pads", 4, (int64_t[]){pad, pad, pad, pad}));
+    finish(n, made);
+    return out;
+}
+
+/* Pools behind convolutions, whose values have their channels last; ties between zeros; windows that
+ * overlap, reach beyond the edge, and more channels than are taken at once. */
+static void test_pools(void **state) {
+    (void)state;
+    static const int64_t channels[] = {3, 8, 260};
+    for (size_t i = 0; i < sizeof channels / sizeof *channels; i++) {
+        net m, *n = &m;
+        int64_t c = channels[i];
+        begin(n, 3, 9);
+        int y = simple(n, "Relu", conv(n, n->x, 3, c, 1, 1, true), -1);
+        y = conv(n, pool(n, "MaxPool", y, 3, 2, 1), c, c, 1, c, true);
+        y = conv(n, pool(n, "AveragePool", y, 2, 1, 0), c, 8, 1, 1, true);
+        y = pool(n, "MaxPool", y, 2, 2, 0);
+        loss_of(n, dense(n, simple(n, "Flatten", y, -1), 32, 5, 0.05f));
+        compare(n);
+        release(n);
+    }
+}
+
 /* A value that is not a number reaches the loss through Relu, Clip and FakeQuant, one by one as in
  * chains: who watches the loss learns of it. */
 static void test_not_a_number(void **state) {
@@ -377,6 +406,7 @@ int main(void) {
         cmocka_unit_test(test_weights_of_losses),
         cmocka_unit_test(test_tangled),
         cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_pools),
         cmocka_unit_test(test_not_a_number),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);
