@@ -110,13 +110,8 @@ void bench_draw(const char *folder, const char *draws_json, int d, uint8_t *plai
     json_decref(root);
 }
 
-typedef struct filler {
-    const uint8_t *images;
-    const nbi_qnet *net;
-} filler;
-
-static nb_status fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out) {
-    const filler *f = user;
+nb_status bench_fill(nb_ctx *ctx, void *filler, size_t first, size_t n, float *out) {
+    const bench_filler *f = filler;
     (void)ctx;
     for (size_t i = 0; i < n; i++)
         for (size_t c = 0; c < 3; c++)
@@ -136,8 +131,8 @@ void bench_network_open(nb_ctx *ctx, const char *model, const uint8_t *images, s
     for (int c = 0; c < 3; c++)
         for (int b = 0; b < 256; b++)
             out->net->input_table[c][b] = ((float)b / 255 - mean[c]) / deviation[c];
-    filler f = {images, out->net};
-    const nbi_calibration options = {fill, &f, n, NBI_RANGE_MSE, nbi_score_edge(out->net), NULL};
+    bench_filler f = {images, out->net};
+    const nbi_calibration options = {bench_fill, &f, n, NBI_RANGE_MSE, nbi_score_edge(out->net), NULL};
     bench_check(ctx, nbi_calibrate(ctx, out->source, out->net, &options), "calibration");
 }
 

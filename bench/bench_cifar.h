@@ -32,6 +32,12 @@ void bench_draw(const char *folder, const char *draws_json, int d, uint8_t *plai
 void bench_network_open(nb_ctx *ctx, const char *model, const uint8_t *images, size_t n,
                         bench_network *out);
 void bench_network_close(bench_network *network);
+/* An nbi_fill_fn over images as bytes, with the network's input table. */
+typedef struct bench_filler {
+    const uint8_t *images;
+    const nbi_qnet *net;
+} bench_filler;
+nb_status bench_fill(nb_ctx *ctx, void *filler, size_t first, size_t n, float *out);
 /* Every free weight site w bits, every free activation a. bits[n_sites]. */
 void bench_uniform(const nbi_qnet *net, int w, int a, nbi_choice *bits);
 /* User and system seconds of this process. */

@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq limits code qdq policies select demo speed train qat plan (default: all; speed and the seconds of the
+Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan (default: all; speed and the seconds of the
 others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md."""
@@ -21,6 +21,7 @@ import time
 import numpy as np
 
 from figures_code import run_code
+from figures_ptq import run_ptq_learned
 from figures_qat import run_plan, run_qat, run_train
 from figures_run import (CIFAR, TRANSFORM, Job, dig, json_of, quantize, timed, uniform_options)
 from rival_common import load_cifar, pack_predictions, say, unpack_predictions
@@ -69,12 +70,12 @@ def run_ptq(job):
             if not todo:
                 continue
             found = json_of([job.program("ptq_draws"), job.model(model), job.path(CIFAR),
-                             job.draws(), str(draw), ranges, ",".join(todo)]
+                             job.draws(), str(draw), ranges, ",".join(todo), "none"]
                             + ([str(job.args.limit)] if job.args.limit else []))
             for config, row in found.items():
                 classes = np.frombuffer(row.pop("classes").encode(), np.uint8) - ord("0")
                 row["top1"] = round(row["top1"], 3)
-                row.pop("correct_and_freeze_seconds")
+                del row["seconds"], row["cpu_seconds"]
                 row.update(paired(job, classes, "reestimated/residual8/%s/%d" % (config, draw)))
                 if config in ("W4A4", "W3A3") and ranges == "augmented" and model == "resnet20":
                     row["predictions"] = pack_predictions(classes)
@@ -301,7 +302,8 @@ def speed_row(rounds, engine, threads):
     return row
 
 
-SECTIONS = {"float": run_float, "ptq": run_ptq, "limits": run_limits, "code": run_code,
+SECTIONS = {"float": run_float, "ptq": run_ptq,
+            "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
             "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan}
 

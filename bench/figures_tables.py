@@ -67,6 +67,20 @@ def ptq_table():
                   "paired difference", "≥ −0.3"], rows)
 
 
+def learned_table():
+    wanted = {"W4A4": 90.8, "W3A3": 88, "W2A4": 80}
+    rows = []
+    for key, row in load("nibble_ptq_learned").get("summary", {}).items():
+        method, config = key.split("/")
+        good = verdict(row["mean"] >= wanted[config]) if config in wanted else ""
+        rows.append([config, method, "%.3f" % row["mean"],
+                     "%.2f … %.2f" % (row["least"], row["most"]), row["draws"],
+                     "%.1f" % row["cpu_seconds"],
+                     "≥ %s: %s" % (wanted[config], good) if good and method == "gram" else ""])
+    rows.sort(key=lambda r: CONFIGS.index(r[0]) if r[0] in CONFIGS else len(CONFIGS))
+    return table(["", "`--ptq`", "top-1, mean", "least … most", "draws", "CPU s", "wanted"], rows)
+
+
 def folded_table():
     summary = load("nibble_ptq").get("summary", {})
     ours, folded = (summary.get(m + "/augmented/W3A3") for m in ("resnet20",
@@ -231,7 +245,8 @@ def plan_table():
     return table(["ResNet-20, batch 32", "new", "seen before", "within 20 ms"], rows)
 
 
-TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table, "folded": folded_table, "limits": limits_table,
+TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
+          "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
           "speed": speed_table, "demo": demo_table}
 

@@ -43,6 +43,12 @@ static const opt how[] = {
     {"policy", 0, "FILE", "take this policy.json; no search", OPT_TEXT, O(policy), 0, 0},
     {"calib", 0, "N", "calibration images (default 512)", OPT_COUNT, O(calib), 1, 1e9},
     {"no-correct", 0, "", "without the output-statistics correction", OPT_OFF, O(correct), 0, 0},
+    {"ptq", 0, "METHOD",
+     "how the chosen policy's weights are rounded: none; gram (default): layer by layer, so that sums "
+     "on calibration images change least, in seconds; adaround, qdrop: from there on by gradient "
+     "descent, block by block, in a minute or more; cle, in front (cle,gram): channels of "
+     "neighbouring layers equalized first",
+     OPT_TEXT, O(ptq), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},
     {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data (-v: why)",

@@ -175,6 +175,7 @@ static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
     json_object_set_new(r, "range", json_string(s->o->range));
     json_object_set_new(r, "versions", json_pack("{s:s,s:s}", "nibble", nb_version(), "libraries",
                                                  nb_libraries()));
+    if (s->ptq) json_object_set(r, "ptq", s->ptq);
     if (o->cancelled) json_object_set_new(r, "cancelled", json_true());
     if (isfinite(o->drop))
         json_object_set_new(r, "validation_drop", json_pack("{s:f,s:f}", "mean", o->drop, "bound",

@@ -46,6 +46,7 @@ static const row rows[] = {ROW("data", TEXT, data.path),
                            ROW("range", TEXT, range),
                            ROW("calib", COUNT, calib),
                            ROW("correct", BOOL, correct),
+                           ROW("ptq", TEXT, ptq),
                            ROW("batch", INT, batch)};
 
 /* ---- hashes ---------------------------------------------------------------------------------- */

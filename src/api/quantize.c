@@ -78,6 +78,19 @@ nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) 
     return NB_OK;
 }
 
+/* Drop and limits are those of the weights as delivered. */
+static nb_status learn(nbi_session *s, nbi_outcome *out) {
+    nb_status st = nbi_learn(s, out->bits, &out->loss);
+    out->cancelled |= nb_cancelled(s->ctx);
+    nbi_cancel_clear(s->ctx);
+    if (st == NB_ECANCELLED) return NB_OK;
+    if (st != NB_OK || !s->learned || !isfinite(out->drop_bound)) return st;
+    NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
+    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
+    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
+    return NB_OK;
+}
+
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     if (s->o->dry_run) return dry_run(s, result);
@@ -92,8 +105,9 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nbi_tuning_result tuning = {0};
     nb_status st = NB_OK;
     char why[512] = "";
-    if (s->o->finetune > 0 && !out->cancelled) st = nbi_tune(s, out, &tuning);
-    bool diverged = st == NB_ENUMERIC; /* the search is not lost with it */
+    if (!out->cancelled) st = learn(s, out);
+    if (st == NB_OK && s->o->finetune > 0 && !out->cancelled) st = nbi_tune(s, out, &tuning);
+    bool diverged = st == NB_ENUMERIC && s->o->finetune > 0; /* the search is not lost with it */
     if (diverged) snprintf(why, sizeof why, "%s", nb_ctx_message(ctx));
     if (diverged) nbi_qat_free(s->tuned), s->tuned = NULL;
     if (st == NB_OK || diverged) st = nbi_conclude(s, out, &tuning, NULL, result);

@@ -35,6 +35,10 @@ void nbi_session_close(nbi_session *s) {
     nbi_images_free(&s->images);
     nbi_dataset_free(s->data);
     nbi_qat_free(s->tuned);
+    nbi_learner_free(s->learner);
+    nbi_free(s->learned);
+    nbi_free(s->learned_grid);
+    json_decref(s->ptq);
     nbi_qnet_free(s->net);
     nbi_graph_free(s->cut);
     nbi_graph_free(s->further.fresh);
@@ -149,7 +153,9 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     *s = (nbi_session){.ctx = ctx, .o = o, .folder = o->output, .started = nb_seconds(ctx)};
     NB_TRY(parse_options(s));
     NB_TRY(nbi_check_search(ctx, o->search));
+    NB_TRY(nbi_check_ptq(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
+    NB_TRY(nbi_equalize_model(ctx, o, s->model->graph));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
     NB_TRY(nbi_session_net(s, s->source));
@@ -221,7 +227,7 @@ done:
     return st;
 }
 
-static nb_status fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out) {
+nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out) {
     const nbi_session *s = user;
     (void)ctx;
     nbi_images_fill(&s->images, &s->transform, first, n, out);
@@ -233,7 +239,7 @@ static nb_status calibrate(nbi_session *s) {
     const nbi_edge *e = &s->net->edge[s->edge];
     size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     NB_TRY(nbi_alloc(ctx, s->images.n * count, sizeof(float), &s->reference));
-    nbi_calibration c = {fill, s, s->calib, s->range, s->edge, NULL};
+    nbi_calibration c = {nbi_session_fill, s, s->calib, s->range, s->edge, NULL};
     NB_TRY(nbi_calibrate(ctx, s->further.fresh ? s->further.fresh : s->source, s->net, &c));
     c.images = s->images.n;
     c.scores = s->reference;
@@ -363,9 +369,14 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
                              nbi_program **program) {
     bool tuned = s->tuned && !memcmp(bits, s->tuned->bits,
                                         (size_t)s->net->n_sites * sizeof *bits);
-    NB_TRY(tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
-                 : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen));
-    nb_status st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
+    bool learned = !tuned && s->learned &&
+                   !memcmp(bits, s->learned, (size_t)s->net->n_sites * sizeof *bits);
+    if (learned) nbi_use_learned(s, true);
+    nb_status st = tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
+                         : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen);
+    nbi_use_learned(s, false);
+    NB_TRY(st);
+    st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
     if (st == NB_OK) st = nbi_lower(s->ctx, *frozen, program);
     if (st != NB_OK) {
         nbi_frozen_free(*frozen);

@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "ir/program.h"
 #include "quant/fit.h"
+#include "quant/learn.h"
 #include "quant/qat.h"
 #include "search/netproblem.h"
 #include "search/pareto.h"
@@ -65,6 +66,10 @@ typedef struct nbi_session {
     int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
     nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
+    nbi_learner *learner;  /* of the weights of one policy: */
+    nbi_choice *learned;   /* [n_sites]; NULL: none, or not better */
+    nbi_qparam *learned_grid; /* [n_sites] of its activations where they were learned, too; NULL: none */
+    json_t *ptq;           /* what results.json says of it; NULL: nothing was learned */
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
     double **delta;        /* sensitivities, once asked for */
@@ -143,6 +148,18 @@ nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop,
 /* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
  */
 nb_status nbi_finetune_check(nbi_session *s);
+/* Learns the rounding of the policy's weights as o->ptq says; from then on nbi_session_freeze gives
+ * them, unless the loss on validation images is higher beyond chance (*loss: then as it was).
+ * Cancelled: the best so far. */
+nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss);
+/* The scorer's weights are the learned ones from now on, or the plain ones again. */
+void nbi_use_learned(nbi_session *s, bool use);
+/* NB_EINVAL when o->ptq names no method, or one that needs what is switched off. */
+nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o);
+/* Equalizes the model in place where o->ptq asks for it. */
+nb_status nbi_equalize_model(nb_ctx *ctx, const nb_quantize_options *o, nbi_graph *graph);
+/* An nbi_fill_fn over s->images; user: the session. */
+nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, float *out);
 /* Fine-tunes the policy o->finetune epochs and leaves the best one in s->tuned: NULL where none is
  * better than the policy without fine-tuning, or where none was judged. Cancelled: the best so far.
  */

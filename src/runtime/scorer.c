@@ -56,6 +56,9 @@ struct nbi_scorer {
     size_t sums_count;    /* room for so many */
     bool sums_kept;       /* they are those of the layer being run */
     const int32_t *sums_bias; /* the bias they contain */
+    nbi_rounding_fn rounding; /* NULL: as fitted */
+    void *rounding_user;
+    const nbi_qparam *grid;   /* NULL: the fits */
 };
 
 /* NULL: not fitted yet. */
@@ -160,6 +163,20 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
 done:
     nbi_scorer_free(s);
     return st;
+}
+
+void nbi_scorer_set_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user) {
+    s->rounding = rounding;
+    s->rounding_user = user;
+}
+
+void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
+    s->grid = grid;
+}
+
+/* Do edges depend on nothing but the choices that make their keys? */
+static bool caches(const nbi_scorer *s) {
+    return !s->freeze && !s->rounding;
 }
 
 void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
@@ -319,10 +336,15 @@ static void set_inputs(nbi_scorer *s, const nbi_step *step, step_job *j) {
     }
 }
 
+typedef struct aim { /* of the correction, per channel */
+    const double *mean, *deviation;
+} aim;
+
 /* Mean and deviation of the layer's quantized sums become a new gain and shift per channel:
  * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
 static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv *conv,
-                         weight_fit *f) {
+                         const aim *to) {
+    weight_fit *f = fit_of(s, layer, nbi_choice_of(conv->scheme, conv->bits));
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
     nbi_frozen_conv plain = *conv;
@@ -359,10 +381,10 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
         }
         double mean = sum / pixels, variance = square / pixels - mean * mean;
         double deviation = variance > 0 ? unit * sqrt(variance) : 0;
-        double r = l->is_last || deviation <= 0 || l->deviation[c] <= 0
+        double r = l->is_last || deviation <= 0 || to->deviation[c] <= 0
                        ? 1
-                       : fmin(fmax(l->deviation[c] / deviation, 0.25), 4);
-        conv->shift[c] += conv->gain[c] * (l->mean[c] - r * unit * mean);
+                       : fmin(fmax(to->deviation[c] / deviation, 0.25), 4);
+        conv->shift[c] += conv->gain[c] * (to->mean[c] - r * unit * mean);
         conv->gain[c] *= r;
     }
 done:
@@ -370,11 +392,42 @@ done:
     return st;
 }
 
+/* Copies of the plain fit and of the float statistics, which the rounding then changes. */
+static nb_status ask_rounding(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *arena,
+                              nbi_frozen_conv *conv, aim *to) {
+    const nbi_layer *l = &s->net->layer[layer];
+    size_t channels = (size_t)l->geometry.out_c, edges = (size_t)s->net->n_edges;
+    int8_t *levels = nbi_arena_alloc(arena, l->n_weights, 1), level[256];
+    float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
+    double *moments = nbi_arena_alloc(arena, 2 * channels, sizeof *moments);
+    const uint8_t **value = nbi_arena_alloc(&s->arena, edges, sizeof *value);
+    if (!levels || !scale || !moments || !value) return nb_fail_memory(ctx, l->n_weights);
+    memcpy(levels, conv->levels, l->n_weights);
+    memcpy(scale, conv->scale, channels * sizeof *scale);
+    memcpy(moments, l->mean, channels * sizeof *moments);
+    memcpy(moments + channels, l->deviation, channels * sizeof *moments);
+    for (size_t e = 0; e < edges; e++) {
+        const nbi_cached *buffer = s->buffer[s->alias[e]];
+        value[e] = buffer ? buffer->data : NULL;
+    }
+    nbi_rounding_request r = {.net = s->net, .layer = layer,
+                            .choice = nbi_choice_of(conv->scheme, conv->bits), .site = s->site, .value = value, .images = s->options.stat_images,
+                            .keep_scale = !s->options.per_channel, .levels = levels,
+                            .scale = scale, .mean = moments, .deviation = moments + channels};
+    nbi_weight_grid(conv->bits, conv->table, level, &r.grid);
+    NB_TRY(s->rounding(ctx, s->rounding_user, &r));
+    conv->levels = levels;
+    conv->scale = scale;
+    *to = (aim){moments, moments + channels};
+    return NB_OK;
+}
+
 static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
     nbi_choice choice = policy[l->weight_site];
+    aim to = {l->mean, l->deviation};
     NB_TRY(ensure_fit(ctx, s, layer, choice));
     weight_fit *f = fit_of(s, layer, choice);
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
@@ -388,7 +441,8 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
         conv->gain[c] = (double)l->gain[c];
         conv->shift[c] = (double)l->shift[c];
     }
-    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
+    if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
+    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, &to));
     conv->bias_bits = policy[l->bias_site];
     NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
                          &s->site[s->net->edge[l->out].site], arena, conv));
@@ -398,7 +452,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
 
 /* Outputs that only an addition reads at once are not worth keeping. */
 static bool worth_keeping(const nbi_scorer *s, int edge) {
-    if (s->freeze) return false;
+    if (!caches(s)) return false;
     for (int i = 0; i < s->net->n_layers; i++) {
         const nbi_layer *l = &s->net->layer[i];
         for (int k = 0; k < l->n_in; k++)
@@ -453,7 +507,7 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     s->buffer[net->input] = out;
     if (!net->input_is_image) {
         memcpy(out->data, s->options.inputs, bytes * s->options.images);
-        out->keep = !s->freeze;
+        out->keep = caches(s);
         return NB_OK;
     }
     nbi_step step;
@@ -464,7 +518,7 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     j.in[0] = s->options.inputs;
     j.in_bytes[0] = bytes;
     NB_TRY(nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j));
-    out->keep = !s->freeze;
+    out->keep = caches(s);
     return NB_OK;
 }
 
@@ -521,13 +575,13 @@ static void find_needed(nbi_scorer *s, int edge) {
     for (int i = net->n_layers - 1; i >= 0; i--) {
         const nbi_layer *l = &net->layer[i];
         if (s->alias[l->out] != l->out || !s->needed[l->out]) continue;
-        if (!s->freeze && (s->buffer[l->out] = nbi_cache_get(&s->cache, s->key[l->out]))) continue;
+        if (caches(s) && (s->buffer[l->out] = nbi_cache_get(&s->cache, s->key[l->out]))) continue;
         for (int k = 0; k < l->n_in; k++) {
             s->needed[s->alias[l->in[k]]] = true;
             s->readers[s->alias[l->in[k]]]++;
         }
     }
-    if (s->needed[net->input] && !s->buffer[net->input] && !s->freeze)
+    if (s->needed[net->input] && !s->buffer[net->input] && caches(s))
         s->buffer[net->input] = nbi_cache_get(&s->cache, s->key[net->input]);
 }
 
@@ -573,7 +627,8 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         if (!q)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme number %d at %d "
                            "bits", site->name, nbi_choice_scheme(bits[i]), b);
-        s->site[i] = *q;
+        bool learned = s->rounding && s->grid && s->grid[i].dtype != NB_DTYPE_NONE;
+        s->site[i] = learned ? s->grid[i] : *q;
     }
     size_t size = (size_t)s->net->n_sites * sizeof *bits;
     if (s->whole_policy && memcmp(s->asked, bits, size)) drop_fits(s);

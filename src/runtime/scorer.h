@@ -6,7 +6,7 @@
 #define NIBBLE_RUNTIME_SCORER_H
 
 #include "ir/program.h"
-#include "ir/qnet.h"
+#include "quant/weight_source.h"
 
 typedef struct nbi_scorer_options {
     size_t images;
@@ -43,6 +43,13 @@ nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *b
 /* SQNR (dB) of a weight site by a choice, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
+/* From now on `rounding` may change what the weights' fit gives (NULL: no more). It is asked once per
+ * convolution and run, in the order of execution, with the codes that the layer reads; nothing is
+ * taken from or left in the cache. */
+void nbi_scorer_set_rounding(nbi_scorer *scorer, nbi_rounding_fn rounding, void *user);
+/* Grids [n_sites] that activation sites have instead of their fit while a rounding is set
+ * (dtype NONE: the fit); NULL: none. Not copied. */
+void nbi_scorer_set_grids(nbi_scorer *scorer, const nbi_qparam *grid);
 /* Multiply-accumulates computed and saved by the cache so far. */
 void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);
 

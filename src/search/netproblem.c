@@ -201,6 +201,31 @@ nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     return NB_OK;
 }
 
+nb_status nbi_netproblem_each(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
+                              double *each) {
+    const nbi_netproblem_options *o = &np->o;
+    double power = 0;
+    NB_TRY(nbi_scorer_run(ctx, o->scorer, bits, o->edge, np->values));
+    for (size_t i = o->first; i < o->images; i++) {
+        const float *p = o->reference + i * np->count, *q = np->values + i * np->count;
+        double *out = &each[i - o->first];
+        *out = 0;
+        if (o->loss == NBI_LOSS_KL) {
+            *out = kl_of(p, q, np->count);
+            continue;
+        }
+        for (size_t k = 0; k < np->count; k++) {
+            double e = (double)p[k] - (double)q[k];
+            *out += e * e;
+            power += (double)p[k] * (double)p[k];
+        }
+    }
+    power /= (double)(o->images - o->first);
+    for (size_t i = o->first; o->loss == NBI_LOSS_MSE && power > 0 && i < o->images; i++)
+        each[i - o->first] /= power;
+    return NB_OK;
+}
+
 static nb_status score(nb_ctx *ctx, void *self, const uint8_t *policy, double *out) {
     nbi_netproblem *np = self;
     nbi_choice *bits = np->bits;

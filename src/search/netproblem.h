@@ -85,6 +85,10 @@ void nbi_netproblem_add_learning(nbi_netproblem *np);
 bool nbi_netproblem_policy(const nbi_netproblem *np, const nbi_choice *bits, uint8_t *policy);
 /* Loss of any assignment of bits (cached in the study by the bits themselves). */
 nb_status nbi_netproblem_loss(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);
+/* The losses of the scored images one by one, as the scorer is now (each[images − first]); nothing is
+ * looked up or kept. Their mean is the loss. */
+nb_status nbi_netproblem_each(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
+                              double *each);
 /* Costs of any assignment of bits. */
 nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
                               double out[NBI_COST_COUNT]);
