@@ -26,13 +26,18 @@ static nb_status sum_levels(nb_ctx *ctx, const nbi_layer *l, const int8_t *level
     return NB_OK;
 }
 
+/* One bit and some schemes' tables have no level 0. */
+static bool has_zero(const nbi_frozen_conv *conv) {
+    return conv->table ? memchr(conv->table, 0, (size_t)1 << conv->bits) != NULL : conv->bits > 1;
+}
+
 /* Channels of gain 0 are constants: their levels are 0, so that nothing of the sums is left beside the
- * shift. Only one bit has no level 0. */
+ * shift, where there is such a level. */
 static nb_status clear_constants(nb_ctx *ctx, const nbi_layer *l, nbi_arena *arena,
                                  nbi_frozen_conv *conv) {
     bool any = false;
     int8_t *levels;
-    for (size_t i = 0; i < l->n_weights && conv->bits > 1; i++)
+    for (size_t i = 0; i < l->n_weights && has_zero(conv); i++)
         any |= conv->levels[i] && conv->gain[nbi_weight_channel(l, i)] == 0;
     if (!any) return NB_OK;
     levels = nbi_arena_alloc(arena, l->n_weights, 1);
@@ -53,7 +58,7 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nb
         double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]);
         /* a shift far outside what the weights can reach: all but a constant. A constant proper
          * (beside levels of 0) is a bias of one step. */
-        bool constant = conv->gain[c] == 0 && conv->bits > 1;
+        bool constant = conv->gain[c] == 0 && has_zero(conv);
         if (!constant) reach /= MAX_BIAS;
         if (!(s * x->scale >= reach)) s = reach / x->scale;
         scale[c] = (float)s;
