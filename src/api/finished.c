@@ -39,6 +39,7 @@ static const row rows[] = {ROW("data", TEXT, data.path),
                            ROW("schemes", TEXT, schemes),
                            ROW("weight_bits", TEXT, weight_bits),
                            ROW("activation_bits", TEXT, activation_bits),
+                           ROW("bias_bits", TEXT, bias_bits),
                            ROW("residual_bits", INT, residual_bits),
                            ROW("granularity", TEXT, granularity),
                            ROW("first_last", TEXT, first_last),
@@ -156,6 +157,7 @@ static nb_status read_settings(nb_ctx *ctx, const char *path, nbi_run *run) {
                            rows[i].name);
     const char *const needed[] = {run->options.target,      run->options.schemes,
                                   run->options.weight_bits, run->options.activation_bits,
+                                  run->options.bias_bits,
                                   run->options.granularity, run->options.first_last,
                                   run->options.range,       run->model,
                                   run->hash};
