@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan (default: all; speed and the seconds of the
+Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan bias (default: all; speed and the seconds of the
 others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md."""
@@ -152,6 +152,22 @@ def run_limits(job):
 
 
 # ---- the QDQ model in ONNX Runtime
+
+def run_bias(job):
+    results = job.results("nibble_bias", "ResNet-20, uniform weights, activations 8, biases of 8, 16 "
+                                         "and 32 bits, post-training; keys: weight bits/bias bits")
+    for width in (4,):
+        for bits in (8, 16, 32):
+            key = "w%d/b%d" % (width, bits)
+            if results.done(key):
+                continue
+            folder, _ = quantize(job, "bias_" + key.replace("/", "_"), "resnet20",
+                                 *uniform_options(width, 8), "--bias-bits", str(bits))
+            found = json.load(open(os.path.join(folder, "results.json")))
+            row = {name: dig(found, "quantized", name) for name in ("top1", "bytes", "bytes_onnx")}
+            results.put(key, {**row, "validation_loss": round(found["loss"], 6)})
+            say("bias", key, results.get(key))
+
 
 def run_qdq(job):
     results = job.results("nibble_qdq", "same class in ONNX Runtime (exact kernels) as in the "
@@ -305,7 +321,7 @@ def speed_row(rounds, engine, threads):
 SECTIONS = {"float": run_float, "ptq": run_ptq,
             "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
             "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
-            "train": run_train, "qat": run_qat, "plan": run_plan}
+            "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias}
 
 
 def main():

@@ -245,7 +245,15 @@ def plan_table():
     return table(["ResNet-20, batch 32", "new", "seen before", "within 20 ms"], rows)
 
 
-TABLES = {"plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
+def bias_table():
+    r = results("nibble_bias")
+    rows = [["%s bits" % bits, "%.2f" % row["top1"], "%.4f" % row["validation_loss"],
+             "{:,}".format(row["bytes"])]
+            for bits in (8, 16, 32) for row in [r.get("w4/b%d" % bits)] if row]
+    return table(["biases", "top-1, test", "divergence, validation", "bytes"], rows)
+
+
+TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
           "speed": speed_table, "demo": demo_table}

@@ -23,6 +23,7 @@ static inline void qat_generate(qat_case *c, int weights, int activations) {
     hand_calibrate(h, c->batch);
     c->bits = calloc((size_t)h->net->n_sites, sizeof *c->bits);
     hand_bits(h, weights, activations, c->bits);
+    hand_bias_bits(h, 0, c->bits); /* of each width some */
 }
 
 /* Without labels the float outputs alone teach. */
