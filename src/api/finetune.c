@@ -379,8 +379,8 @@ static nb_status restate(tuning *t, nbi_loop_result *r, bool *restated) {
     NB_TRYG(nbi_qat_reestimate(ctx, t->qat, t->batches, RESTATE_EPOCH, RESTATE_BATCHES));
     NB_TRYG(evaluate(ctx, t, &metric));
     *restated = metric > r->best;
-    nb_log(ctx, NB_LOG_INFO, "statistics over %d batches: validation %s %.4g deployed%s",
-           RESTATE_BATCHES, merit_name(t->s), fabs(metric), *restated ? ", better" : "");
+    nb_log(ctx, NB_LOG_INFO, "statistics over many batches: validation %s %.4g deployed%s",
+           merit_name(t->s), fabs(metric), *restated ? ", better" : "");
     if (*restated) r->best = metric;
     else nbi_qat_statistics_restore(t->qat, old);
 done:

@@ -25,20 +25,29 @@ static void add(values *v, const nbi_qat *q, int tensor) {
     v->n++;
 }
 
-static bool is_trained(const nbi_qat *q, int tensor) {
+/* What training changes: that it is listed already. */
+static bool is_listed(const nbi_qat *q, int tensor) {
     for (int i = 0; i < q->n_train; i++)
         if (q->train[i] == tensor) return true;
+    for (int i = 0; i < q->n_states; i++)
+        if (q->state[i].to == tensor) return true;
     return false;
 }
 
 static nb_status list_values(nb_ctx *ctx, const nbi_qat *q, values *v) {
-    size_t room = (size_t)q->n_train + (size_t)q->n_states + (size_t)q->net->n_layers + 1;
+    size_t sites = 2 * (size_t)q->net->n_sites, layers = (size_t)q->net->n_layers;
+    size_t room = (size_t)q->n_train + (size_t)q->n_states + layers + sites + 1;
     NB_TRY(nbi_alloc(ctx, room, sizeof *v->array, &v->array));
     for (int i = 0; i < q->n_train; i++) add(v, q, q->train[i]);
     for (int i = 0; i < q->n_states; i++) add(v, q, q->state[i].to);
     for (int i = 0; i < q->net->n_layers; i++) {
         int step = q->layer[i].weight_scale;
-        if (step >= 0 && !is_trained(q, step)) add(v, q, step);
+        if (step >= 0 && !is_listed(q, step)) add(v, q, step);
+    }
+    for (int i = 0; i < q->net->n_sites; i++) {
+        const int params[2] = {q->site_scale[i], q->site_params[i]};
+        for (int k = 0; k < 2; k++)
+            if (params[k] >= 0 && !is_listed(q, params[k])) add(v, q, params[k]);
     }
     return NB_OK;
 }

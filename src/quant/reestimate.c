@@ -7,12 +7,20 @@
 
 #define KEEP 0.9f /* momentum of the graph's BatchNormalization */
 
+/* Other states (ranges of activations that a scheme refits) are left as they are: no values. */
+static bool is_statistic(const nbi_qat *q, int k) {
+    for (int l = 0; l < q->net->n_layers; l++)
+        if (q->state[k].to == q->layer[l].mean || q->state[k].to == q->layer[l].variance)
+            return true;
+    return false;
+}
+
 static float *values(const nbi_qat *q, int k) {
     return q->graph->tensor[q->state[k].to]->data;
 }
 
 static size_t count_of(const nbi_qat *q, int k) {
-    return (size_t)nbi_tensor_count(q->graph->tensor[q->state[k].to]);
+    return is_statistic(q, k) ? (size_t)nbi_tensor_count(q->graph->tensor[q->state[k].to]) : 0;
 }
 
 static nb_status one_batch(nb_ctx *ctx, const nbi_qat *q, nbi_tape *tape, const nbi_batch *batch,
@@ -31,7 +39,8 @@ static nb_status one_batch(nb_ctx *ctx, const nbi_qat *q, nbi_tape *tape, const 
 
 nb_status nbi_qat_reestimate(nb_ctx *ctx, const nbi_qat *q, nbi_batches *batches, uint64_t epoch,
                              size_t n) {
-    nbi_tape_spec spec = {.n_states = q->n_states, .state = q->state};
+    nbi_tape_state *state = NULL;
+    nbi_tape_spec spec = {0};
     nbi_tape *tape = NULL;
     float **sum = NULL, *teacher = NULL;
     nb_status st;
@@ -43,6 +52,10 @@ nb_status nbi_qat_reestimate(nb_ctx *ctx, const nbi_qat *q, nbi_batches *batches
     if (q->teacher >= 0) /* its loss is not looked at */
         NB_TRYG(nbi_alloc(ctx, (size_t)nbi_tensor_count(q->graph->tensor[q->teacher]),
                           sizeof *teacher, &teacher));
+    NB_TRYG(nbi_alloc(ctx, (size_t)q->n_states, sizeof *state, &state));
+    for (int k = 0; k < q->n_states; k++)
+        if (is_statistic(q, k)) state[spec.n_states++] = q->state[k];
+    spec.state = state;
     NB_TRYG(nbi_tape_new(ctx, q->graph, &spec, &tape));
     for (size_t i = 0; i < n; i++) {
         nbi_batch batch;
@@ -54,6 +67,7 @@ nb_status nbi_qat_reestimate(nb_ctx *ctx, const nbi_qat *q, nbi_batches *batches
 done:
     for (int k = 0; sum && k < q->n_states; k++) nbi_free(sum[k]);
     nbi_free(sum);
+    nbi_free(state);
     nbi_free(teacher);
     nbi_tape_free(tape);
     return st;
