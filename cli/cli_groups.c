@@ -30,6 +30,8 @@ const opt cli_choice_options[] = {
      CHOICE(weight_bits), 0, 0},
     {"activation-bits", 0, "N,...", "widths offered to activations (default 8), likewise", OPT_TEXT,
      CHOICE(activation_bits), 0, 0},
+    {"bias-bits", 0, "N,...", "widths offered to biases, of 8, 16 and 32 (default 32)", OPT_TEXT,
+     CHOICE(bias_bits), 0, 0},
     {"residual-bits", 0, "N", "width of residual streams (default 8)", OPT_INT,
      CHOICE(residual_bits), 2, 8},
     {"granularity", 0, "tensor|channel", "scales of weights: one, or one per channel (default)",

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MOST_BITS = 16, MOST_WIDTHS = 12 };
+enum { MOST_BITS = 32, MOST_WIDTHS = 12 };
 
 static const opt options[] = {
     {"for", 0, "c|onnx", "offers the widths that C stores (default), or ONNX", OPT_CHOICE,

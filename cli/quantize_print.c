@@ -82,6 +82,23 @@ static bool is_weight(const json_t *site) {
     return json_at(site, "weight_bits") || (kind && strcmp(kind, "weight") == 0);
 }
 
+static bool is_bias(const json_t *site) {
+    const char *kind = json_text(site, "kind");
+    return kind && strcmp(kind, "bias") == 0;
+}
+
+/* The biases of a site's layer. */
+static const json_t *biases_of(const json_t *policy, const json_t *site) {
+    const char *layer = json_text(site, "layer");
+    const json_t *other;
+    size_t i;
+    json_array_foreach(policy, i, other) {
+        const char *name = json_text(other, "layer");
+        if (layer && name && strcmp(layer, name) == 0 && is_bias(other)) return other;
+    }
+    return NULL;
+}
+
 /* The site in `policy` with the same layer that holds weights or, if not `weights`, its result. */
 static const json_t *same_layer(const json_t *policy, const json_t *site, bool weights) {
     const char *layer = json_text(site, "layer");
@@ -89,6 +106,7 @@ static const json_t *same_layer(const json_t *policy, const json_t *site, bool w
     size_t i;
     json_array_foreach(policy, i, other) {
         const char *name = json_text(other, "layer");
+        if (is_bias(other)) continue;
         if (layer && name && strcmp(layer, name) == 0 && is_weight(other) == weights) return other;
     }
     return NULL;
@@ -125,6 +143,7 @@ static void policy_row(table *t, const json_t *policy, const json_t *site) {
                                            sizeof weights)
                                   : NULL,
                            result_bits(result, bits, sizeof bits),
+                           weight ? show_value(json_at(biases_of(policy, site), "bits")) : NULL,
                            json_is_true(json_at(site, "fixed")) ? "fixed" : NULL,
                            show_whole(json_num(site, "bytes")),
                            show_real(json_num(site, "sqnr"), 1)};
@@ -133,13 +152,14 @@ static void policy_row(table *t, const json_t *policy, const json_t *site) {
 
 /* One row per layer with weights, with what it writes; then whatever belongs to none of them. */
 static void print_policy(const json_t *policy) {
-    static const char *const heads[] = {"~layer",  "weights", "<activations", "<rule", "bytes",
-                                        "SQNR dB", NULL};
+    static const char *const heads[] = {"~layer", "weights", "<activations", "biases", "<rule",
+                                        "bytes",  "SQNR dB", NULL};
     const json_t *site;
     size_t i;
     table *t = table_new(heads);
     json_array_foreach(policy, i, site) if (is_weight(site)) policy_row(t, policy, site);
-    json_array_foreach(policy, i, site) if (!is_weight(site) && !same_layer(policy, site, true))
+    json_array_foreach(policy, i, site) if (!is_weight(site) && !is_bias(site) &&
+                                            !same_layer(policy, site, true))
         policy_row(t, policy, site);
     table_print(t);
 }
@@ -252,7 +272,7 @@ void print_quantize(const json_t *root, const void *folder) {
 }
 
 void print_dry_run(const json_t *root, const void *folder) {
-    static const char *const heads[] = {"weights", "activations", "average",  "bytes",
+    static const char *const heads[] = {"weights", "activations", "biases",   "average", "bytes",
                                         "in ONNX", "BOPs",        "peak RAM", NULL};
     const json_t *row;
     size_t i;
@@ -262,6 +282,7 @@ void print_dry_run(const json_t *root, const void *folder) {
         char w[48], a[48];
         const char *cells[] = {choice(row, "weight_bits", "weight_scheme", w, sizeof w),
                                choice(row, "activation_bits", "activation_scheme", a, sizeof a),
+                               show_value(json_at(row, "bias_bits")),
                                show_real(json_num(row, "average_weight_bits"), 2),
                                show_bytes(json_num(row, "bytes")),
                                show_bytes(json_num(row, "bytes_onnx")),

@@ -224,11 +224,12 @@ typedef struct nb_quantize_options {
     const char *schemes;         /* "uniform"; "ternary,pot", "all" */
     const char *weight_bits;     /* "2,3,4,5,6,8"; "ternary2,pot3" */
     const char *activation_bits; /* "8" */
+    const char *bias_bits;       /* "32"; of 8, 16 and 32 */
     int residual_bits;           /* 8 */
     const char *granularity;     /* "channel" or "tensor" */
     const char *first_last;      /* "8" or "searched" */
     const char *range;           /* "mse", "minmax", "percentile", "kl" */
-    const char *const *rules;    /* "regex:W,A" */
+    const char *const *rules;    /* "regex:W,A" or "regex:W,A,B" */
     size_t n_rules;
     const char *policy;          /* a policy.json: no search */
     const char *search;          /* "auto" or METHOD[:key=value,…] */

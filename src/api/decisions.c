@@ -16,6 +16,8 @@
 static const char *reason(const nbi_session *s, int site) {
     const nbi_site *t = &s->net->site[site];
     bool weight = t->kind == NBI_SITE_WEIGHT;
+    if (t->kind == NBI_SITE_BIAS)
+        return s->fixed[site] ? "biases have one width" : "free: one of --bias-bits";
     if (s->fixed[site] != (nbi_choice)t->fixed_bits) return "a --rule says so";
     if (t->kind == NBI_SITE_INPUT) return "the network's input";
     if (t->kind == NBI_SITE_OUTPUT) return "an output: sums of 32 bits, not rounded to a grid";
@@ -28,12 +30,13 @@ static const char *reason(const nbi_session *s, int site) {
 }
 
 static json_t *site_row(const nbi_session *s, int site) {
-    static const char *const kinds[] = {"weight", "activation", "residual", "input", "output"};
     const nbi_site *t = &s->net->site[site];
     const bool weight = t->kind == NBI_SITE_WEIGHT;
-    const nbi_offer *offer = weight ? &s->weights : &s->activations;
-    json_t *row = json_pack("{s:s,s:s,s:b,s:b}", "tensor", t->name, "kind", kinds[t->kind],
-                            "signed", weight || !t->is_unsigned, "free", !s->fixed[site]);
+    const nbi_offer *offer = weight                      ? &s->weights
+                             : t->kind == NBI_SITE_BIAS ? &s->biases
+                                                        : &s->activations;
+    json_t *row = json_pack("{s:s,s:s,s:b,s:b}", "tensor", t->name, "kind", nbi_kind_name(t->kind),
+                            "signed", weight || t->kind == NBI_SITE_BIAS || !t->is_unsigned, "free", !s->fixed[site]);
     json_t *choices = json_array();
     char text[NBI_CHOICE_TEXT];
     if (t->layer >= 0) json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));

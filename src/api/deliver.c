@@ -101,8 +101,10 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
     nb_status st = NB_OK;
     json_array_foreach(list, i, row) {
         const nbi_site *site = &s->net->site[i];
-        double sqnr = nbi_site_sqnr(site, bits[i]);
+        bool bias = site->kind == NBI_SITE_BIAS;
+        double sqnr = bias ? 0 : nbi_site_sqnr(site, bits[i]);
         size_t packed = nbi_packed_bytes((size_t)site->count, nbi_choice_bits(bits[i]));
+        if (bias) json_object_set_new(row, "bytes", json_real((double)packed));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;

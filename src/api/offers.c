@@ -1,9 +1,10 @@
-/* What a policy may choose: --schemes, --weight-bits, --activation-bits and --rule. */
+/* What a policy may choose: --schemes, --weight-bits, --activation-bits, --bias-bits and --rule. */
 #include "api/session.h"
 
 #include "quant/generate.h"
 
 #include <regex.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct scheme_list {
@@ -91,12 +92,39 @@ static nb_status parse_list(nbi_session *s, const char *what, const char *text,
     return NB_OK;
 }
 
+/* "8", "16" or "32". */
+static bool bias_width(const char *text, size_t n, nbi_choice *out) {
+    char *end;
+    long b = n ? strtol(text, &end, 10) : 0;
+    *out = (nbi_choice)b;
+    return (b == 8 || b == 16 || b == 32) && end == text + n;
+}
+
+static nb_status parse_bias_bits(nbi_session *s) {
+    nbi_offer *offer = &s->biases;
+    offer->n = 0;
+    for (const char *p = s->o->bias_bits;; p++) {
+        size_t len = strcspn(p, ",");
+        nbi_choice b;
+        if (!bias_width(p, len, &b))
+            return nb_fail(s->ctx, NB_EINVAL, "bias-bits: '%.*s' is not a width of biases; 8, 16 "
+                           "and 32 are possible", len < 40 ? (int)len : 40, p);
+        add_choice(offer, b);
+        p += len;
+        if (!*p) break;
+    }
+    if (s->for_onnx) offer->choice[0] = offer->choice[offer->n - 1]; /* int32 in ONNX in any case */
+    if (s->for_onnx) offer->n = 1;
+    return NB_OK;
+}
+
 nb_status nbi_parse_offers(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     scheme_list list;
     NB_TRY(parse_schemes(s->ctx, o->schemes, &list));
     NB_TRY(parse_list(s, "weight-bits", o->weight_bits, &list, &s->weights));
     NB_TRY(parse_list(s, "activation-bits", o->activation_bits, &list, &s->activations));
+    NB_TRY(parse_bias_bits(s));
     if (!s->for_onnx) return NB_OK;
     int n = 0; /* widths between containers cost the same as the container */
     for (int i = 0; i < s->weights.n; i++) {
@@ -136,19 +164,29 @@ static nb_status rule_part(nbi_session *s, const char *rule, const char *text, s
                    "pot3, weights then activations", rule);
 }
 
-/* An empty half leaves it free. */
+static nb_status rule_bias(nbi_session *s, const char *rule, const char *text, nbi_choice *out) {
+    size_t n = strlen(text);
+    *out = 0;
+    if (n == 0 || bias_width(text, n, out)) return NB_OK;
+    return nb_fail(s->ctx, NB_EINVAL, "rule '%s': '%s' is not a width of biases; 8, 16 and 32 are "
+                   "possible", rule, text);
+}
+
+/* An empty part leaves it as it is. */
 nb_status nbi_apply_rule(nbi_session *s, const char *rule) {
     const char *colon = strrchr(rule, ':');
     char pattern[512];
-    nbi_choice w, a = 0;
+    nbi_choice w, a = 0, b = 0;
     if (!colon || (size_t)(colon - rule) >= sizeof pattern)
-        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A", rule);
+        return nb_fail(s->ctx, NB_EINVAL, "rule '%s' is not NAME:W,A or NAME:W,A,B", rule);
     memcpy(pattern, rule, (size_t)(colon - rule));
     pattern[colon - rule] = 0;
     size_t first = strcspn(colon + 1, ",");
     const char *second = colon + 1 + first;
     NB_TRY(rule_part(s, rule, colon + 1, first, &w));
-    if (*second) NB_TRY(rule_part(s, rule, second + 1, strlen(second + 1), &a));
+    size_t length = *second ? strcspn(second + 1, ",") : 0;
+    if (*second) NB_TRY(rule_part(s, rule, second + 1, length, &a));
+    if (*second && second[1 + length]) NB_TRY(rule_bias(s, rule, second + 2 + length, &b));
     regex_t re;
     if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0)
         return nb_fail(s->ctx, NB_EINVAL, "rule '%s': '%s' is not a regular expression", rule,
@@ -164,6 +202,7 @@ nb_status nbi_apply_rule(nbi_session *s, const char *rule) {
         hits++;
         if (w) st = nbi_session_check(s, l->weight_site, w);
         if (w) s->fixed[l->weight_site] = w;
+        if (b) s->fixed[l->bias_site] = b;
         if (!a || s->net->site[activation].kind != NBI_SITE_ACTIVATION || st != NB_OK) continue;
         st = nbi_session_check(s, activation, a);
         s->fixed[activation] = a;

@@ -10,6 +10,27 @@
 #include <stdio.h>
 #include <string.h>
 
+/* One uniform policy, added to rows. */
+static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
+                         nbi_choice *bits, json_t *rows) {
+    nbi_net_cost c;
+    size_t ram = 0;
+    nbi_session_uniform(s, w, a, bits);
+    for (int i = 0; i < s->net->n_sites; i++)
+        if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = b;
+    nbi_net_cost_of(s->net, bits, s->containers, &c);
+    NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
+    double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
+    json_array_append_new(
+        rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
+                        nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
+                        "activation_bits", nbi_choice_bits(a), "activation_scheme",
+                        nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes", c.bytes,
+                        "bytes_onnx", c.bytes_onnx, "average_weight_bits", average, "bops", c.bops,
+                        "peak_ram", (double)ram));
+    return NB_OK;
+}
+
 /* Sizes of the uniform policies, without data. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
     nb_status st = NB_OK;
@@ -17,23 +38,10 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->weights.n && st == NB_OK; w++)
-        for (int a = 0; a < s->activations.n && st == NB_OK; a++) {
-            nbi_net_cost c;
-            size_t ram = 0;
-            const nbi_choice cw = s->weights.choice[w], ca = s->activations.choice[a];
-            nbi_session_uniform(s, cw, ca, bits);
-            nbi_net_cost_of(s->net, bits, s->containers, &c);
-            st = nbi_footprint_ram(s->ctx, s->net, bits, &ram);
-            json_array_append_new(rows, json_pack("{s:i,s:s,s:i,s:s,s:f,s:f,s:f,s:f,s:f}",
-                                                  "weight_bits", nbi_choice_bits(cw),
-                                                  "weight_scheme", nbi_choice_row(cw)->name,
-                                                  "activation_bits", nbi_choice_bits(ca),
-                                                  "activation_scheme", nbi_choice_row(ca)->name,
-                                                  "bytes", c.bytes,
-                                                  "bytes_onnx", c.bytes_onnx, "average_weight_bits",
-                                                  c.weights > 0 ? c.weight_bits / c.weights : 0.0,
-                                                  "bops", c.bops, "peak_ram", (double)ram));
-        }
+        for (int a = 0; a < s->activations.n && st == NB_OK; a++)
+            for (int b = 0; b < s->biases.n && st == NB_OK; b++)
+                st = dry_row(s, s->weights.choice[w], s->activations.choice[a],
+                             s->biases.choice[b], bits, rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
     json_t *untouched = json_array();

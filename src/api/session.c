@@ -20,7 +20,7 @@
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
-                                 .residual_bits = 8, .granularity = "channel",
+                                 .bias_bits = "32", .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
                                  .correct = true, .distill = true,
                                  .descent = {.weight_decay = -1}};
@@ -160,7 +160,11 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
         nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
-    for (int i = 0; i < s->net->n_sites; i++) s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+    for (int i = 0; i < s->net->n_sites; i++) {
+        s->fixed[i] = (nbi_choice)s->net->site[i].fixed_bits;
+        if (s->net->site[i].kind == NBI_SITE_BIAS)
+            s->fixed[i] = s->biases.n == 1 ? s->biases.choice[0] : 0;
+    }
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
     return fit_offers(s); /* storage, for costs without data */
 }
@@ -266,7 +270,7 @@ static uint64_t fingerprint(const nbi_session *s) {
     h = nbi_hash(h, s->transform.mean, sizeof s->transform.mean);
     h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
     const int settings[] = {(int)s->range, s->per_channel, o->residual_bits, o->correct,
-                            (int)s->loss, (int)s->calib};
+                            (int)s->loss, (int)s->calib, s->net->n_sites};
     h = nbi_hash(h, settings, sizeof settings);
     return nbi_hash(h, o->first_last, strlen(o->first_last));
 }
@@ -333,7 +337,8 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
                                  .reference = s->reference, .first = s->calib,
                                  .images = s->images.n, .loss = s->loss, .weights = s->weights,
-                                 .activations = s->activations, .fixed = s->fixed,
+                                 .activations = s->activations, .biases = s->biases,
+                                 .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
@@ -347,8 +352,10 @@ nb_status nbi_session_calibrate(nbi_session *s) {
 
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits) {
     for (int i = 0; i < s->net->n_sites; i++) {
-        bool weight = s->net->site[i].kind == NBI_SITE_WEIGHT;
-        bits[i] = s->fixed[i] ? s->fixed[i] : nbi_choice_for(&s->net->site[i], weight ? w : a);
+        const nbi_site *site = &s->net->site[i];
+        nbi_choice own = nbi_choice_for(site, site->kind == NBI_SITE_WEIGHT ? w : a);
+        if (site->kind == NBI_SITE_BIAS) own = s->biases.choice[s->biases.n - 1];
+        bits[i] = s->fixed[i] ? s->fixed[i] : own;
     }
 }
 
@@ -388,8 +395,9 @@ nb_status nbi_session_sensitivity(nbi_session *s, double ***delta) {
     return NB_OK;
 }
 
-static const char *kind_name(nbi_site_kind kind) {
-    static const char *const names[] = {"weight", "activation", "residual", "input", "output"};
+const char *nbi_kind_name(nbi_site_kind kind) {
+    static const char *const names[] = {"weight", "activation", "residual", "input", "output",
+                                        "bias"};
     return names[kind];
 }
 
@@ -405,7 +413,7 @@ json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits) {
         const nbi_site *site = &s->net->site[i];
         json_t *row = json_object();
         json_object_set_new(row, "tensor", json_string(site->name));
-        json_object_set_new(row, "kind", json_string(kind_name(site->kind)));
+        json_object_set_new(row, "kind", json_string(nbi_kind_name(site->kind)));
         if (site->layer >= 0)
             json_object_set_new(row, "layer", json_string(s->net->layer[site->layer].name));
         json_object_set_new(row, "scheme", json_string(nbi_choice_row(bits[i])->name));
@@ -434,6 +442,12 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     json_int_t v = json_integer_value(b);
     if (found < 0)
         return nb_fail(s->ctx, NB_EFORMAT, "'%s': the model has no tensor '%s'", path, name);
+    if (s->net->site[found].kind == NBI_SITE_BIAS) {
+        bits[found] = (nbi_choice)v;
+        if (v == 8 || v == 16 || v == 32) return NB_OK;
+        return nb_fail(s->ctx, NB_EFORMAT, "'%s': bias '%s' has %lld bits; 8, 16 and 32 are "
+                       "possible", path, name, (long long)v);
+    }
     if (v < 1 || v > 8)
         return nb_fail(s->ctx, NB_EFORMAT, "'%s': tensor '%s' has %lld bits; 1 to 8 are possible",
                        path, name, (long long)v);

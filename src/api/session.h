@@ -43,7 +43,7 @@ typedef struct nbi_session {
     nbi_range_method range;
     bool per_channel, for_onnx;
     int opset, containers;
-    nbi_offer weights, activations; /* choices of free sites */
+    nbi_offer weights, activations, biases; /* choices of free sites */
     nbi_choice *fixed; /* [n_sites] */
 
     nbi_dataset *data;
@@ -98,17 +98,20 @@ nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
                             const double target[2], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
-/* Choices of every site when each free weight has w and each free activation a. */
+/* Choices of every site when each free weight has w, each free activation a and each free
+ * bias the widest one. */
 void nbi_session_uniform(const nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice *bits);
-/* What --schemes, --weight-bits and --activation-bits offer. */
+/* What --schemes, --weight-bits, --activation-bits and --bias-bits offer. */
 nb_status nbi_parse_offers(nbi_session *s);
 /* NB_EINVAL when a site cannot get a choice. */
 nb_status nbi_session_check(nbi_session *s, int site, nbi_choice choice);
-/* "REGEX:W,A": what the layers that fit get, in s->fixed. */
+/* "REGEX:W,A" or "REGEX:W,A,B": what the layers that fit get, in s->fixed. */
 nb_status nbi_apply_rule(nbi_session *s, const char *rule);
 /* The frozen graph and its program for these bits. */
 nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen **frozen,
                              nbi_program **program);
+/* "weight", "activation", … as policies call it. */
+const char *nbi_kind_name(nbi_site_kind kind);
 /* {site name: bits …} as policy.json: an array of {tensor, kind, layer, scheme, bits, fixed}. */
 json_t *nbi_policy_json(const nbi_session *s, const nbi_choice *bits);
 /* {sites[], layers[], untouched[]}, each with its reasons: decisions.c. */

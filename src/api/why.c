@@ -26,7 +26,7 @@ static json_t *tensor_row(const nbi_session *s, int site) {
     json_object_set_new(row, "tensor", json_string(t->name));
     if (t->layer >= 0) json_object_set_new(row, "layer", json_string(s->net->layer[t->layer].name));
     json_object_set_new(row, "kind",
-                        json_string(t->kind == NBI_SITE_WEIGHT ? "weight" : "activation"));
+                        json_string(nbi_kind_name(t->kind)));
     json_object_set_new(row, "elements", json_integer((json_int_t)t->count));
     return row;
 }
@@ -59,7 +59,7 @@ static nb_status options_of(nbi_session *s, double *const *delta, int v, int k, 
         json_t *row = json_object();
         set_choice(row, choice);
         set_real(row, "loss", delta[v][o]);
-        set_real(row, "sqnr", sqnr);
+        if (s->net->site[site[k]].kind != NBI_SITE_BIAS) set_real(row, "sqnr", sqnr);
         set_real(row, "bytes", cost[NBI_COST_BYTES]);
         json_array_append_new(list, row);
     }

@@ -42,6 +42,7 @@ nb_status nbi_cgen_real(nb_ctx *ctx, nbi_buf *buf, double v) {
 static int value_text(char *text, size_t size, nbi_const_kind kind, const void *data, size_t i) {
     if (kind == NBI_CONST_U8) return snprintf(text, size, "%d,", ((const uint8_t *)data)[i]);
     if (kind == NBI_CONST_S8) return snprintf(text, size, "%d,", ((const int8_t *)data)[i]);
+    if (kind == NBI_CONST_S16) return snprintf(text, size, "%d,", ((const int16_t *)data)[i]);
     const int32_t v = ((const int32_t *)data)[i];
     if (v == INT32_MIN) return snprintf(text, size, "(-2147483647 - 1),");
     return snprintf(text, size, "%ld,", (long)v);

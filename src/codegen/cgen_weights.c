@@ -4,7 +4,7 @@
 
 #include <stdio.h>
 
-static const char *const array_name[] = {"bytes", "levels", "words"};
+static const char *const array_name[] = {"bytes", "levels", "halves", "words"};
 
 static const char *table_name(const nbi_program *p, int table) {
     static const char *const conv[NBI_STEP_TABLES] = {"weights", "levels", "bias", "mult", "shift"};
@@ -21,7 +21,8 @@ static const char *table_name(const nbi_program *p, int table) {
 }
 
 static size_t elements(const nbi_const_table *t) {
-    return t->kind == NBI_CONST_S32 ? t->bytes / 4 : t->bytes;
+    return t->kind == NBI_CONST_S32 ? t->bytes / 4 : t->kind == NBI_CONST_S16 ? t->bytes / 2
+                                                                              : t->bytes;
 }
 
 static bool is_stored(const nbi_cgen *g, int table, nbi_const_kind kind) {
@@ -31,7 +32,7 @@ static bool is_stored(const nbi_cgen *g, int table, nbi_const_kind kind) {
 
 /* All tables of one kind as one array: nothing is lost to alignment between them. */
 static nb_status write_array(const nbi_cgen *g, nbi_buf *buf, nbi_const_kind kind) {
-    static const char *const type[] = {"uint8_t", "int8_t", "int32_t"};
+    static const char *const type[] = {"uint8_t", "int8_t", "int16_t", "int32_t"};
     const int n = g->program.n_steps * NBI_STEP_TABLES;
     size_t count = 0;
     for (int i = 0; i < n; i++)
@@ -69,7 +70,7 @@ static nb_status limits(const nbi_cgen *g, nbi_buf *buf, int32_t lo, int32_t hi)
 }
 
 static nb_status conv(const nbi_cgen *g, nbi_buf *buf, int step) {
-    const nbk_conv *p = &g->program.step[step].u.conv.p;
+    const nbk_conv stored = nbi_stored_conv(&g->program.step[step].u.conv), *p = &stored;
     NB_TRY(nbi_buf_printf(g->ctx, buf, "static const nbk_conv step%d = {\n", step + 1));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "    .in_h = %d, .in_w = %d, .in_c = %d,\n", p->in_h,
                           p->in_w, p->in_c));
@@ -83,6 +84,9 @@ static nb_status conv(const nbi_cgen *g, nbi_buf *buf, int step) {
                           p->groups, p->in_zero, p->out_zero));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "    .in_type = %s, .out_type = %s, .w_bits = %d,\n",
                           type_text(p->in_type), type_text(p->out_type), p->w_bits));
+    if (p->bias_bits == 8 || p->bias_bits == 16)
+        NB_TRY(nbi_buf_printf(g->ctx, buf, "    .bias_bits = %d, .bias_shift = %d,\n",
+                              p->bias_bits, p->bias_shift));
     NB_TRY(limits(g, buf, p->out_lo, p->out_hi));
     NB_TRY(pointer(g, buf, "w", step, 0));
     NB_TRY(pointer(g, buf, "w_levels", step, 1));
@@ -173,6 +177,7 @@ nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf) {
     NB_TRY(nbi_buf_printf(g->ctx, buf, "#include \"nbk.h\"\n\n"));
     NB_TRY(write_array(g, buf, NBI_CONST_U8));
     NB_TRY(write_array(g, buf, NBI_CONST_S8));
+    NB_TRY(write_array(g, buf, NBI_CONST_S16));
     NB_TRY(write_array(g, buf, NBI_CONST_S32));
     for (int s = 0; s < g->program.n_steps; s++) {
         const nbi_step *step = &g->program.step[s];

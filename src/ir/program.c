@@ -19,20 +19,33 @@ size_t nbi_step_scratch_bytes(const nbi_step *step) {
 }
 
 static nbi_const_table table_of(nbi_const_kind kind, const void *data, size_t count) {
-    const size_t size = kind == NBI_CONST_S32 ? 4 : 1;
+    const size_t size = kind == NBI_CONST_S32 ? 4 : kind == NBI_CONST_S16 ? 2 : 1;
     return (nbi_const_table){.data = data, .kind = kind, .bytes = data ? count * size : 0};
+}
+
+nbk_conv nbi_stored_conv(const nbi_step_conv *conv) {
+    nbk_conv p = conv->p;
+    if (!conv->bias_codes) return p;
+    p.bias = conv->bias_codes;
+    p.bias_bits = conv->bias_bits;
+    p.bias_shift = conv->bias_shift;
+    return p;
+}
+
+static nbi_const_kind bias_kind(const nbk_conv *p) {
+    return p->bias_bits == 8 ? NBI_CONST_S8 : p->bias_bits == 16 ? NBI_CONST_S16 : NBI_CONST_S32;
 }
 
 void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES]) {
     for (int i = 0; i < NBI_STEP_TABLES; i++) table[i] = table_of(NBI_CONST_U8, NULL, 0);
     if (step->type == NBI_STEP_CONV || step->type == NBI_STEP_DWCONV) {
-        const nbk_conv *p = &step->u.conv.p;
-        const size_t channels = (size_t)p->out_c;
-        table[0] = table_of(NBI_CONST_U8, p->w, step->u.conv.w_bytes);
-        table[1] = table_of(NBI_CONST_S8, p->w_levels, (size_t)1 << p->w_bits);
-        table[2] = table_of(NBI_CONST_S32, p->bias, channels);
-        table[3] = table_of(NBI_CONST_S32, p->mult, channels);
-        table[4] = table_of(NBI_CONST_U8, p->shift, channels);
+        const nbk_conv p = nbi_stored_conv(&step->u.conv);
+        const size_t channels = (size_t)p.out_c;
+        table[0] = table_of(NBI_CONST_U8, p.w, step->u.conv.w_bytes);
+        table[1] = table_of(NBI_CONST_S8, p.w_levels, (size_t)1 << p.w_bits);
+        table[2] = table_of(bias_kind(&p), p.bias, channels);
+        table[3] = table_of(NBI_CONST_S32, p.mult, channels);
+        table[4] = table_of(NBI_CONST_U8, p.shift, channels);
     } else if (step->type == NBI_STEP_LUT) {
         const nbk_lut *p = &step->u.lut;
         table[0] = table_of(NBI_CONST_U8, p->table, (size_t)p->channels * 256);

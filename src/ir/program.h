@@ -37,7 +37,10 @@ typedef enum nbi_step_type {
 } nbi_step_type;
 
 typedef struct nbi_step_conv {
-    nbk_conv p;              /* p.w: packed codes, owned by the program's arena */
+    nbk_conv p;              /* p.w: packed codes, owned by the program's arena; p.bias: int32 */
+    const void *bias_codes;  /* NULL, or a narrow bias as the C stores it */
+    uint8_t bias_bits;       /* of them; as in nbk_conv */
+    int8_t bias_shift;
     nbi_conv_range range;
     const int8_t *levels;    /* unpacked, same order as p.w */
     size_t w_count, w_bytes; /* weights; packed bytes */
@@ -102,13 +105,20 @@ nb_status nbi_program_place_scratch(nb_ctx *ctx, const nbi_program *program, siz
 size_t nbi_step_scratch_bytes(const nbi_step *step);
 
 /* Constant tables of a step, as the C generator emits them. */
-typedef enum nbi_const_kind { NBI_CONST_U8, NBI_CONST_S8, NBI_CONST_S32 } nbi_const_kind;
+typedef enum nbi_const_kind {
+    NBI_CONST_U8,
+    NBI_CONST_S8,
+    NBI_CONST_S16,
+    NBI_CONST_S32
+} nbi_const_kind;
 typedef struct nbi_const_table {
     const void *data; /* NULL: the step has no such table */
     size_t bytes;
     nbi_const_kind kind;
     int home; /* the table that holds these bytes: itself, or one that starts with them */
 } nbi_const_table;
+/* The descriptor of a convolution as the C stores it: its bias as narrow as it is. */
+nbk_conv nbi_stored_conv(const nbi_step_conv *conv);
 /* A convolution has w, levels, bias, mult, shift; a LUT its table; an average pool mult, shift; in
  * this order. */
 #define NBI_STEP_TABLES 5

@@ -36,7 +36,8 @@ typedef enum nbi_site_kind {
     NBI_SITE_ACTIVATION, /* read by convolutions only: its width is free */
     NBI_SITE_STREAM,     /* residual streams and whatever else is not a convolution's own input */
     NBI_SITE_INPUT,      /* the network's input */
-    NBI_SITE_OUTPUT      /* logits: int32 on one scale */
+    NBI_SITE_OUTPUT,     /* logits: int32 on one scale */
+    NBI_SITE_BIAS        /* a convolution's or dense layer's biases: 8, 16 or 32 bits */
 } nbi_site_kind;
 
 #define NBI_MAX_BITS 8
@@ -74,7 +75,7 @@ typedef struct nbi_site_fit {
 typedef struct nbi_site {
     nbi_site_kind kind;
     const char *name;  /* of the ONNX tensor */
-    int layer;         /* weights: the convolution; else the producing layer, −1 for the input */
+    int layer;         /* weights, biases: the convolution; else the producing layer, −1 for the input */
     bool is_unsigned;  /* values are ≥ 0 whatever the input */
     int fixed_bits;    /* 0 = free (searched or set by the policy) */
     int64_t count;     /* elements of one image, or weights */
@@ -127,7 +128,7 @@ typedef struct nbi_layer {
     float *weight;
     size_t n_weights;
     float *gain, *shift; /* [out_c] */
-    int weight_site;
+    int weight_site, bias_site;
     double macs;
     bool is_first, is_last;
     /* The float tensor from which Σ w·x can be measured: value = sign[c]·Σ w·x + offset[c]. */
@@ -165,12 +166,14 @@ typedef struct nbi_qnet {
 typedef struct nbi_frozen_conv {
     int bits;
     int scheme;               /* a row of schemes.def */
+    int bias_bits;            /* 8, 16; else 32 */
     const int8_t *levels;     /* geometry order */
     const int8_t *table;      /* NULL: levels are those of uniform codes; else levels by code, 2^bits,
                                  not falling */
     const float *scale;       /* [out_c]: gain and weight scale in one, after nbi_fold_gain */
     double *gain, *shift;     /* [out_c]: y = gain·scale·Σ k·x + shift; frozen: gain = 1, shift a
-                                 whole number of steps of scale·(input scale) */
+                                 whole number of steps of scale·(input scale), one that
+                                 bias_bits hold */
 } nbi_frozen_conv;
 /* The frozen quantized graph: qnet + one entry per layer (convolutions) + qparams per site. */
 typedef struct nbi_frozen {

@@ -73,6 +73,7 @@ static nbk_conv with_levels(const nbk_conv *p, const void *packed) {
     q.w = packed;
     q.w_bits = 8;
     q.w_levels = NULL;
+    q.bias_bits = 32;
     return q;
 }
 
@@ -110,9 +111,10 @@ static void ref_finish(const nbk_conv *p, const int32_t *acc, const int32_t *had
         nbk_conv_finish(p, acc, pixels, out);
         return;
     }
+    const int32_t *bias = p->bias;
     for (size_t i = 0; i < pixels * channels; i++) {
         const size_t c = i % channels;
-        const int64_t v = (int64_t)acc[i] + p->bias[c] - had[c];
+        const int64_t v = (int64_t)acc[i] + bias[c] - had[c];
         const int64_t y = nbk_rescale((int32_t)v, p->mult[c], p->shift[c]) + p->out_zero;
         nbk_store(out, p->out_type, i, nbk_clamp(y, p->out_lo, p->out_hi));
     }

@@ -21,7 +21,8 @@ typedef struct nbi_conv_range {
 } nbi_conv_range;
 
 /* Dense and grouped convolution, and depthwise convolution (its own list). `levels` are unpacked
- * 8-bit weights in the order of nbk_conv (resp. nbk_dwconv). p->w is not read after pack. */
+ * 8-bit weights in the order of nbk_conv (resp. nbk_dwconv). p->w is not read after pack; p->bias is
+ * int32, narrow ones decoded (bias_bits is not read). */
 typedef struct nbi_conv_kernel {
     const char *name; /* nbi_conv_u8_s8_avx2_… */
     nbi_isa isa;

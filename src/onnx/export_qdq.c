@@ -222,6 +222,13 @@ static nb_status append_sites(nbi_qdq *q, nbi_buf *policy, nbi_buf *logits) {
             NB_TRY(nbi_buf_printf(q->ctx, logits, "%.9g", q->frozen->site[s].scale));
             continue;
         }
+        if (site->kind == NBI_SITE_BIAS) { /* int32 in the file; only fewer bits need a word */
+            int b = q->frozen->conv[site->layer].bias_bits;
+            if (b != 8 && b != 16) continue;
+            NB_TRY(append_name(q, policy, site->name));
+            NB_TRY(nbi_buf_printf(q->ctx, policy, "%d", b));
+            continue;
+        }
         int bits = site->kind == NBI_SITE_WEIGHT ? q->frozen->conv[site->layer].bits
                                                  : q->frozen->site[s].bits;
         NB_TRY(append_name(q, policy, site->name));

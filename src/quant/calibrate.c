@@ -168,7 +168,7 @@ static nb_status allocate(calibrator *c) {
 static nb_status start_statistics(calibrator *c) {
     nbi_qnet *net = c->net;
     for (int s = 0; s < net->n_sites; s++)
-        if (net->site[s].kind != NBI_SITE_WEIGHT)
+        if (net->site[s].kind != NBI_SITE_WEIGHT && net->site[s].kind != NBI_SITE_BIAS)
             NB_TRY(nbi_hist_init(c->ctx, &net->arena, &net->site[s].hist));
     for (int l = 0; l < net->n_layers; l++) {
         if (net->layer[l].type != NBI_LAYER_CONV) continue;
@@ -271,7 +271,7 @@ static nb_status fit_sites(void *user, size_t begin, size_t end, int worker) {
     (void)worker;
     for (size_t s = begin; s < end; s++) {
         nbi_site *site = &c->net->site[s];
-        if (site->kind == NBI_SITE_WEIGHT) continue;
+        if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_BIAS) continue;
         if (site->kind == NBI_SITE_OUTPUT) {
             fit_logits(site);
         } else if (site->kind == NBI_SITE_INPUT) {

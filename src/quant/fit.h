@@ -54,6 +54,22 @@ static inline int nbi_weight_channel(const nbi_layer *l, size_t i) {
                         : (int)(i / (l->n_weights / (size_t)l->geometry.out_c));
 }
 
+/* ---- biases --------------------------------------------------------------------------------- */
+
+/* Rounds biases, in steps of the sums and at most 2^30, to what `bits` (8, 16; else 32) bits hold:
+ * codes times 2^nbi_bias_exponent(shift[c], *base), shift[c] being the channel's requantization
+ * shift (nbi_rescale_of). *base is the largest one, so the finest, with which all codes fit.
+ * Rounding what is rounded changes nothing. 32 bits: whole numbers; shift and base are not used. */
+void nbi_fit_bias(int bits, size_t n, const uint8_t *shift, double *bias, int8_t *base);
+/* As in nbk_bias. */
+static inline int nbi_bias_exponent(int shift, int base) {
+    int k = shift - base;
+    return k < 0 ? 0 : k > 30 ? 30 : k;
+}
+static inline bool nbi_bias_is_narrow(int bits) {
+    return bits == 8 || bits == 16;
+}
+
 /* Levels → packed codes (see nbk_unpack); out has nbi_packed_bytes() bytes. */
 size_t nbi_packed_bytes(size_t count, int bits);
 void nbi_pack_weights(const int8_t *levels, size_t count, int bits, uint8_t *out);

@@ -185,14 +185,14 @@ static nb_status insert_requants(generator *g) {
     return NB_OK;
 }
 
-/* The initializer's name; where an earlier layer has that one too, also the layer's, and a number if
+/* The wanted name; where an earlier site has that one too, also the layer's, and a number if
  * need be: policies and files tell sites apart by name. NULL: no memory. */
-static const char *weight_name(nbi_qnet *net, const nbi_layer *l, const char *initializer) {
-    const char *name = initializer;
+static const char *site_name(nbi_qnet *net, const nbi_layer *l, const char *wanted) {
+    const char *name = wanted;
     for (int tries = 0, s = 0; name && s < net->n_sites; s++) {
         if (strcmp(net->site[s].name, name)) continue;
-        name = tries++ ? nbi_arena_format(&net->arena, "%s/%s/%d", initializer, l->name, tries)
-                       : nbi_arena_format(&net->arena, "%s/%s", initializer, l->name);
+        name = tries++ ? nbi_arena_format(&net->arena, "%s/%s/%d", wanted, l->name, tries)
+                       : nbi_arena_format(&net->arena, "%s/%s", wanted, l->name);
         s = -1;
     }
     return name;
@@ -205,11 +205,28 @@ static nb_status add_weight_sites(generator *g) {
         if (l->type != NBI_LAYER_CONV) continue;
         bool fixed = (l->is_first || l->is_last) && g->options->first_last == NBI_FIRST_LAST_8;
         const nbi_node *node = net->graph->node[l->node[0]];
-        const char *name = weight_name(net, l, net->graph->tensor[node->in[1]]->name);
+        const char *name = site_name(net, l, net->graph->tensor[node->in[1]]->name);
         if (!name) return nb_fail_memory(g->ctx, 64);
         nbi_site s = {.kind = NBI_SITE_WEIGHT, .name = name,
                       .layer = i, .fixed_bits = fixed ? 8 : 0, .count = (int64_t)l->n_weights};
         NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &l->weight_site));
+    }
+    return NB_OK;
+}
+
+/* Every layer has biases, from the correction at the latest. */
+static nb_status add_bias_sites(generator *g) {
+    nbi_qnet *net = g->net;
+    for (int i = 0; i < net->n_layers; i++) {
+        nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        const char *weight = net->site[l->weight_site].name;
+        const char *name = nbi_arena_format(&net->arena, "%s/bias", weight);
+        if (name) name = site_name(net, l, name);
+        if (!name) return nb_fail_memory(g->ctx, 64);
+        nbi_site s = {.kind = NBI_SITE_BIAS, .name = name, .layer = i, .fixed_bits = 32,
+                      .count = l->geometry.out_c};
+        NB_TRY(nbi_qnet_add_site(g->ctx, net, &s, &l->bias_site));
     }
     return NB_OK;
 }
@@ -230,7 +247,8 @@ static nb_status generate(generator *g) {
     find_logits(g);
     NB_TRY(add_activation_sites(g));
     NB_TRY(insert_requants(g));
-    return add_weight_sites(g);
+    NB_TRY(add_weight_sites(g));
+    return add_bias_sites(g);
 }
 
 nb_status nbi_generate(nb_ctx *ctx, nbi_graph *graph, const nbi_qag_options *options,
@@ -267,7 +285,8 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
         int b = nbi_choice_bits(bits[l->weight_site]);
         int a = nbi_choice_bits(bits[net->edge[l->in[0]].site]);
         size_t table = nbi_choice_table_size(bits[l->weight_site]);
-        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8 + table) + channels * 9 +
+        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8 + table) +
+                      channels * (5 + nbi_choice_bits(bits[l->bias_site]) / 8) +
                       (b == 1 && !table) * 2;
         out->bytes_onnx +=
             (double)((l->n_weights * (size_t)nbi_container_bits(b, containers) + 7) / 8) +
@@ -278,7 +297,9 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
     }
     for (int s = 0; s < net->n_sites; s++) {
         const nbi_site *site = &net->site[s];
-        if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_OUTPUT) continue;
+        if (site->kind == NBI_SITE_WEIGHT || site->kind == NBI_SITE_OUTPUT ||
+            site->kind == NBI_SITE_BIAS)
+            continue;
         out->activation_bits += (double)site->count * nbi_choice_bits(bits[s]);
         out->activations += (double)site->count;
     }

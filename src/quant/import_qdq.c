@@ -70,7 +70,7 @@ bool nbi_flat_json_number(const char *json, const char *key, double *out) {
 int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name) {
     double bits;
     if (!im->policy || !nbi_flat_json_number(im->policy, name, &bits)) return 0;
-    return bits >= 1 && bits <= NBI_MAX_BITS ? (int)bits : 0;
+    return bits >= 1 && bits <= 32 ? (int)bits : 0;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------ */
@@ -95,7 +95,7 @@ static nb_status start_frozen(nbi_qdq_import *im) {
     nbi_frozen *f = im->frozen;
     f->net = im->net;
     f->conv = nbi_arena_alloc(&f->arena, (size_t)im->net->n_layers + 1, sizeof *f->conv);
-    f->site = nbi_arena_alloc(&f->arena, (size_t)im->net->n_sites + (size_t)im->net->n_layers + 1,
+    f->site = nbi_arena_alloc(&f->arena, (size_t)im->net->n_sites + 2 * (size_t)im->net->n_layers + 1, /* weights, biases */
                               sizeof *f->site);
     return f->conv && f->site ? NB_OK : nb_fail_memory(im->ctx, sizeof *f->site);
 }
@@ -118,7 +118,8 @@ static nb_status import(nbi_qdq_import *im) {
         im->frozen->site[s] = site->fit[site->fixed_bits];
     }
     NB_TRY(nbi_qdq_freeze_weights(im));
-    return nbi_qdq_set_logits(im);
+    NB_TRY(nbi_qdq_set_logits(im));
+    return nbi_qdq_freeze_biases(im);
 }
 
 nb_status nbi_import_qdq(nb_ctx *ctx, const nbi_graph *qdq, nbi_qnet **out_net,

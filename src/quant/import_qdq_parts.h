@@ -32,6 +32,9 @@ nb_status nbi_qdq_fold_weights(nbi_qdq_import *im, nbi_graph *graph);
 nb_status nbi_qdq_make_sites(nbi_qdq_import *im);
 /* frozen->conv and the weight sites. */
 nb_status nbi_qdq_freeze_weights(nbi_qdq_import *im);
+/* The bias sites, once all grids are known: the width that the model's policy gives where the file's
+ * int32 biases are what that width holds, else 32. */
+nb_status nbi_qdq_freeze_biases(nbi_qdq_import *im);
 /* Grids of int32 outputs, once the weights are there. */
 nb_status nbi_qdq_set_logits(nbi_qdq_import *im);
 

@@ -294,6 +294,51 @@ static nb_status freeze_layer(nbi_qdq_import *im, int layer) {
     return NB_OK;
 }
 
+static bool biases_are(nbi_qdq_import *im, int layer, int bits, double *bias, uint8_t *shift) {
+    const nbi_qnet *net = im->net;
+    const nbi_layer *l = &net->layer[layer];
+    const nbi_frozen_conv *conv = &im->frozen->conv[layer];
+    const nbi_qparam *x = &im->frozen->site[net->edge[l->in[0]].site];
+    const nbi_qparam *y = &im->frozen->site[net->edge[l->out].site];
+    size_t n = (size_t)l->geometry.out_c;
+    int32_t mult;
+    int8_t base;
+    for (size_t c = 0; c < n; c++) {
+        double unit = conv->gain[c] * x->scale * (double)conv->scale[c];
+        bias[c] = conv->shift[c] / unit;
+        if (nbi_rescale_of(NULL, unit / y->scale, &mult, &shift[c]) != NB_OK) return false;
+    }
+    nbi_fit_bias(bits, n, shift, bias, &base);
+    for (size_t c = 0; c < n; c++) {
+        double unit = conv->gain[c] * x->scale * (double)conv->scale[c];
+        if (bias[c] != rint(conv->shift[c] / unit)) return false;
+    }
+    return true;
+}
+
+nb_status nbi_qdq_freeze_biases(nbi_qdq_import *im) {
+    nbi_qnet *net = im->net;
+    for (int i = 0; i < net->n_layers; i++) {
+        nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        size_t n = (size_t)l->geometry.out_c;
+        const char *name =
+            nbi_arena_format(&net->arena, "%s/bias", net->site[l->weight_site].name);
+        double *bias = nbi_arena_alloc(&im->frozen->arena, n, sizeof *bias);
+        uint8_t *shift = nbi_arena_alloc(&im->frozen->arena, n, 1);
+        if (!name || !bias || !shift) return nb_fail_memory(im->ctx, n * 9);
+        int bits = nbi_qdq_policy_bits(im, name);
+        if (!nbi_bias_is_narrow(bits) || !biases_are(im, i, bits, bias, shift)) bits = 32;
+        nbi_site s = {.kind = NBI_SITE_BIAS, .name = name, .layer = i, .fixed_bits = bits,
+                      .count = (int64_t)n};
+        NB_TRY(nbi_qnet_add_site(im->ctx, net, &s, &l->bias_site));
+        im->frozen->conv[i].bias_bits = bits;
+        im->frozen->site[l->bias_site] =
+            (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = bits, .scale = 1};
+    }
+    return NB_OK;
+}
+
 nb_status nbi_qdq_freeze_weights(nbi_qdq_import *im) {
     for (int i = 0; i < im->net->n_layers; i++)
         if (im->net->layer[i].type == NBI_LAYER_CONV) NB_TRY(freeze_layer(im, i));

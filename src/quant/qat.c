@@ -430,7 +430,12 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     const nbi_qnet *net = b->net;
     nbi_qat *q = b->q;
     nbi_arena *a = &q->arena;
-    size_t layers = (size_t)net->n_layers + 1, sites = (size_t)net->n_sites + 1;
+    size_t layers = (size_t)net->n_layers + 1, sites = (size_t)net->n_sites + 1, channels = 1;
+    for (int l = 0; l < net->n_layers; l++)
+        if ((size_t)net->layer[l].geometry.out_c > channels)
+            channels = (size_t)net->layer[l].geometry.out_c;
+    q->work_bias = nbi_arena_alloc(a, channels, sizeof *q->work_bias);
+    q->work_shift = nbi_arena_alloc(a, channels, 1);
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
     q->bits = nbi_arena_alloc(a, sites, sizeof *q->bits);
@@ -440,7 +445,7 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);
     if (!q->layer || !q->site_scale || !q->bits || !q->train || !q->decays || !q->state ||
-        !b->value || !b->mapped)
+        !b->value || !b->mapped || !q->work_bias || !q->work_shift)
         return nb_fail_memory(b->ctx, layers * sizeof *q->layer);
     memcpy(q->bits, bits, (size_t)net->n_sites * sizeof *bits);
     for (size_t i = 0; i < layers; i++) q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};

@@ -50,6 +50,8 @@ typedef struct nbi_qat {
     nbi_choice *bits;        /* [n_sites] */
     nbi_qat_layer *layer; /* [n_layers] */
     int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned */
+    double *work_bias;    /* of nbi_qat_settle: [most output channels] */
+    uint8_t *work_shift;
     int x, target, teacher; /* graph inputs, −1 */
     int logits, label_loss, teacher_loss; /* −1 */
     int n_train, *train;  /* constants that are trained */

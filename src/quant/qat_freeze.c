@@ -18,36 +18,65 @@ static int code_of(float w, float scale, int bits) {
     return bits == 1 ? (w < 0 ? -1 : 1) : nbi_level_of(w, scale, -top, top - 1);
 }
 
-static double input_step(const nbi_qat *q, const nbi_layer *l) {
-    int site = q->net->edge[l->in[0]].site;
+static double step_of(const nbi_qat *q, int edge) {
+    int site = q->net->edge[edge].site;
     if (q->site_scale[site] >= 0) return (double)fmaxf(*values(q, q->site_scale[site]), 1e-30f);
     return q->net->site[site].fit[q->bits[site]].scale;
 }
 
-/* As nbi_fold_gain does it: the gain goes into a float32 scale, the shift onto its steps. */
-static void settle_channel(const nbi_qat *q, int index, int64_t o) {
+/* A channel as nbi_fold_gain sees it: the gain in a float32 scale, the shift in steps of the sums. */
+typedef struct channel {
+    double unit, shift; /* real value of a step; the shift, in steps */
+    double offset;      /* the tensor that is trained holds shift·unit + offset */
+} channel;
+
+static channel channel_of(const nbi_qat *q, int index, int64_t o) {
     const nbi_layer *l = &q->net->layer[index];
     const nbi_qat_layer *t = &q->layer[index];
     bool one = q->graph->tensor[t->weight_scale]->dim[0] == 1;
     int step = nbk_level_step(q->bits[l->weight_site]);
     float scale = fmaxf(values(q, t->weight_scale)[one ? 0 : o], 1e-30f) / (float)step;
     double gain = 1, shift = 0, mean = 0;
-    float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
-    shift = (double)beta[o];
+    shift = (double)values(q, t->gamma >= 0 ? t->beta : t->bias)[o];
     if (t->gamma >= 0) {
         gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
         mean = (double)values(q, t->mean)[o];
         shift -= gain * mean;
     }
-    double unit = input_step(q, l) * (double)(float)(fabs(gain) * (double)scale);
-    if (unit > 0 && fabs(shift / unit) < (double)(1 << 30))
-        beta[o] = (float)(rint(shift / unit) * unit + gain * mean);
+    double unit = step_of(q, l->in[0]) * (double)(float)(fabs(gain) * (double)scale);
+    return (channel){unit, unit > 0 ? shift / unit : INFINITY, gain * mean};
+}
+
+static bool is_steady(const channel *c) { /* not all but a constant */
+    return fabs(c->shift) < (double)(1 << 30);
+}
+
+static void settle_layer(const nbi_qat *q, int index) {
+    const nbi_layer *l = &q->net->layer[index];
+    const nbi_qat_layer *t = &q->layer[index];
+    float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
+    int bits = q->bits[l->bias_site], n = l->geometry.out_c;
+    double y = step_of(q, l->out);
+    int8_t base;
+    for (int o = 0; o < n; o++) {
+        channel c = channel_of(q, index, o);
+        int32_t mult;
+        q->work_bias[o] = is_steady(&c) ? c.shift : copysign((double)(1 << 30), c.shift);
+        /* such a channel's scale is raised until its bias is ±2^30 */
+        double unit = is_steady(&c) ? c.unit : fabs(c.shift * c.unit) / (double)(1 << 30);
+        if (!nbi_bias_is_narrow(bits) || nbi_rescale_of(NULL, unit / y, &mult, &q->work_shift[o]))
+            q->work_shift[o] = 62;
+    }
+    nbi_fit_bias(bits, (size_t)n, q->work_shift, q->work_bias, &base);
+    for (int o = 0; o < n; o++) {
+        channel c = channel_of(q, index, o);
+        if (is_steady(&c)) beta[o] = (float)(q->work_bias[o] * c.unit + c.offset);
+    }
 }
 
 void nbi_qat_settle(const nbi_qat *q) {
     for (int i = 0; i < q->net->n_layers; i++)
-        if (q->layer[i].weight >= 0)
-            for (int64_t o = 0; o < q->net->layer[i].geometry.out_c; o++) settle_channel(q, i, o);
+        if (q->layer[i].weight >= 0) settle_layer(q, i);
 }
 
 /* A negative gain moves into the levels; the lowest one, whose negative does not exist, becomes the
@@ -89,6 +118,7 @@ static nb_status freeze_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_froz
     if (!levels || !scale || !gain || !shift) return nb_fail_memory(ctx, l->n_weights);
     for (size_t o = 0; o < channels; o++) freeze_channel(q, index, o, levels, scale, gain, shift);
     f->conv[index] = (nbi_frozen_conv){.bits = q->bits[l->weight_site],
+                                       .bias_bits = q->bits[l->bias_site],
                                        .levels = levels,
                                        .scale = scale,
                                        .gain = gain,
@@ -104,6 +134,10 @@ static nb_status freeze(nb_ctx *ctx, const nbi_qat *q, nbi_frozen *f) {
     if (!f->site || !f->conv) return nb_fail_memory(ctx, sizeof *f->site);
     for (int s = 0; s < net->n_sites; s++) {
         if (net->site[s].kind == NBI_SITE_WEIGHT) continue;
+        if (net->site[s].kind == NBI_SITE_BIAS) {
+            f->site[s] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = q->bits[s], .scale = 1};
+            continue;
+        }
         f->site[s] = net->site[s].fit[q->bits[s]];
         if (q->site_scale[s] >= 0)
             f->site[s].scale = (double)fmaxf(*values(q, q->site_scale[s]), 1e-30f);

@@ -76,7 +76,8 @@ static double pressure(const nbi_relax *r, bool weights, double *total) {
     for (int s = 0; s < r->net->n_sites; s++) {
         const nbi_site *site = &r->net->site[s];
         const nbi_relax_vertex *v = &r->vertex[s];
-        if (v->weights != weights || site->kind == NBI_SITE_OUTPUT) continue;
+        if (v->weights != weights || site->kind == NBI_SITE_OUTPUT || site->kind == NBI_SITE_BIAS || site->kind == NBI_SITE_BIAS)
+            continue;
         double width = v->learned >= 0 ? (double)*value_of(r, v->learned)
                                        : (double)(r->spec.start[s] & 255);
         sum += v->count;

@@ -124,6 +124,11 @@ static nb_status step(nb_ctx *ctx, nbi_buf *b, const json_t *row) {
     return nbi_buf_printf(ctx, b, "<td>%+.0f</td>", bytes);
 }
 
+/* Biases of 32 bits are the rule: not worth a row. */
+static bool is_shown(const json_t *row) {
+    return strcmp(string(row, "kind"), "bias") || number(row, "bits") < 32;
+}
+
 static nb_status policy_row(nb_ctx *ctx, nbi_buf *b, const json_t *row, const json_t *why) {
     double bits = number(row, "bits");
     NB_TRY(nbi_buf_printf(ctx, b, "<tr><td>"));
@@ -135,7 +140,7 @@ static nb_status policy_row(nb_ctx *ctx, nbi_buf *b, const json_t *row, const js
     if (strcmp(string(row, "scheme"), "uniform")) NB_TRY(text(ctx, b, string(row, "scheme")));
     NB_TRY(nbi_buf_printf(ctx, b, " %.0f <svg width=\"80\" height=\"10\">"
                                "<rect class=\"bar\" width=\"%.0f\" height=\"10\"/></svg></td>",
-                       bits, 10 * bits));
+                       bits, fmin(10 * bits, 80)));
     NB_TRY(cell(ctx, b, number(row, "bytes"), "bytes"));
     NB_TRY(cell(ctx, b, number(row, "sqnr"), ""));
     NB_TRY(cell(ctx, b, own_loss(why), ""));
@@ -162,7 +167,7 @@ static nb_status policy(nb_ctx *ctx, nbi_buf *b, const json_t *results) {
                                "<th>bytes</th><th>SQNR, dB</th><th>loss</th><th>less: loss</th>"
                                "<th>bytes</th><th>more: loss</th><th>bytes</th></tr>\n"));
     json_array_foreach(json_object_get(results, "policy"), i, row)
-        if (json_object_get(row, "bits"))
+        if (json_object_get(row, "bits") && is_shown(row))
             NB_TRY(policy_row(ctx, b, row, why_of(results, string(row, "tensor"))));
     return nbi_buf_printf(ctx, b, "</table>\n");
 }

@@ -68,6 +68,7 @@ size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits) {
             nbi_choice choice = bits[l->weight_site];
             bytes += nbi_packed_bytes(l->n_weights, nbi_choice_bits(choice));
             bytes += table_bytes(&t, choice);
+            bytes += (size_t)l->geometry.out_c * (size_t)nbi_choice_bits(bits[l->bias_site]) / 8;
         } else if (l->type == NBI_LAYER_REQUANT && !same_grid(net, l, bits)) {
             const nbi_step lut = {.type = NBI_STEP_LUT};
             bytes += 256 + nbi_step_descriptor_bytes(&lut);

@@ -9,8 +9,8 @@
  * answer on a program without constants. */
 nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
                             size_t *out_bytes);
-/* Constants of the generated C that depend on the bits: packed weights, and the tables and
- * descriptors of requantizations. The rest of a program's const_bytes is the same for every policy
+/* Constants of the generated C that depend on the bits: packed weights, biases, and the
+ * tables and descriptors of requantizations. The rest of a program's const_bytes is the same for every policy
  * (tables shared between layers aside, which only make a program smaller). */
 size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits);
 

@@ -15,11 +15,11 @@
 nb_status nbi_lower_layer(nb_ctx *ctx, const nbi_qnet *net, int l, const nbi_qparam *site,
                           const nbi_frozen_conv *conv, bool pack, nbi_arena *arena,
                           nbi_step *step, int *n_steps);
-/* Brings a convolution that reads `x` into the form that files can hold: the gain goes into the weight
- * scales (float32), the shift onto a whole number of accumulator steps (int32); gain becomes 1. What
- * is scored, frozen, exported and read back is this form. conv->scale is replaced from `arena`. */
-nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
-                        nbi_frozen_conv *conv);
+/* Brings a convolution that reads `x` and writes `y` into the form that files can hold: the gain goes into the weight
+ * scales (float32), the shift onto a whole number of accumulator steps (int32), as coarse a one as
+ * conv->bias_bits want; gain becomes 1. What is scored, frozen, exported and read back is this form. conv->scale is replaced from `arena`. */
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, const nbi_qparam *y,
+                        nbi_arena *arena, nbi_frozen_conv *conv);
 /* The same for every convolution of a frozen graph, in its own arena. */
 nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen);
 /* The table that turns raw pixels into the input's codes; only for image inputs. */

@@ -43,8 +43,38 @@ static nb_status clear_constants(nb_ctx *ctx, const nbi_layer *l, nbi_arena *are
     return NB_OK;
 }
 
-nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nbi_arena *arena,
-                        nbi_frozen_conv *conv) {
+/* The real value of one step of a channel's sums. */
+static double unit_of(const nbi_frozen_conv *conv, const nbi_qparam *x, size_t c) {
+    return conv->gain[c] * x->scale * (double)conv->scale[c];
+}
+
+static nb_status rescale(nb_ctx *ctx, const nbi_layer *l, size_t c, double r, int32_t *mult,
+                         uint8_t *shift) {
+    nb_status st = nbi_rescale_of(ctx, r, mult, shift);
+    return st == NB_OK ? NB_OK
+                       : nb_fail_prefix(ctx, st, "node '%s', channel %zu", l->name, c);
+}
+
+/* Gains are folded: the shifts become what narrow biases hold. */
+static nb_status narrow_shifts(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x,
+                               const nbi_qparam *y, nbi_arena *arena, nbi_frozen_conv *conv) {
+    size_t channels = (size_t)l->geometry.out_c;
+    double *bias = nbi_arena_alloc(arena, channels, sizeof *bias);
+    uint8_t *shift = nbi_arena_alloc(arena, channels, 1);
+    int8_t base;
+    int32_t mult;
+    if (!bias || !shift) return nb_fail_memory(ctx, channels * 9);
+    for (size_t c = 0; c < channels; c++) {
+        NB_TRY(rescale(ctx, l, c, unit_of(conv, x, c) / y->scale, &mult, &shift[c]));
+        bias[c] = conv->shift[c] / unit_of(conv, x, c);
+    }
+    nbi_fit_bias(conv->bias_bits, channels, shift, bias, &base);
+    for (size_t c = 0; c < channels; c++) conv->shift[c] = bias[c] * unit_of(conv, x, c);
+    return NB_OK;
+}
+
+nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, const nbi_qparam *y,
+                        nbi_arena *arena, nbi_frozen_conv *conv) {
     size_t channels = (size_t)l->geometry.out_c;
     float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
     if (!scale) return nb_fail_memory(ctx, channels * sizeof *scale);
@@ -63,7 +93,7 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, nb
         conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -MAX_BIAS), MAX_BIAS) * unit;
     }
     conv->scale = scale;
-    return NB_OK;
+    return nbi_bias_is_narrow(conv->bias_bits) ? narrow_shifts(ctx, l, x, y, arena, conv) : NB_OK;
 }
 
 nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen) {
@@ -71,43 +101,65 @@ nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen) {
     for (int i = 0; i < net->n_layers; i++) {
         const nbi_layer *l = &net->layer[i];
         if (l->type == NBI_LAYER_CONV)
-            NB_TRY(nbi_fold_gain(ctx, l, &frozen->site[net->edge[l->in[0]].site], &frozen->arena,
+            NB_TRY(nbi_fold_gain(ctx, l, &frozen->site[net->edge[l->in[0]].site],
+                                 &frozen->site[net->edge[l->out].site], &frozen->arena,
                                  &frozen->conv[i]));
     }
     return NB_OK;
 }
 
+/* What the C stores of a narrow bias. */
+static nb_status store_bias(nb_ctx *ctx, int bits, size_t channels, const double *bias,
+                            const uint8_t *shift, nbi_arena *arena, nbi_step_conv *out) {
+    int8_t *bytes = nbi_arena_alloc(arena, channels, sizeof *bytes);
+    int16_t *halves = nbi_arena_alloc(arena, channels, sizeof *halves);
+    if (!bytes || !halves) return nb_fail_memory(ctx, channels * 3);
+    for (size_t c = 0; c < channels; c++) {
+        double code = ldexp(bias[c], -nbi_bias_exponent(shift[c], out->bias_shift));
+        if (bits == 8) bytes[c] = (int8_t)code;
+        else halves[c] = (int16_t)code;
+    }
+    out->bias_codes = bits == 8 ? (const void *)bytes : halves;
+    out->bias_bits = (uint8_t)bits;
+    return NB_OK;
+}
+
+/* `pack`: what only the C reads, too. */
 static nb_status channel_params(nb_ctx *ctx, const nbi_layer *l, const nbi_frozen_conv *conv,
-                                const nbi_qparam *x, const nbi_qparam *y, nbi_arena *arena,
-                                nbi_step_conv *out) {
-    int channels = l->geometry.out_c;
+                                const nbi_qparam *x, const nbi_qparam *y, bool pack,
+                                nbi_arena *arena, nbi_step_conv *out) {
+    size_t channels = (size_t)l->geometry.out_c;
     sums s;
     NB_TRY(sum_levels(ctx, l, conv->levels, arena, &s));
-    int32_t *bias = nbi_arena_alloc(arena, (size_t)channels, sizeof *bias);
-    int32_t *mult = nbi_arena_alloc(arena, (size_t)channels, sizeof *mult);
-    uint8_t *shift = nbi_arena_alloc(arena, (size_t)channels, 1);
-    if (!bias || !mult || !shift) return nb_fail_memory(ctx, (size_t)channels * 9);
+    double *steps = nbi_arena_alloc(arena, channels, sizeof *steps);
+    int32_t *bias = nbi_arena_alloc(arena, channels, sizeof *bias);
+    int32_t *mult = nbi_arena_alloc(arena, channels, sizeof *mult);
+    uint8_t *shift = nbi_arena_alloc(arena, channels, 1);
+    if (!steps || !bias || !mult || !shift) return nb_fail_memory(ctx, channels * 17);
+    for (size_t c = 0; c < channels; c++) {
+        double unit = unit_of(conv, x, c);
+        steps[c] = fmin(fmax(conv->shift[c] / unit, -MAX_BIAS), MAX_BIAS);
+        NB_TRY(rescale(ctx, l, c, unit / y->scale, &mult[c], &shift[c]));
+    }
+    nbi_fit_bias(conv->bias_bits, channels, shift, steps, &out->bias_shift);
     int64_t top = x->hi > -x->lo ? x->hi : -x->lo;
     out->range.acc_bound = 0;
-    for (int c = 0; c < channels; c++) {
-        double unit = conv->gain[c] * x->scale * (double)conv->scale[c]; /* real value of one */
-        double b = fmin(fmax(conv->shift[c] / unit, -MAX_BIAS), MAX_BIAS);
-        int64_t whole = (int64_t)rint(b) - (int64_t)x->zero * s.level[c];
+    for (size_t c = 0; c < channels; c++) {
+        int64_t whole = (int64_t)steps[c] - (int64_t)x->zero * s.level[c];
         int64_t bound = (whole < 0 ? -whole : whole) + s.magnitude[c] * top;
         if (bound > INT32_MAX)
             return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "node '%s': the sums of output channel %d can reach %lld, more than 31 "
+                           "node '%s': the sums of output channel %zu can reach %lld, more than 31 "
                            "bits hold",
                            l->name, c, (long long)bound);
         if (bound > out->range.acc_bound) out->range.acc_bound = bound;
         bias[c] = (int32_t)whole;
-        nb_status st = nbi_rescale_of(ctx, unit / y->scale, &mult[c], &shift[c]);
-        if (st != NB_OK) return nb_fail_prefix(ctx, st, "node '%s', channel %d", l->name, c);
     }
     out->p.bias = bias;
     out->p.mult = mult;
     out->p.shift = shift;
-    return NB_OK;
+    if (!pack || !nbi_bias_is_narrow(conv->bias_bits)) return NB_OK;
+    return store_bias(ctx, conv->bias_bits, channels, steps, shift, arena, out);
 }
 
 /* What codes mean, and the levels that can occur. */
@@ -148,7 +200,7 @@ nb_status nbi_lower_conv(nb_ctx *ctx, const nbi_qnet *net, int index, const nbi_
     out->w_bytes = nbi_packed_bytes(l->n_weights, conv->bits);
     out->range.in_min = x->lo;
     out->range.in_max = x->hi;
-    NB_TRY(channel_params(ctx, l, conv, x, y, arena, out));
+    NB_TRY(channel_params(ctx, l, conv, x, y, pack, arena, out));
     if (pack) {
         uint8_t *packed = nbi_arena_alloc(arena, out->w_bytes, 1);
         if (!packed) return nb_fail_memory(ctx, out->w_bytes);

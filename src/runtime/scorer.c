@@ -368,10 +368,11 @@ done:
     return st;
 }
 
-static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice,
+static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
                             nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
+    nbi_choice choice = policy[l->weight_site];
     NB_TRY(ensure_fit(ctx, s, layer, choice));
     weight_fit *f = fit_of(s, layer, choice);
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
@@ -386,7 +387,9 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice ch
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, f));
-    NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site], arena, conv));
+    conv->bias_bits = policy[l->bias_site];
+    NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
+                         &s->site[s->net->edge[l->out].site], arena, conv));
     s->sums_kept &= conv->levels == f->w.levels;
     return NB_OK;
 }
@@ -410,7 +413,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     int n;
     s->sums_kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits[l->weight_site], &conv));
+        NB_TRY(start_conv(ctx, s, layer, bits, &conv));
         f = fit_of(s, layer, bits[l->weight_site]);
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
@@ -484,8 +487,9 @@ static void make_keys(nbi_scorer *s, const nbi_choice *bits) {
             s->key[l->out] = s->key[l->in[0]];
             continue;
         }
-        nbi_choice own[2] = {bits[net->edge[l->out].site],
-                             l->type == NBI_LAYER_CONV ? bits[l->weight_site] : 0};
+        bool conv = l->type == NBI_LAYER_CONV;
+        nbi_choice own[3] = {bits[net->edge[l->out].site], conv ? bits[l->weight_site] : 0,
+                             conv ? bits[l->bias_site] : 0};
         uint64_t h = nbi_hash(start, &i, sizeof i);
         h = nbi_hash(h, own, sizeof own);
         for (int k = 0; k < l->n_in; k++) h = nbi_hash(h, &s->key[l->in[k]], sizeof h);
@@ -554,6 +558,13 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         const nbi_site *site = &s->net->site[i];
         const nbi_qparam *q = nbi_site_grid(site, bits[i]);
         int b = nbi_choice_bits(bits[i]);
+        if (site->kind == NBI_SITE_BIAS) {
+            if (bits[i] != 32 && !nbi_bias_is_narrow(bits[i]))
+                return nb_fail(ctx, NB_EINVAL, "bias '%s': %d bits; 8, 16 and 32 are possible",
+                               site->name, bits[i]);
+            s->site[i] = (nbi_qparam){.dtype = NB_DTYPE_S32, .bits = b, .scale = 1};
+            continue;
+        }
         if (b < 1 || b > NBI_MAX_BITS)
             return nb_fail(ctx, NB_EINVAL, "tensor '%s': %d bits; 1 to %d are possible",
                            site->name, b, NBI_MAX_BITS);

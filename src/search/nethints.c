@@ -16,12 +16,18 @@ double nbi_hist_mean_square(const nbi_hist *h) {
     return sum / (double)h->total;
 }
 
-/* Σ x² of a tensor: all weights, or the activations of one image. */
+/* Σ x² of a tensor: all weights, the activations of one image, or biases at every pixel of one. */
 static double power_of(const nbi_qnet *net, const nbi_site *site) {
-    if (site->kind != NBI_SITE_WEIGHT)
+    bool bias = site->kind == NBI_SITE_BIAS;
+    if (site->kind != NBI_SITE_WEIGHT && !bias)
         return (double)site->count * nbi_hist_mean_square(&site->hist);
     const nbi_layer *l = &net->layer[site->layer];
+    const nbk_conv *g = &l->geometry;
     double sum = 0;
+    if (bias) {
+        for (int c = 0; c < g->out_c; c++) sum += (double)l->shift[c] * (double)l->shift[c];
+        return sum * g->out_h * g->out_w;
+    }
     for (size_t i = 0; i < l->n_weights; i++) sum += (double)l->weight[i] * (double)l->weight[i];
     return sum;
 }
@@ -59,17 +65,22 @@ static nb_status curvature(nb_ctx *ctx, void *self, double **omega) {
     double *mean = NULL;
     NB_TRY(nbi_alloc(ctx, (size_t)o->net->n_sites + 1, sizeof *mean, &mean));
     nb_status st = o->curvature(ctx, o->user, mean);
-    for (int i = 0; i < o->net->n_sites; i++) mean[i] = fmax(mean[i], 0) / 2;
+    for (int i = 0; i < o->net->n_sites; i++) { /* a bias moves what its layer puts out */
+        const nbi_site *site = &o->net->site[i];
+        int out = site->kind == NBI_SITE_BIAS ? o->net->layer[site->layer].out : -1;
+        mean[i] = fmax(out >= 0 ? mean[o->net->edge[out].site] : mean[i], 0);
+    }
+    for (int i = 0; i < o->net->n_sites; i++) mean[i] /= 2;
     if (st == NB_OK) st = squared_errors(ctx, np, mean, omega);
     nbi_free(mean);
     return st;
 }
 
-/* The convolution that a variable is about: the one with its weights, or the first that reads it.
- */
+/* The convolution that a variable is about: the one with its weights or biases, or the first that
+ * reads it. */
 static const nbi_layer *layer_of(const nbi_qnet *net, const int *site, int n) {
     for (int k = 0; k < n; k++)
-        if (net->site[site[k]].kind == NBI_SITE_WEIGHT)
+        if (net->site[site[k]].kind == NBI_SITE_WEIGHT || net->site[site[k]].kind == NBI_SITE_BIAS)
             return &net->layer[net->site[site[k]].layer];
     for (int i = 0; i < net->n_layers; i++)
         if (net->layer[i].type == NBI_LAYER_CONV && net->edge[net->layer[i].in[0]].site == site[0])
@@ -99,10 +110,12 @@ static void features(const void *self, int v, double out[NBI_FEATURE_COUNT]) {
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part) {
     nbi_problem *p = nbi_netproblem_problem(np);
     const nbi_qnet *net = nbi_netproblem_get(np)->net;
-    for (int v = 0; v < p->n_vars; v++)
-        part[v] = net->site[nbi_netproblem_site(np, v)].kind == NBI_SITE_WEIGHT
-                      ? NBI_PART_WEIGHT
-                      : NBI_PART_ACTIVATION;
+    for (int v = 0; v < p->n_vars; v++) {
+        nbi_site_kind kind = net->site[nbi_netproblem_site(np, v)].kind;
+        part[v] = kind == NBI_SITE_WEIGHT ? NBI_PART_WEIGHT
+                  : kind == NBI_SITE_BIAS ? NBI_PART_BIAS
+                                          : NBI_PART_ACTIVATION;
+    }
     p->part = part;
     p->local_error = local_error;
     if (nbi_netproblem_get(np)->curvature) p->curvature = curvature;

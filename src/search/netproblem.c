@@ -1,6 +1,7 @@
 /* Variables: where activations have one width only, each free weight site is a variable of its own;
  * else a variable is an activation site together with the weights of the convolutions that read it,
- * so that BOPs stay a sum over variables. */
+ * so that BOPs stay a sum over variables. A free bias site is a variable of its own: its width costs
+ * bytes only, and as a factor of a layer's options it would triple them. */
 #include "search/netproblem.h"
 
 #include "runtime/footprint.h"
@@ -12,6 +13,7 @@
 
 #define MAX_VARIABLE_SITES 5
 #define MAX_OPTIONS        200
+#define DB_PER_BIT         6.02 /* nominal signal-to-noise ratio */
 
 typedef struct variable {
     int n_sites, site[MAX_VARIABLE_SITES];
@@ -103,6 +105,7 @@ static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
     for (int s = 0; s < net->n_sites && same; s++) {
+        if (net->site[s].kind == NBI_SITE_BIAS) continue;
         bool eight = nbi_choice_bits(bits[s]) == 8, was = nbi_choice_bits(np->ram_bits[s]) == 8;
         same = net->site[s].kind == NBI_SITE_WEIGHT ? eight == was : bits[s] == np->ram_bits[s];
     }
@@ -211,7 +214,7 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
     const nbi_site *s = &np->o.net->site[site];
     if (s->kind == NBI_SITE_WEIGHT)
         return nbi_scorer_weight_sqnr(ctx, np->o.scorer, site, choice, out);
-    *out = nbi_site_sqnr(s, choice);
+    *out = s->kind == NBI_SITE_BIAS ? DB_PER_BIT * choice : nbi_site_sqnr(s, choice);
     return NB_OK;
 }
 
@@ -322,9 +325,10 @@ static bool is_free(const nbi_netproblem *np, int site) {
 static nb_status offer_of(nb_ctx *ctx, const nbi_netproblem *np, int site, bool best,
                           nbi_offer *out) {
     const nbi_site *s = &np->o.net->site[site];
-    const bool weight = s->kind == NBI_SITE_WEIGHT;
     double most = 0;
-    const nbi_offer *all = weight ? &np->o.weights : &np->o.activations;
+    const nbi_offer *all = s->kind == NBI_SITE_WEIGHT ? &np->o.weights
+                           : s->kind == NBI_SITE_BIAS ? &np->o.biases
+                                                      : &np->o.activations;
     out->n = 0;
     for (int i = 0; i < all->n; i++) {
         nbi_choice c = nbi_choice_for(s, all->choice[i]);
@@ -416,9 +420,17 @@ static void add_free_weights(nbi_netproblem *np, int activation, variable *var) 
     }
 }
 
+static nb_status add_variable(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
+    int n = np->problem.n_vars;
+    NB_TRY(make_options(ctx, np, var));
+    np->n_options[n] = var->n_options;
+    np->var[n] = *var;
+    np->problem.n_vars = n + 1;
+    return NB_OK;
+}
+
 static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
-    int n = 0;
     np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
     np->n_options = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof(int));
     if (!np->var || !np->n_options) return nb_fail_memory(ctx, sizeof *np->var);
@@ -429,20 +441,19 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         variable var = {0};
         if (is_free(np, activation) && np->o.activations.n > 1) {
             bool seen = false;
-            for (int v = 0; v < n; v++) seen |= np->var[v].site[0] == activation;
-            if (seen) continue;
-            var.site[var.n_sites++] = activation;
-            add_free_weights(np, activation, &var);
+            for (int v = 0; v < np->problem.n_vars; v++)
+                seen |= np->var[v].site[0] == activation;
+            if (!seen) {
+                var.site[var.n_sites++] = activation;
+                add_free_weights(np, activation, &var);
+            }
         } else if (is_free(np, l->weight_site)) {
             var.site[var.n_sites++] = l->weight_site;
-        } else {
-            continue;
         }
-        NB_TRY(make_options(ctx, np, &var));
-        np->n_options[n] = var.n_options;
-        np->var[n++] = var;
+        if (var.n_sites) NB_TRY(add_variable(ctx, np, &var));
+        variable bias = {.n_sites = 1, .site = {l->bias_site}};
+        if (is_free(np, l->bias_site)) NB_TRY(add_variable(ctx, np, &bias));
     }
-    np->problem.n_vars = n;
     return NB_OK;
 }
 
@@ -453,7 +464,10 @@ static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     nb_status st;
-    for (int s = 0; s < net->n_sites; s++) np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : 8;
+    for (int s = 0; s < net->n_sites; s++) {
+        nbi_choice widest = net->site[s].kind == NBI_SITE_BIAS ? 32 : 8;
+        np->bits[s] = np->o.fixed[s] ? np->o.fixed[s] : widest;
+    }
     NB_TRYG(nbi_scorer_freeze(ctx, np->o.scorer, np->bits, &frozen));
     NB_TRYG(nbi_lower(ctx, frozen, &program));
     np->fixed_bytes =
@@ -497,10 +511,13 @@ nb_status nbi_netproblem_new(nb_ctx *ctx, const nbi_netproblem_options *options,
     }
     NB_TRYG(nbi_alloc(ctx, np->count * options->images, sizeof *np->values, &np->values));
     memcpy(fixed, options->fixed, sites * sizeof *fixed);
-    for (size_t s = 0; s < sites; s++)
-        if (!fixed[s] && options->net->site[s].kind != NBI_SITE_WEIGHT &&
-            options->activations.n == 1)
-            fixed[s] = nbi_choice_for(&options->net->site[s], options->activations.choice[0]);
+    for (size_t s = 0; s < sites; s++) {
+        const nbi_site *site = &options->net->site[s];
+        const nbi_offer *offer =
+            site->kind == NBI_SITE_BIAS ? &options->biases : &options->activations;
+        if (!fixed[s] && site->kind != NBI_SITE_WEIGHT && offer->n == 1)
+            fixed[s] = nbi_choice_for(site, offer->choice[0]);
+    }
     np->o.fixed = fixed;
     NB_TRYG(make_variables(ctx, np));
     np->problem.n_options = np->n_options;

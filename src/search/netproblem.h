@@ -29,6 +29,7 @@ typedef struct nbi_netproblem_options {
     size_t first, images;  /* scored: scorer images first … images−1 */
     nbi_loss loss;
     nbi_offer weights, activations; /* activations: one choice fixes all of them */
+    nbi_offer biases;               /* likewise; of 8, 16 and 32 bits */
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */

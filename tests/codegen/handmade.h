@@ -94,6 +94,29 @@ static inline int handmade_size(int in, const handmade_window *v) {
     return (in + 2 * v->pad - v->dilation * (v->k - 1) - 1) / v->stride + 1;
 }
 
+/* Another bias, of 8 or 16 bits, beside its int32 form. */
+static inline void handmade_narrow(handmade *n, nbi_step_conv *conv, bool depthwise) {
+    nbk_conv *p = &conv->p;
+    const size_t channels = (size_t)p->out_c, taps = conv->w_count / channels;
+    int32_t *bias = handmade_alloc(n, channels * 4);
+    int8_t *levels = handmade_alloc(n, conv->w_count), *bytes = handmade_alloc(n, channels);
+    int16_t *halves = handmade_alloc(n, channels * 2);
+    nbk_unpack(p->w, p->w_bits, p->w_levels, 0, conv->w_count, levels);
+    conv->bias_bits = nbi_rng_below(&n->rng, 2) ? 8 : 16;
+    conv->bias_shift = (int8_t)handmade_pick(n, 28, 36);
+    for (size_t o = 0; o < channels; o++) {
+        const int top = conv->bias_bits == 8 ? 127 : 3000, k = p->shift[o] - conv->bias_shift;
+        const int code = handmade_pick(n, -top - 1, top);
+        int32_t sum = 0;
+        bytes[o] = (int8_t)(conv->bias_bits == 8 ? code : 0);
+        halves[o] = (int16_t)code;
+        for (size_t i = 0; i < taps; i++) sum += levels[depthwise ? i * channels + o : o * taps + i];
+        bias[o] = code * (1 << (k > 0 ? k : 0)) - p->in_zero * sum;
+    }
+    conv->bias_codes = conv->bias_bits == 8 ? (const void *)bytes : halves;
+    p->bias = bias;
+}
+
 static inline int handmade_conv(handmade *n, int in, int out_c, handmade_window v, int groups,
                                 int bits, bool levels, nb_dtype dtype) {
     const nbi_ptensor t = n->tensor[in];
@@ -130,6 +153,7 @@ static inline int handmade_conv(handmade *n, int in, int out_c, handmade_window 
             (uint8_t)(wide ? handmade_pick(n, 20, 31) : handmade_pick(n, 33 + bits / 2, 36 + bits));
     }
     p->bias = bias, p->mult = mult, p->shift = shift;
+    if (nbi_rng_below(&n->rng, 2)) handmade_narrow(n, &s->u.conv, depthwise);
     return out;
 }
 

@@ -97,7 +97,7 @@ static inline int32_t input_at(const problem *q, size_t i) {
 static inline int64_t naive_sum(const problem *q, int y, int x, int o) {
     const nbk_conv *p = &q->p;
     const int c = p->in_c / p->groups, group = o / (p->out_c / p->groups);
-    int64_t sum = p->bias[o];
+    int64_t sum = q->bias[o];
     for (int i = 0; i < p->kh; i++)
         for (int j = 0; j < p->kw; j++)
             for (int k = 0; k < c; k++) {

@@ -85,12 +85,12 @@ static void check_shifted(const nbi_conv_kernel *row, const problem *q, const bu
     buffers other = buffers_make(q);
     int32_t *had = must_alloc(channels * sizeof *had);
     for (size_t c = 0; c < channels; c++)
-        had[c] = q->p.bias[c] > 0 ? q->p.bias[c] - 100000 - (int32_t)c
-                                  : q->p.bias[c] + 70000 + (int32_t)c;
+        had[c] = q->bias[c] > 0 ? q->bias[c] - 100000 - (int32_t)c
+                                  : q->bias[c] + 70000 + (int32_t)c;
     for (size_t i = 0; i < q->outputs; i++) { /* modulo 2^32: extreme sums wrap there and back */
         const size_t c = i % channels;
-        other.acc[i] = (int32_t)((uint32_t)b->acc[i] - (uint32_t)q->p.bias[c] + (uint32_t)had[c]);
-        const int64_t exact = (int64_t)b->acc[i] - q->p.bias[c] + had[c];
+        other.acc[i] = (int32_t)((uint32_t)b->acc[i] - (uint32_t)q->bias[c] + (uint32_t)had[c]);
+        const int64_t exact = (int64_t)b->acc[i] - q->bias[c] + had[c];
         if (exact != other.acc[i]) goto done; /* not a case that can be: such sums fit */
     }
     row->finish(&q->p, other.acc, had, q->pixels, other.out);
@@ -131,6 +131,42 @@ static void check_row(const nbi_conv_kernel *row, const problem *q, size_t shape
     nbi_free(scratch);
 }
 
+/* Narrow biases, random codes: as stored in the reference kernel, as int32 with −in_zero·Σw, decoded
+ * here once more, in all rows. */
+static void check_narrow(const problem *q, int bits, size_t shape_number, uint64_t seed) {
+    const size_t n = (size_t)q->p.out_c, taps = q->weights / n;
+    problem r = *q;
+    nbi_rng rng;
+    size_t count;
+    const nbi_conv_kernel *const *rows = nbi_conv_kernels(&count);
+    int8_t *bytes = must_alloc(n);
+    int16_t *halves = must_alloc(2 * n);
+    nbi_rng_seed(&rng, seed, 8);
+    r.bias = must_alloc(4 * n);
+    r.sums = must_alloc(q->outputs * sizeof *r.sums);
+    r.range.acc_bound += 1 << 28;
+    r.p.bias_bits = (uint8_t)bits;
+    r.p.bias_shift = (int8_t)(q->p.shift[0] - random_in(&rng, -2, 9));
+    for (size_t o = 0; o < n; o++) {
+        const int k = q->p.shift[o] - r.p.bias_shift;
+        const int code = k > 12 ? random_in(&rng, -1, 1) : random_in(&rng, -(1 << (bits - 1)), 127);
+        int64_t sum = 0, unit = k > 30 ? 1 << 30 : k > 0 ? 1 << k : 1;
+        bytes[o] = (int8_t)(k > 27 ? 0 : code);
+        halves[o] = (int16_t)(k > 27 ? 0 : code);
+        for (size_t i = 0; i < taps; i++) sum += q->levels[q->depthwise ? i * n + o : o * taps + i];
+        r.bias[o] = (int32_t)(halves[o] * unit - q->p.in_zero * sum);
+    }
+    for (size_t i = 0; i < q->outputs; i++)
+        r.sums[i] = q->sums[i] - q->bias[i % n] + r.bias[i % n];
+    r.p.bias = bits == 8 ? (const void *)bytes : halves;
+    check_reference(&r, shape_number, seed);
+    r.p.bias = r.bias;
+    r.p.bias_bits = 32;
+    for (size_t i = 0; i < count; i++)
+        if (rows[i]->isa <= nbi_cpu_isa()) check_row(rows[i], &r, shape_number, seed);
+    nbi_free(bytes), nbi_free(halves), nbi_free(r.bias), nbi_free(r.sums);
+}
+
 static void test_all_kernels(void **state) {
     (void)state;
     size_t n;
@@ -139,6 +175,7 @@ static void test_all_kernels(void **state) {
         for (uint64_t seed = 0; seed < SEEDS; seed++) {
             problem q = problem_make(&SHAPES[s], seed + 1000 * s);
             check_reference(&q, s, seed);
+            if (seed % 2) check_narrow(&q, seed % 4 == 1 ? 8 : 16, s, seed);
             for (size_t i = 0; i < n; i++)
                 if (rows[i]->isa <= nbi_cpu_isa()) check_row(rows[i], &q, s, seed);
 #if defined(NBI_EMULATE)

@@ -223,7 +223,16 @@ static inline void hand_calibrate(hand *h, size_t images) {
     hand_codes(h);
 }
 
-/* bits[n_sites]: fixed ones, else `weights` and `activations`; 0: random 1 (activations 2) … 8. */
+/* Every bias gets this width; 0: a random one. */
+static inline void hand_bias_bits(hand *h, int biases, nbi_choice *bits) {
+    static const nbi_choice widths[] = {8, 16, 32};
+    for (int i = 0; i < h->net->n_sites; i++)
+        if (h->net->site[i].kind == NBI_SITE_BIAS)
+            bits[i] = biases ? (nbi_choice)biases : widths[nbi_rng_below(&h->rng, 3)];
+}
+
+/* bits[n_sites]: fixed ones, else `weights` and `activations`; 0: random 1 (activations 2) … 8, and
+ * random biases. */
 static inline void hand_bits(hand *h, int weights, int activations, nbi_choice *bits) {
     for (int i = 0; i < h->net->n_sites; i++) {
         const nbi_site *s = &h->net->site[i];
@@ -232,8 +241,9 @@ static inline void hand_bits(hand *h, int weights, int activations, nbi_choice *
         if (b == 0) b = least + (int)nbi_rng_below(&h->rng, (uint32_t)(9 - least));
         bits[i] = (uint8_t)(s->fixed_bits ? s->fixed_bits : b);
     }
+    if (weights == 0) hand_bias_bits(h, 0, bits);
 }
-#define HAND_SITES 64
+#define HAND_SITES 96
 
 static inline nbi_scorer *hand_scorer(hand *h, size_t stat_images, size_t cache_bytes) {
     nbi_scorer *s;

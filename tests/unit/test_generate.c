@@ -91,7 +91,8 @@ static void test_moves_share(void **state) {
     assert_int_equal(one->kind, NBI_SITE_ACTIVATION);
     assert_true(one->is_unsigned);
     assert_int_equal(hand_count(h, NBI_LAYER_COPY), 4);
-    assert_int_equal(h->net->n_sites, 3 + 1 + 1 + 1); /* weights, input, one activation, output */
+    assert_int_equal(h->net->n_sites, 3 + 3 + 1 + 1 + 1);
+    /* weights, biases, input, one activation, output */
     hand_free(h);
 }
 

@@ -329,7 +329,7 @@ static void test_biases_are_exact(void **state) {
     const nbi_step_conv *conv_step = &p->step[0].u.conv;
     int64_t sum = 0, step = nbk_level_step(conv_step->p.w_bits);
     for (int i = C * 9; i < 2 * C * 9; i++) sum += (int64_t)level(i);
-    assert_int_equal(conv_step->p.bias[1] + 113 * sum * step, 123456789 * step);
+    assert_int_equal(((const int32_t *)conv_step->p.bias)[1] + 113 * sum * step, 123456789 * step);
     nbi_program_free(p);
     nbi_frozen_free(frozen);
     nbi_qnet_free(net);

@@ -44,6 +44,7 @@ static void freeze_mixed(qdq_case *c, int k) {
         const nbi_site *s = &c->net->site[i];
         const uint8_t *offer = s->kind == NBI_SITE_WEIGHT ? weights : activations;
         bits[i] = s->fixed_bits ? (uint8_t)s->fixed_bits : offer[(i + k) % 6];
+        if (s->kind == NBI_SITE_BIAS) bits[i] = (nbi_choice)(8 << (i + k) % 3);
     }
     nbi_frozen_free(c->frozen);
     c->frozen = NULL;

@@ -74,14 +74,16 @@ static void compare_codes(const layer_case *t, const double *slack) {
 }
 
 /* The frozen form of a convolution without correction, before and after nbi_fold_gain. */
-static void freeze_conv(layer_case *t, int bits, nbi_frozen_conv *plain, nbi_frozen_conv *folded) {
+static void freeze_conv(layer_case *t, int bits, int bias_bits, nbi_frozen_conv *plain,
+                        nbi_frozen_conv *folded) {
     hand *h = t->h;
     size_t c = (size_t)t->l->geometry.out_c;
     int8_t *levels = nbi_arena_alloc(&t->arena, t->l->n_weights, 1);
     float *scale = nbi_arena_alloc(&t->arena, c, sizeof *scale);
     double sqnr;
     HAND_OK(nbi_fit_weights(h->ctx, t->l, bits, true, levels, scale, &sqnr));
-    *plain = (nbi_frozen_conv){.bits = bits, .levels = levels, .scale = scale};
+    *plain = (nbi_frozen_conv){.bits = bits, .bias_bits = bias_bits, .levels = levels,
+                               .scale = scale};
     for (int k = 0; k < 2; k++) {
         nbi_frozen_conv *f = k ? folded : plain;
         *f = *plain;
@@ -93,7 +95,23 @@ static void freeze_conv(layer_case *t, int bits, nbi_frozen_conv *plain, nbi_fro
         }
     }
     const nbi_qparam *x = &t->site[h->net->edge[t->l->in[0]].site];
-    HAND_OK(nbi_fold_gain(h->ctx, t->l, x, &t->arena, folded));
+    const nbi_qparam *y = &t->site[h->net->edge[t->l->out].site];
+    HAND_OK(nbi_fold_gain(h->ctx, t->l, x, y, &t->arena, folded));
+}
+
+/* What the C stores and runs: packed weights, narrow biases, the reference kernels. */
+static void compare_stored(layer_case *t, const nbi_step *step, int bias_bits) {
+    const nbk_conv p = nbi_stored_conv(&step->u.conv);
+    const nbi_qparam *y = &t->site[t->h->net->edge[t->l->out].site];
+    const bool depthwise = step->type == NBI_STEP_DWCONV;
+    assert_int_equal(p.bias_bits == 8 || p.bias_bits == 16 ? p.bias_bits : 32, bias_bits);
+    void *out = nbi_arena_alloc(&t->arena, t->n * 4, 1);
+    void *scratch = nbi_arena_alloc(&t->arena, nbi_step_scratch_bytes(step) + 1, 1);
+    (depthwise ? nbk_dwconv_run : nbk_conv_run)(&p, t->codes[0], out, scratch);
+    for (size_t i = 0; i < t->n; i++)
+        if (stored(y, out, i) != t->got[i])
+            fail_msg("layer '%s', %d-bit biases, element %zu: %d as stored, %d here", t->l->name,
+                     bias_bits, i, stored(y, out, i), t->got[i]);
 }
 
 static void check_layer(hand *h, int index, const nbi_qparam *site, const nbi_choice *bits) {
@@ -108,19 +126,25 @@ static void check_layer(hand *h, int index, const nbi_qparam *site, const nbi_ch
     t->want = nbi_arena_alloc(&t->arena, t->n, sizeof(double));
     t->got = nbi_arena_alloc(&t->arena, t->n, sizeof *t->got);
     for (int k = 0; k < t->l->n_in; k++) random_codes(t, k);
-    if (t->l->type == NBI_LAYER_CONV) freeze_conv(t, bits[t->l->weight_site], &plain, &folded);
+    if (t->l->type == NBI_LAYER_CONV)
+        freeze_conv(t, bits[t->l->weight_site], bits[t->l->bias_site], &plain, &folded);
     HAND_OK(nbi_lower_layer(h->ctx, h->net, index, site, &folded, true, &t->arena, step, &n));
     if (n == 0) goto done; /* the same grid */
     run_steps(t, step, n);
     zoo_formula(h->net, t->l, &folded, t->real, t->want);
     compare_codes(t, NULL);
-    if (t->l->type == NBI_LAYER_CONV) { /* folding moves the shift by half an accumulator step */
+    if (t->l->type == NBI_LAYER_CONV) { /* folding moves the shift by half a unit of the bias */
+        const nbi_step_conv *conv = &step[0].u.conv;
+        compare_stored(t, step, bits[t->l->bias_site]);
         const nbi_qparam *x = &site[h->net->edge[t->l->in[0]].site], *y = &site[e->site];
         assert_in_range(e->c, 1, 64);
         for (int c = 0; c < e->c; c++) {
-            slack[c] = 0.5 * x->scale * (double)folded.scale[c] / y->scale;
+            double unit = 1; /* in accumulator steps, to which it is rounded before */
+            if (conv->bias_codes)
+                unit += ldexp(1, nbi_bias_exponent(conv->p.shift[c], conv->bias_shift));
+            slack[c] = 0.5 * unit * x->scale * (double)folded.scale[c] / y->scale;
             if (plain.gain[c] != 0) continue;
-            slack[c] = 0; /* a constant; of one bit: what is left of sums·|shift|/2^30 */
+            if (!conv->bias_codes) slack[c] = 0; /* a constant; of one bit: what is left of sums·|shift|/2^30 */
             if (folded.bits == 1) slack[c] += 0.25;
         }
         zoo_formula(h->net, t->l, &plain, t->real, t->want);
@@ -136,7 +160,8 @@ done:
 }
 
 static void policy_sites(const hand *h, const nbi_choice *bits, nbi_qparam *site) {
-    for (int i = 0; i < h->net->n_sites; i++) site[i] = h->net->site[i].fit[bits[i]];
+    for (int i = 0; i < h->net->n_sites; i++)
+        if (h->net->site[i].kind != NBI_SITE_BIAS) site[i] = h->net->site[i].fit[bits[i]];
 }
 
 static void test_layers(void **state) {
@@ -156,6 +181,7 @@ static void test_layers(void **state) {
         for (int round = 0; round < 10; round++) {
             if (round < 8) hand_bits(h, round + 1, round + 1, bits);
             else hand_bits(h, 0, 0, bits);
+            if (round < 8 && seed < 3) hand_bias_bits(h, seed == 0 ? 8 : seed == 1 ? 16 : 0, bits);
             policy_sites(h, bits, site);
             for (int l = 0; l < h->net->n_layers; l++) check_layer(h, l, site, bits);
         }
@@ -186,7 +212,7 @@ static void test_refuses_overflow(void **state) {
     policy_sites(h, bits, site);
     layer_case t = {.h = h, .l = &h->net->layer[0], .site = site};
     nbi_frozen_conv plain, folded;
-    freeze_conv(&t, 8, &plain, &folded);
+    freeze_conv(&t, 8, 32, &plain, &folded);
     int8_t *levels = nbi_arena_alloc(&arena, t.l->n_weights, 1);
     memset(levels, -128, t.l->n_weights);
     folded.levels = levels;

@@ -94,6 +94,7 @@ static void make_bits(const fixture *f, unsigned k, nbi_choice *bits) {
         bool weight = s->kind == NBI_SITE_WEIGHT;
         uint8_t b = (uint8_t)(1 + nbi_rng_below(&rng, 8));
         bits[i] = s->fixed_bits ? (uint8_t)s->fixed_bits : weight || k % 2 ? b : 8;
+        if (s->kind == NBI_SITE_BIAS && k >= 2) bits[i] = (nbi_choice)(8 << b % 3);
     }
 }
 
@@ -198,7 +199,8 @@ static void test_corrections_are_small_at_8_bits(void **state) {
     nbi_scorer *s = new_scorer(f, 0);
     nbi_choice bits[256];
     nbi_frozen *frozen;
-    for (int i = 0; i < f->net->n_sites; i++) bits[i] = 8;
+    for (int i = 0; i < f->net->n_sites; i++)
+        bits[i] = f->net->site[i].kind == NBI_SITE_BIAS ? 32 : 8;
     assert_int_equal(nbi_scorer_freeze(f->ctx, s, bits, &frozen), NB_OK);
     for (int i = 0; i < f->net->n_layers; i++) {
         const nbi_layer *l = &f->net->layer[i];
@@ -227,6 +229,11 @@ static void test_wrong_widths_are_named(void **state) {
     bits[3] = 9;
     assert_int_equal(nbi_scorer_run(f->ctx, s, bits, nbi_score_edge(f->net), values), NB_EINVAL);
     assert_non_null(strstr(nb_ctx_message(f->ctx), f->net->site[3].name));
+    make_bits(f, 0, bits);
+    for (int i = 0; i < f->net->n_layers; i++)
+        if (f->net->layer[i].type == NBI_LAYER_CONV) bits[f->net->layer[i].bias_site] = 12;
+    assert_int_equal(nbi_scorer_run(f->ctx, s, bits, nbi_score_edge(f->net), values), NB_EINVAL);
+    assert_non_null(strstr(nb_ctx_message(f->ctx), "/bias"));
     nbi_scorer_free(s);
 }
 

@@ -80,6 +80,7 @@ static void test_dampening(void **state) {
 }
 
 static double difference(nb_ctx *ctx, const qat_case *c, const nbi_batch *batch) {
+    const hand *h = &c->h;
     const nbi_qat *graphs[2] = {c->train, c->check};
     nbi_tape *tape[2];
     float *teacher = calloc(BATCH * 10, sizeof *teacher), *y[2];
@@ -114,7 +115,8 @@ static void test_reestimation(void **state) {
     nbi_batch batch;
     float *kept, *again;
     build(&c, 8);
-    nb_ctx *ctx = c.h.ctx;
+    hand *h = &c.h;
+    nb_ctx *ctx = h->ctx;
     nbi_data_options o = {.path = "builtin:glyphs", .limit = 64};
     HAND_OK(nbi_dataset_open(ctx, &o, &data));
     nbi_batches_spec spec = {.data = data, .batch = BATCH, .classes = 10};

@@ -57,7 +57,10 @@ void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t fi
 /* ---- convolution --------------------------------------------------------------------------- */
 
 /* y[o] = clamp(rescale(bias[o] + Σ w[o]·x, mult[o], shift[o]) + out_zero, out_lo, out_hi).
- * A padded tap has the value in_zero, so Σ runs over all taps; the term −in_zero·Σw is in bias. */
+ * A padded tap has the value in_zero, so Σ runs over all taps; the term −in_zero·Σw is in bias.
+ * A narrow bias (bias_bits = 8 or 16) is a table of codes without that term: then
+ * bias[o] = code[o]·2^k − in_zero·Σ w[o] with k = clamp(shift[o] − bias_shift, 0, 30): the shift of
+ * the requantization tells how coarse a channel's sums are, so it tells its bias's unit, too. */
 typedef struct nbk_conv {
     int16_t in_h, in_w, in_c, out_h, out_w, out_c; /* out_c over all groups */
     int16_t kh, kw, sh, sw, dh, dw, pt, pl;        /* kernel, stride, dilation, pad top, pad left */
@@ -65,13 +68,17 @@ typedef struct nbk_conv {
     int16_t in_zero, out_zero;
     uint8_t in_type, out_type; /* NBK_U8, NBK_S8; out also NBK_S32 */
     uint8_t w_bits;
+    uint8_t bias_bits; /* 8, 16; else 32 */
+    int8_t bias_shift; /* narrow biases only */
     int32_t out_lo, out_hi;
     const uint8_t *w;       /* packed [out_c][kh][kw][in_c/groups] */
     const int8_t *w_levels; /* NULL or 2^w_bits levels */
-    const int32_t *bias;    /* [out_c] */
+    const void *bias;       /* [out_c] of int32_t; narrow: of int8_t or int16_t */
     const int32_t *mult;    /* [out_c], 0 ≤ mult */
     const uint8_t *shift;   /* [out_c], 1..62 */
 } nbk_conv;
+/* What the sum of channel o starts with; w[count]: its decoded weights, all of them. */
+int32_t nbk_bias(const nbk_conv *p, int o, const int8_t *w, size_t count);
 /* scratch: nbk_conv_scratch() bytes (one output channel's weights, decoded). A dense layer is a
  * 1×1 convolution of a 1×1 image. */
 size_t nbk_conv_scratch(const nbk_conv *p);

@@ -1,6 +1,6 @@
 /* Convolution, dense or grouped: the weights of one output channel are decoded once, then used for
  * every pixel. Taps in the padding cost nothing when in_zero is 0. Also here: the unpacking of
- * weights and the requantization of sums, which nbk_dwconv.c shares. */
+ * weights and biases and the requantization of sums, which nbk_dwconv.c shares. */
 #include "nbk.h"
 
 void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t first, size_t count,
@@ -48,6 +48,20 @@ static int32_t weight_sum(const int8_t *w, int n) {
     int32_t sum = 0;
     for (int i = 0; i < n; i++) sum += w[i];
     return sum;
+}
+
+int32_t nbk_bias(const nbk_conv *p, int o, const int8_t *w, size_t count) {
+    int k = p->shift[o] - p->bias_shift;
+    int32_t code;
+    if (p->bias_bits == 8)
+        code = ((const int8_t *)p->bias)[o];
+    else if (p->bias_bits == 16)
+        code = ((const int16_t *)p->bias)[o];
+    else
+        return ((const int32_t *)p->bias)[o];
+    k = k < 0 ? 0 : k > 30 ? 30 : k;
+    code *= (int32_t)1 << k;
+    return p->in_zero != 0 ? code - p->in_zero * weight_sum(w, (int)count) : code;
 }
 
 /* Where one output pixel looks: its column in the input (may be negative) and the taps of a kernel
@@ -124,11 +138,12 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
             w = (const int8_t *)scratch;
         }
         const int group = o / (p->out_c / p->groups);
+        const int32_t bias = nbk_bias(p, o, w, k);
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
             for (int x = 0; x < p->out_w; x++, at += out_c) {
                 const span s = span_at(p, x, group);
-                const int32_t sum = p->bias[o] + pixel_sum(p, in, w, &s, y);
+                const int32_t sum = bias + pixel_sum(p, in, w, &s, y);
                 if (acc)
                     acc[at] = sum;
                 else

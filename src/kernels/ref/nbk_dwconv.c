@@ -34,10 +34,11 @@ static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void
     for (int c = 0; c < p->out_c; c++) {
         for (size_t t = 0; t < taps; t++)
             nbk_unpack(p->w, p->w_bits, p->w_levels, t * channels + (size_t)c, 1, w + t);
+        const int32_t bias = nbk_bias(p, c, w, taps);
         size_t at = (size_t)c;
         for (int y = 0; y < p->out_h; y++)
             for (int x = 0; x < p->out_w; x++, at += channels) {
-                const int32_t sum = p->bias[c] + pixel_sum(p, in, w, c, y, x);
+                const int32_t sum = bias + pixel_sum(p, in, w, c, y, x);
                 if (acc) {
                     acc[at] = sum;
                     continue;

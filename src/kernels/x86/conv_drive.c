@@ -233,12 +233,13 @@ void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int
                        .stride = (size_t)p->out_c,
                        .first = first,
                        .channels = channels};
+    const int32_t *bias = p->bias;
     for (int i = 0; i < NBI_LANES; i++) {
         const int shift = i < channels ? p->shift[first + i] : 32;
         q->mult[i] = i < channels ? p->mult[first + i] : 0;
         q->shift[i] = shift;
         q->shift_high[i] = shift - 32;
-        if (had && i < channels) q->missing[i] = (int64_t)p->bias[first + i] - had[first + i];
+        if (had && i < channels) q->missing[i] = (int64_t)bias[first + i] - had[first + i];
         const uint64_t half = ((uint64_t)1 << (shift - 1)) +
                               (uint64_t)q->missing[i] * (uint64_t)q->mult[i]; /* modulo 2^64 */
         (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)half;
@@ -359,6 +360,7 @@ static void set_chunk(job *j, const nbi_block *block) {
 static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
     const nbk_conv *p = j->p;
     const size_t lanes = NBI_LANES;
+    const int32_t *biases = p->bias;
     const nbi_block *block = (const nbi_block *)(const void *)(sums + p->out_c);
     for (size_t g = 0; g < j->l.groups; g++)
         for (size_t b = 0; b < j->l.n; b += lanes) {
@@ -367,7 +369,7 @@ static void run_band(job *j, const int32_t *sums, const uint8_t *w, int add) {
             const size_t channel = j->d->depthwise ? b : g * j->l.c; /* the first input */
             int32_t bias[NBI_LANES] = {0};
             for (size_t i = 0; i < n; i++) /* modulo 2^32: only the final sum is known to fit */
-                bias[i] = (int32_t)((uint32_t)p->bias[first + i] -
+                bias[i] = (int32_t)((uint32_t)biases[first + i] -
                                     (uint32_t)add * (uint32_t)sums[first + i]);
             j->tile.w = w;
             if (j->d->chunked) set_chunk(j, block);

@@ -311,7 +311,7 @@ static void run_block(const job *j, size_t first, size_t n, size_t block) {
         for (size_t t = 0; t < n; t += TOGETHER)
             multiply(j->input + (place * TILES + t) * g->c, g->c, w,
                      j->product + (place * TILES + t) * NBI_LANES);
-    memcpy(bias, j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
+    memcpy(bias, (const int32_t *)j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
     for (size_t t = 0; t < n;) {
         const run_of_tiles r = find_run(j, first, t, n);
         finish_run(j, q, bias, &r);
