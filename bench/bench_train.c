@@ -106,6 +106,7 @@ static nb_status make_qat(bench *b, int weights, int activations) {
     for (int i = 0; i < b->net->n_sites; i++) {
         const nbi_site *s = &b->net->site[i];
         int free_bits = s->kind == NBI_SITE_WEIGHT ? weights : activations;
+        if (s->kind == NBI_SITE_BIAS) free_bits = 32;
         bits[i] = (nbi_choice)(s->fixed_bits ? s->fixed_bits : free_bits);
     }
     nbi_qat_options o = {.batch = b->batch, .per_channel = true, .classes = b->net->edge[edge].c};
