@@ -7,12 +7,6 @@
 
 #define BATCH 4
 
-#undef HAND_OK /* the context is `ctx` here */
-#define HAND_OK(call)                                                                              \
-    do {                                                                                           \
-        if ((call) != NB_OK) fail_msg("%s: %s", #call, nb_ctx_message(ctx));                       \
-    } while (0)
-
 static void build(qat_case *c, int bits) {
     hand *h = &c->h;
     c->batch = BATCH;
