@@ -4,7 +4,9 @@
 #define WARMING  1e-3 /* seconds after a change that do not count: cold caches, sleeping threads */
 #define WINDOW   4e-3 /* seconds that are measured together */
 #define SOON     8    /* windows between two trials of the slower one, at first */
-#define PATIENCE 64   /* … and at most */
+#define PATIENCE 64   /* … and at most, */
+#define AWFUL    8    /* times as long as alone */
+#define COST     20   /* … but so many times as long as the last trial took */
 
 static void use(nbi_pace *p, bool alone) {
     if (p->alone != alone) p->warm = false;
@@ -26,6 +28,8 @@ static void decide(nbi_pace *p) {
         p->patience = SOON;
     else if (p->patience < PATIENCE)
         p->patience *= 2;
+    if (p->trial * COST > p->patience * WINDOW) p->patience = (int)(p->trial * COST / WINDOW);
+    p->trial = 0;
     p->best = best;
     p->windows = 0;
     use(p, best);
@@ -33,12 +37,16 @@ static void decide(nbi_pace *p) {
 
 void nbi_pace_add(nbi_pace *p, double seconds) {
     p->spent += seconds;
+    if (p->tried && p->alone != p->best) p->trial += seconds;
     p->calls++;
-    if (p->spent < (p->warm ? WINDOW : WARMING)) return;
+    /* one wait for a thread that is not running says enough */
+    const bool awful = !p->alone && p->seconds[1] > 0 && seconds > AWFUL * p->seconds[1];
+    if (awful && p->trial < seconds) p->trial = seconds;
+    if (!awful && p->spent < (p->warm ? WINDOW : WARMING)) return;
     const double each = p->spent / p->calls;
     p->spent = 0;
     p->calls = 0;
-    if (!p->warm) {
+    if (!awful && !p->warm) {
         p->warm = true;
         return;
     }

@@ -16,6 +16,7 @@ typedef struct nbi_pace {
     bool warm;         /* nothing has changed for a moment */
     double seconds[2]; /* per run, mean of the last windows of each; [1]: alone */
     double spent;      /* in this window */
+    double trial;      /* in the present trial of the slower one */
     int calls;
     int windows, patience; /* of the better one since the last trial of the other, until the next */
 } nbi_pace;
