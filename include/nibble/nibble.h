@@ -239,7 +239,7 @@ typedef struct nb_quantize_options {
     bool correct;                /* output-statistics correction (default true) */
     const char *ptq;             /* how weights are rounded after the choice: "none", "gram", "adaround",
                                     "qdrop", or "cle," and one of them: cross-layer equalization
-                                    first; NULL: "gram", with finetune or without correct "none" */
+                                    first; NULL: "gram", without correct "none" */
     /* Fine-tuning of the chosen policy; epochs 0: none. */
     int finetune;
     double learning_rate; /* 0: 0.01 (adam, adamw: 0.001) */

@@ -142,6 +142,8 @@ static nb_status work(job *j, json_t **result) {
     NB_TRY(set_options(j));
     NB_TRY(open_session(j));
     NB_TRY(set_outcome(j));
+    /* what the run delivered, if it was not trained, is what training has to beat */
+    if (!j->s.further.tuned && !j->o->retrain) NB_TRY(nbi_learn(&j->s, j->out.bits, &j->out.loss));
     NB_TRY(nbi_tune(&j->s, &j->out, &j->tuning));
     if (!j->tuning.lines || j->tuning.nothing)
         return nb_fail(j->ctx, NB_ECANCELLED, "stopped before the first epoch was finished: '%s' is "

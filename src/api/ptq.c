@@ -18,7 +18,7 @@ static const char *const names[METHODS] = {"none", "gram", "adaround", "qdrop"};
 static bool parse(const nb_quantize_options *o, bool *cle, method *out) {
     const char *text = o->ptq ? o->ptq : "";
     *cle = !strncmp(text, "cle", 3) && (!text[3] || text[3] == ',');
-    *out = o->finetune > 0 || !o->correct ? NONE : GRAM;
+    *out = o->correct ? GRAM : NONE;
     if (*cle) text += text[3] ? 4 : 3;
     if (!*text) return !*cle || text[-1] != ',';
     for (int i = 0; i < METHODS; i++)

@@ -409,6 +409,9 @@ static nb_status build_layer(builder *b, int index) {
         NB_TRY(build_binary(b, l, &y));
     } else {
         for (int i = 0; i < l->n_nodes; i++) NB_TRY(repeat(b, l, l->node[i], &y));
+        /* what follows reads the layer's edge, which may be quantized */
+        for (int i = 0; i < l->n_nodes; i++)
+            b->mapped[b->net->graph->node[l->node[i]]->out[0]] = -1;
     }
     /* moves and maxima of codes stay on their grid */
     bool moved = same_site && (l->type == NBI_LAYER_COPY || l->type == NBI_LAYER_MAXPOOL);

@@ -74,6 +74,10 @@ static void learn(rig *r, nbi_relax_spec *spec, int threads) {
     nb_ctx_set_threads(h->ctx, threads);
     nbi_batches_spec b = {.data = r->data, .batch = BATCH, .classes = 10, .seed = 1};
     nbi_transform_default(&b.transform);
+    for (int c = 0; c < 3; c++) { /* about what the network was calibrated on */
+        b.transform.mean[c] = 0.5f;
+        b.transform.std[c] = 0.25f;
+    }
     if (spec->kind == NBI_RELAX_SCHEMES) b.alternate = NBI_RELAX_ALTERNATE;
     nbi_batches_free(r->batches);
     HAND_OK(nbi_batches_new(h->ctx, &b, &r->batches));
