@@ -167,7 +167,8 @@ static nb_status steps_by_width(grower *b, int *out) {
 
 static nb_status params_of(grower *b, const nbi_scheme *scheme, int *out) {
     nbi_scheme_use use = {.bits = nbi_scheme_max_bits(scheme, is_weight(b)),
-                          .weights = is_weight(b), .is_unsigned = false};
+                          .weights = is_weight(b),
+                          .is_unsigned = b->v->is_unsigned && (scheme->flags & NBI_SCHEME_UNSIGNED)};
     int64_t groups = 1;
     if (scheme == nbi_scheme_find("lsq")) return steps_by_width(b, out);
     if (!(scheme->flags & NBI_SCHEME_REFIT) || (scheme->flags & NBI_SCHEME_LEARNED))

@@ -72,13 +72,6 @@ static void rescale(const nbi_layer *l, size_t groups, nbi_coded_weights *w) {
     }
 }
 
-/* Channels of gain 0 are constants: level 0 where there is one, as nbi_fit_weights has it. */
-static void clear_constants(const nbi_layer *l, int bits, nbi_coded_weights *w) {
-    bool zero = w->has_table ? memchr(w->table, 0, (size_t)1 << bits) != NULL : bits > 1;
-    for (size_t i = 0; zero && l->gain && i < l->n_weights; i++)
-        if (l->gain[nbi_weight_channel(l, i)] == 0) w->levels[i] = 0;
-}
-
 static nb_status fit_choice(nb_ctx *ctx, const nbi_layer *l, nbi_choice choice, size_t groups,
                             nbi_coded_weights *out) {
     const nbi_scheme *row = nbi_choice_row(choice);
@@ -95,7 +88,7 @@ static nb_status fit_choice(nb_ctx *ctx, const nbi_layer *l, nbi_choice choice, 
         row->fit(&use, values + g * n, n, params + g * columns);
     NB_TRYG(nbi_encode_weights(ctx, l, choice, groups, values, params, columns, out));
     if (row->flags & NBI_SCHEME_RESCALES) rescale(l, groups, out);
-    clear_constants(l, use.bits, out);
+    nbi_clear_constants(l, use.bits, out->has_table ? out->table : NULL, out->levels);
     measure(l, out);
 done:
     nbi_free(values);
