@@ -79,6 +79,15 @@ done:
     return st;
 }
 
+static int level(const void *self, int variable, int option) {
+    const nbi_netproblem *np = self;
+    const int *site;
+    int n = nbi_netproblem_sites(np, variable, &site), sum = 0;
+    for (int k = 0; k < n; k++) sum += bits_of(nbi_netproblem_choice(np, variable, option, k));
+    return sum;
+}
+
 void nbi_netproblem_add_learning(nbi_netproblem *np) {
+    nbi_netproblem_problem(np)->level = level;
     if (nbi_netproblem_get(np)->learn) nbi_netproblem_problem(np)->learn = learn;
 }

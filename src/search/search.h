@@ -69,6 +69,9 @@ typedef struct nbi_problem {
     /* A policy from training the network with its choices made continuous; it comes near the limits
      * and may exceed them. */
     nb_status (*learn)(nb_ctx *ctx, void *self, const nbi_learning *how, uint8_t *policy);
+    /* Options of one level differ in scheme only; rises with the width. NULL: every option is a level
+     * of its own. */
+    int (*level)(const void *self, int variable, int option);
     void (*features)(const void *self, int variable, double out[NBI_FEATURE_COUNT]);
     /* Calls fn for each policy that earlier runs (other data, other settings) have scored. */
     nb_status (*earlier)(nb_ctx *ctx, void *self, nbi_known_fn fn, void *user);
@@ -107,6 +110,9 @@ typedef struct nbi_search {
     const nbi_option *options;
     size_t n_options;
     bool beyond; /* scores policies beyond the limits on its way to them */
+    /* What the method does to the problem's scores before its search (weights of a network's making):
+     * a given policy is scored after it, too. The problem has `hypernetwork`. NULL: nothing. */
+    nb_status (*prepare)(nb_ctx *ctx, const nbi_search_run *run);
     /* Anytime: on cancel or deadline returns NB_OK with the best so far. NB_ELIMIT when no policy
      * can meet the limits (result = the closest). */
     nb_status (*run)(nb_ctx *ctx, const nbi_search_run *run);

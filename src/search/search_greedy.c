@@ -142,25 +142,6 @@ static nb_status go(walk *w, bool up) {
     return nbi_trials_score(t, w->policy, &x);
 }
 
-nb_status nbi_policy_repair_by(nbi_trials *t, double **error, uint8_t *policy, bool *ok) {
-    walk w = {.t = t, .error = error, .policy = policy};
-    double cost[NBI_COST_COUNT], excess;
-    bool moved = true;
-    NB_TRY(nbi_trials_cost(t, policy, cost, &excess));
-    NB_TRY(nbi_alloc(t->ctx, t->n, sizeof *w.slope, &w.slope));
-    w.score = local_sum(&w);
-    double over = nbi_sum_excess(t->problem, cost);
-    nb_status st = NB_OK;
-    while (st == NB_OK && over > 0 && moved) st = step_down(&w, &over, &moved);
-    *ok = over <= 0;
-    if (st == NB_OK && *ok) st = nbi_trials_cost(t, policy, cost, &excess);
-    double used = spent(t->problem, cost);
-    moved = used > 0; /* no limit: nothing to fill */
-    while (st == NB_OK && *ok && moved) st = step_up(&w, &used, &moved);
-    nbi_free(w.slope);
-    return st;
-}
-
 static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
     nbi_trials t;
     walk w = {.t = &t};

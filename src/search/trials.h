@@ -52,7 +52,8 @@ void nbi_policy_random(nbi_trials *t, uint8_t *policy);
 nb_status nbi_policy_repair(nbi_trials *t, uint8_t *policy, bool *ok);
 
 /* The same by rows of errors, step by step: lowers what adds the least error per excess removed until
- * the limits hold, then raises what takes the most error away while something fits. */
+ * the limits hold, then raises what takes the most error away while something fits. Options of one
+ * level are never exchanged for each other. */
 nb_status nbi_policy_repair_by(nbi_trials *t, double **error, uint8_t *policy, bool *ok);
 
 /* The best policy of the additive model under the limits, re-checked with exact costs. *ok false:

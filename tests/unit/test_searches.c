@@ -298,6 +298,51 @@ static void registry_is_complete(void **state) {
     }
 }
 
+/* Four schemes at each of two widths; what was learned keeps its scheme though others have less error,
+ * and room that is left is used by wider options only. */
+static int two_levels(const void *self, int variable, int option) {
+    (void)self;
+    (void)variable;
+    return option / 4;
+}
+
+static nb_status learn_second(nb_ctx *ctx, void *self, const nbi_learning *how, uint8_t *policy) {
+    (void)ctx;
+    (void)how;
+    for (int v = 0; v < ((const toy *)self)->problem.n_vars; v++) policy[v] = 1;
+    return NB_OK;
+}
+
+static void learned_schemes_survive_the_repair(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    toy_make(t, ctx, 1, 4, 0);
+    for (int v = 0; v < 4; v++) {
+        t->n_options[v] = 8;
+        for (int o = 0; o < 8; o++) {
+            t->bytes[v][o] = 100 * (1 + o / 4) + o % 4; /* tables of some schemes */
+            t->loss[v][o] = (v + 1) * (o < 4 ? 1 : 0.1) * (1 - 0.1 * (o % 4));
+        }
+    }
+    t->problem.level = two_levels;
+    t->problem.learn = learn_second;
+    t->problem.limit[NBI_COST_BYTES] = 430; /* no room for a second width anywhere */
+    assert_int_equal(toy_run_with(t, nbi_search_find("autoqnn"), NULL, 0, 0, 60, policy, &r), NB_OK);
+    for (int v = 0; v < 4; v++) assert_int_equal(policy[v], 1);
+    t->problem.limit[NBI_COST_BYTES] = 530; /* room for one: the one that gains most, best scheme */
+    assert_int_equal(toy_run_with(t, nbi_search_find("autoqnn"), NULL, 0, 0, 60, policy, &r), NB_OK);
+    for (int v = 0; v < 3; v++) assert_int_equal(policy[v], 1);
+    assert_int_equal(policy[3], 7);
+    t->problem.limit[NBI_COST_BYTES] = 300; /* nothing fits */
+    assert_int_equal(toy_run_with(t, nbi_search_find("autoqnn"), NULL, 0, 0, 60, policy, &r),
+                     NB_ELIMIT);
+    free(t);
+    nb_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(registry_is_complete),
@@ -308,6 +353,7 @@ int main(void) {
         cmocka_unit_test(same_seed_same_trace),
         cmocka_unit_test(degenerate_problems),
         cmocka_unit_test(survives_no_memory),
+        cmocka_unit_test(learned_schemes_survive_the_repair),
         cmocka_unit_test(quantune_learns_from_earlier_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
