@@ -13,6 +13,8 @@ const opt cli_data_options[] = {
     {"limit", 0, "N", "at most so many images of a split", OPT_COUNT, DATA(limit), 1, 1e15},
     {"val", 0, "N", "validation images held out of the training split", OPT_COUNT, DATA(val), 1,
      1e15},
+    {"val-seed", 0, "N", "which ones, or whatever else is divided (default: --seed)", OPT_INT,
+     DATA(val_seed), 0, 1 << 30},
     {"scale", 0, "S", "bytes are multiplied by it first (default 1/255)", OPT_TEXT, DATA(scale), 0,
      0},
     {"mean", 0, "R,G,B", "then subtracted (default 0)", OPT_TEXT, DATA(mean), 0, 0},

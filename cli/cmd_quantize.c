@@ -83,7 +83,8 @@ static int work(cli *c, quantize_args *a, const char *path) {
     nb_quantize_options *o = &a->o;
     if (!o->output && !o->dry_run)
         return cli_wrong(c, "quantize needs --output DIR (or --dry-run)");
-    if (o->policy && strcmp(o->search, "auto") != 0)
+    /* metaquantnet scores a given policy with generated weights */
+    if (o->policy && strcmp(o->search, "auto") != 0 && strncmp(o->search, "metaquantnet", 12) != 0)
         return cli_wrong(c, "--policy and --search exclude each other");
     o->rules = a->rules.items;
     o->n_rules = a->rules.n;

@@ -11,6 +11,8 @@ static const opt options[] = {
      offsetof(nb_quantize_options, target), 0, 0},
     {"calib", 0, "N", "calibration images (default 512)", OPT_COUNT,
      offsetof(nb_quantize_options, calib), 1, 1e9},
+    {"curvature", 0, "", "--json: also the mean curvature of the loss along each tensor", OPT_FLAG,
+     offsetof(nb_quantize_options, curvature), 0, 0},
     {"no-correct", 0, "", "without the output-statistics correction", OPT_OFF,
      offsetof(nb_quantize_options, correct), 0, 0},
     {"strict", 0, "", "an unknown operator is an error", OPT_FLAG,

@@ -132,6 +132,7 @@ typedef struct nb_data_options {
     const char *split; /* "train", "val", "test"; NULL: what the command uses */
     size_t limit;      /* 0: all */
     size_t val;        /* validation images held out of train; 0: default */
+    int val_seed;      /* of which ones; −1 (default): the context's seed */
     int resize, crop;  /* 0: as the model's input wants */
     /* The input transform ((byte·scale) − mean)/std; texts as on the command line ("0.5,0.4,0.4").
      * NULL: from the model's metadata, else 1/255, 0, 1. */
@@ -246,6 +247,7 @@ typedef struct nb_quantize_options {
     int batch;            /* 0: 128 */
     bool distill;         /* the float network as teacher, too (default true) */
     nb_descent_options descent;
+    bool curvature; /* nb_sensitivity: also the mean curvature of the loss along each tensor */
     bool resume, strict, dry_run;
     const char *emit;            /* NULL or "c" */
     const char *command_line;    /* for comments in what is written; NULL: none */

@@ -229,8 +229,20 @@ done:
     return st;
 }
 
+/* What the named method does to scores before it searches. */
+static nb_status prepare_scores(nbi_session *s) {
+    const nbi_search *method;
+    double values[MAX_OPTIONS];
+    NB_TRY(parse_search(s->ctx, s->o->search, &method, values, NBI_COUNT(values)));
+    nbi_search_run run = {.problem = s->problem, .options = values, .deadline = INFINITY,
+                          .seed = nb_ctx_seed(s->ctx)};
+    if (s->o->time_limit > 0) run.deadline = s->started + s->o->time_limit;
+    return method->prepare && s->problem->n_vars > 0 ? method->prepare(s->ctx, &run) : NB_OK;
+}
+
 /* A given policy, or the only one: scored and compared with the limits. */
 static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
+    if (s->o->policy) NB_TRY(prepare_scores(s));
     nbi_session_uniform(s, 8, s->activations.choice[s->activations.n - 1], out->bits);
     if (s->o->policy) NB_TRY(nbi_policy_read(s, s->o->policy, out->bits));
     NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));

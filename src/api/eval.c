@@ -13,7 +13,7 @@
 #include <string.h>
 
 nb_eval_options nb_eval_options_default(void) {
-    return (nb_eval_options){0};
+    return (nb_eval_options){.data = nb_data_options_default()};
 }
 
 nb_status nbi_load_program(nb_ctx *ctx, const nbi_graph *graph, const nbi_transform *transform,

@@ -10,7 +10,7 @@
 #include <string.h>
 
 nb_finetune_options nb_finetune_options_default(void) {
-    return (nb_finetune_options){.distill = true, .descent = {.weight_decay = -1}};
+    return (nb_finetune_options){.data = nb_data_options_default(), .distill = true, .descent = {.weight_decay = -1}};
 }
 
 typedef struct job {
@@ -37,6 +37,7 @@ static void merge_data(nb_data_options *d, const nb_data_options *given) {
     d->path = or_text(given->path, d->path);
     d->limit = given->limit || other ? given->limit : d->limit;
     d->val = given->val || other ? given->val : d->val;
+    if (given->val_seed >= 0) d->val_seed = given->val_seed;
     if (given->resize) d->resize = given->resize;
     if (given->crop) d->crop = given->crop;
     d->scale = or_text(given->scale, d->scale);

@@ -8,7 +8,7 @@
 
 enum { VERSION = 1, RESULTS_MAX = 1 << 28 };
 
-typedef enum row_type { TEXT, INT, COUNT, REAL, BOOL } row_type;
+typedef enum row_type { TEXT, INT, COUNT, REAL, BOOL, SEED } row_type; /* SEED: −1 is none */
 typedef struct row {
     const char *name;
     row_type type;
@@ -19,6 +19,7 @@ typedef struct row {
 static const row rows[] = {ROW("data", TEXT, data.path),
                            ROW("limit", COUNT, data.limit),
                            ROW("val", COUNT, data.val),
+                           ROW("val_seed", SEED, data.val_seed),
                            ROW("resize", INT, data.resize),
                            ROW("crop", INT, data.crop),
                            ROW("scale", TEXT, data.scale),
@@ -96,6 +97,7 @@ static json_t *row_json(const row *r, const void *base) {
         const char *text = *(const char *const *)(const void *)at;
         return text ? nbi_json_string(text) : json_null();
     }
+    case SEED:
     case INT: return json_integer(*(const int *)(const void *)at);
     case COUNT: return json_integer((json_int_t) * (const size_t *)(const void *)at);
     case REAL: return json_real(*(const double *)(const void *)at);
@@ -123,8 +125,10 @@ static bool read_row(const row *r, const json_t *v, void *base) {
         if (!json_is_null(v) && !json_is_string(v)) return false;
         *(const char **)(void *)at = json_string_value(v);
         return true;
+    case SEED:
     case INT:
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > 1 << 30)
+        if (!json_is_integer(v) || json_integer_value(v) < (r->type == SEED ? -1 : 0) ||
+            json_integer_value(v) > 1 << 30)
             return false;
         *(int *)(void *)at = (int)json_integer_value(v);
         return true;

@@ -18,7 +18,7 @@
 #define IMAGE_BYTES ((size_t)384 << 20) /* tensors of one candidate over all images */
 
 nb_quantize_options nb_quantize_options_default(void) {
-    return (nb_quantize_options){.max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
+    return (nb_quantize_options){.data = nb_data_options_default(), .max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .bias_bits = "32", .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",

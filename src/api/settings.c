@@ -11,7 +11,7 @@ void nb_free(void *pointer) {
 }
 
 nb_data_options nb_data_options_default(void) {
-    return (nb_data_options){0};
+    return (nb_data_options){.val_seed = -1};
 }
 
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) {
@@ -148,7 +148,8 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
                        graph->n_inputs);
     const nbi_tensor *x = graph->tensor[graph->input[0]];
     nbi_data_options d = {.path = o->path, .resize = o->resize, .crop = o->crop,
-                          .seed = nb_ctx_seed(ctx), .val_count = o->val, .limit = o->limit};
+                          .seed = o->val_seed < 0 ? nb_ctx_seed(ctx) : (uint64_t)o->val_seed,
+                          .val_count = o->val, .limit = o->limit};
     if (x->rank == 4) {
         d.want_channels = x->dim[1] > 0 ? (int)x->dim[1] : 0;
         d.want_height = x->dim[2] > 0 ? (int)x->dim[2] : 0;

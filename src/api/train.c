@@ -11,7 +11,8 @@
 #include <string.h>
 
 nb_train_options nb_train_options_default(void) {
-    return (nb_train_options){.batch = 128,
+    return (nb_train_options){.data = nb_data_options_default(),
+                              .batch = 128,
                               .optimizer = "sgd",
                               .momentum = 0.9,
                               .weight_decay = -1,

@@ -75,20 +75,24 @@ static void describe_scores(const nbi_session *s, json_t *root) {
 }
 
 nb_status nbi_sensitivity_json(nbi_session *s, json_t **out) {
-    double **delta;
+    double **delta, *curvature = NULL;
     NB_TRY(nbi_session_sensitivity(s, &delta));
+    NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *curvature, &curvature));
+    nb_status st = s->o->curvature ? nbi_curvature(s->ctx, s, curvature) : NB_OK;
     json_t *root = json_object(), *list = json_array();
-    nb_status st = NB_OK;
     for (int v = 0; v < s->problem->n_vars && st == NB_OK; v++) {
         const int *site;
         int n = nbi_netproblem_sites(s->np, v, &site);
         for (int k = 0; k < n && st == NB_OK; k++) {
             json_t *row = tensor_row(s, site[k]), *options = json_array();
+            set_real(row, "power", nbi_site_power(s->net, &s->net->site[site[k]]));
+            if (s->o->curvature) set_real(row, "curvature", curvature[site[k]]);
             st = options_of(s, delta, v, k, options);
             json_object_set_new(row, "options", options);
             json_array_append_new(list, row);
         }
     }
+    nbi_free(curvature);
     json_object_set_new(root, "tensors", list);
     describe_scores(s, root);
     if (st == NB_OK)

@@ -16,8 +16,7 @@ double nbi_hist_mean_square(const nbi_hist *h) {
     return sum / (double)h->total;
 }
 
-/* Σ x² of a tensor: all weights, the activations of one image, or biases at every pixel of one. */
-static double power_of(const nbi_qnet *net, const nbi_site *site) {
+double nbi_site_power(const nbi_qnet *net, const nbi_site *site) {
     bool bias = site->kind == NBI_SITE_BIAS;
     if (site->kind != NBI_SITE_WEIGHT && !bias)
         return (double)site->count * nbi_hist_mean_square(&site->hist);
@@ -42,7 +41,7 @@ static nb_status squared_errors(nb_ctx *ctx, nbi_netproblem *np, const double *f
         int n = nbi_netproblem_sites(np, v, &site);
         for (int i = 0; i < p->n_options[v]; i++) error[v][i] = 0;
         for (int k = 0; k < n; k++) {
-            double power = power_of(o->net, &o->net->site[site[k]]), sqnr;
+            double power = nbi_site_power(o->net, &o->net->site[site[k]]), sqnr;
             if (factor) power *= factor[site[k]];
             for (int i = 0; i < p->n_options[v]; i++) {
                 NB_TRY(nbi_netproblem_sqnr(ctx, np, site[k], nbi_netproblem_choice(np, v, i, k),

@@ -77,6 +77,8 @@ nb_status nbi_netproblem_sqnr(nb_ctx *ctx, const nbi_netproblem *np, int site, n
 const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np);
 /* Mean of x² by a histogram's bin centres. */
 double nbi_hist_mean_square(const nbi_hist *hist);
+/* Σ x² of a tensor: all weights, the activations of one image, or biases at every pixel of one. */
+double nbi_site_power(const nbi_qnet *net, const nbi_site *site);
 /* Sets problem->local_error, curvature, features and part (nethints.c). */
 void nbi_netproblem_add_hints(nbi_netproblem *np, nbi_part *part);
 /* Sets problem->learn where the options have it (netlearn.c). */

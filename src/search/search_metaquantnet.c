@@ -1,18 +1,18 @@
 /* MetaQuantNet (specs/metaquantnet.md): a network that generates weights for every policy, trained
- * once, then the genetic algorithm over the policies, scored with generated weights. A problem
- * without weights (NULL hypernetwork) is searched by the genetic algorithm alone. */
+ * once, then the genetic algorithm (or a method it is compared with) over the policies, scored with
+ * generated weights. A problem without weights (NULL hypernetwork) is searched by that method alone. */
 #include "hyper/metaquantnet.h"
 #include "search/trials.h"
 
 #include <math.h>
 #include <string.h>
 
-extern const nbi_search nbi_search_genetic;
+extern const nbi_search nbi_search_genetic, nbi_search_random, nbi_search_haq;
 
 /* Training has that share of the time that is left where there is a deadline. */
 #define TRAINING_SHARE 0.7
 
-enum { META, EPOCHS, KIND, CONTEXT, HIDDEN, LR, SMOOTHING, INIT };
+enum { META, EPOCHS, KIND, CONTEXT, HIDDEN, LR, SMOOTHING, INIT, BY };
 static const nbi_option options[] = {
     [META] = {"meta", NBI_OPT_TEXT, 0, 0, 0, NULL,
               "a trained one, of meta-train (default: DIR/meta.onnx, trained where it is missing)"},
@@ -26,6 +26,8 @@ static const nbi_option options[] = {
     [SMOOTHING] = {"smoothing", NBI_OPT_REAL, 0.1, 0, 0.99, NULL, "of labels"},
     [INIT] = {"init", NBI_OPT_CHOICE, 0, 0, 2, "generated|float|random",
               "where --finetune starts from"},
+    [BY] = {"by", NBI_OPT_CHOICE, 0, 0, 2, "genetic|random|haq",
+            "the search over policies; the last two are what it is compared with"},
     {"population", NBI_OPT_INT, 50, 2, 10000, NULL, "policies kept"},
     {"parents", NBI_OPT_INT, 10, 1, 10000, NULL, "best policies that breed"},
     {"iterations", NBI_OPT_INT, 20, 1, 100000, NULL, "generations"},
@@ -34,17 +36,20 @@ static const nbi_option options[] = {
      "the first population holds the selection by sensitivity"},
 };
 
+/* The search with its own defaults and those of its keys that stand behind BY. */
 static nb_status evolve(nb_ctx *ctx, const nbi_search_run *r) {
+    static const nbi_search *const methods[] = {&nbi_search_genetic, &nbi_search_random,
+                                                &nbi_search_haq};
     double values[NBI_COUNT(options)];
-    const nbi_search *genetic = &nbi_search_genetic;
+    const nbi_search *method = methods[(int)r->options[BY]];
     nbi_search_run run = *r;
-    for (size_t i = 0; i < genetic->n_options && i < NBI_COUNT(values); i++) {
-        values[i] = genetic->options[i].def;
-        for (size_t k = 0; k < NBI_COUNT(options); k++)
-            if (!strcmp(options[k].name, genetic->options[i].name)) values[i] = r->options[k];
+    for (size_t i = 0; i < method->n_options && i < NBI_COUNT(values); i++) {
+        values[i] = method->options[i].def;
+        for (size_t k = BY + 1; k < NBI_COUNT(options); k++)
+            if (!strcmp(options[k].name, method->options[i].name)) values[i] = r->options[k];
     }
     run.options = values;
-    return genetic->run(ctx, &run);
+    return method->run(ctx, &run);
 }
 
 /* A limit that not even the cheapest options meet is reported before anything is trained. */
@@ -58,7 +63,7 @@ static nb_status within_reach(nb_ctx *ctx, const nbi_search_run *r, bool *out) {
     return st;
 }
 
-static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
+static nb_status prepare(nb_ctx *ctx, const nbi_search_run *r) {
     static const int contexts[] = {1, 3, 0};
     const double *o = r->options;
     nbi_meta_settings settings = {.kind = (nbi_meta_kind)o[KIND],
@@ -69,6 +74,12 @@ static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
                                   .lr = o[LR],
                                   .smoothing = o[SMOOTHING],
                                   .deadline = INFINITY};
+    double now = nb_seconds(ctx);
+    if (isfinite(r->deadline)) settings.deadline = now + TRAINING_SHARE * (r->deadline - now);
+    return r->problem->hypernetwork(ctx, r->problem->self, &settings);
+}
+
+static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
     if (!r->problem->hypernetwork) {
         nb_log(ctx, NB_LOG_INFO, "metaquantnet: there are no weights to generate");
         return evolve(ctx, r);
@@ -77,9 +88,7 @@ static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
     NB_TRY(within_reach(ctx, r, &reach));
     /* the peak of memory is no sum: it alone may fall by another choice */
     if (!reach && !isfinite(r->problem->limit[NBI_COST_RAM])) return evolve(ctx, r);
-    double now = nb_seconds(ctx);
-    if (isfinite(r->deadline)) settings.deadline = now + TRAINING_SHARE * (r->deadline - now);
-    NB_TRY(r->problem->hypernetwork(ctx, r->problem->self, &settings));
+    NB_TRY(prepare(ctx, r));
     return evolve(ctx, r);
 }
 
@@ -88,5 +97,6 @@ const nbi_search nbi_search_metaquantnet = {
     .help = "a network that generates weights for every policy, trained once; then genetic",
     .options = options,
     .n_options = NBI_COUNT(options),
+    .prepare = prepare,
     .run = run,
 };

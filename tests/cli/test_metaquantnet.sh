@@ -53,6 +53,19 @@ same one given
 works quantize "${job[@]}" --search "$given" --avg-bits 2.8 --threads 2 -o threads
 same one threads
 
+# ---- what it is compared with, and a given policy ---------------------------------------------------
+for by in random haq; do
+    works quantize "${job[@]}" --search "$given,by=$by" --trials 4 --avg-bits 2.8 -o "$by"
+    grep -q '"by_width"' "$by/results.json" && fail "$by: trained again"
+done
+works quantize "${job[@]}" --policy one/policy.json --search "$given" --ptq none -o policy
+works quantize "${job[@]}" --search "$given" --ptq none --avg-bits 2.8 -o plain
+loss() { sed -n 's/^  "loss": \([0-9.e-]*\),*$/\1/p' "$1/results.json"; }
+[[ -n $(loss policy) && $(loss policy) == "$(loss plain)" ]] ||
+    fail "a given policy scores $(loss policy), the search says $(loss plain)"
+"$program" quantize "${job[@]}" --policy one/policy.json --search random -o no 2> error.txt
+[[ $? == 2 ]] || fail "--policy with --search random is no wrong usage"
+
 # ---- fine-tuning from all three ------------------------------------------------------------------------
 for init in generated float random; do
     works quantize "${job[@]}" --search "$given,init=$init" --avg-bits 2.8 --finetune 1 -o "$init"
