@@ -60,11 +60,24 @@ done:
     return st;
 }
 
+static nb_status wino(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, nbi_la_plan **out) {
+    nbi_la_plan *plan;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
+    nb_status st = nbi_wino_new(ctx, d, pass, NULL, NULL, &plan->wino);
+    if (st != NB_OK) {
+        nbi_la_plan_free(plan);
+        return st;
+    }
+    *out = plan;
+    return NB_OK;
+}
+
 nb_status nbi_la_conv_train(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *d, nbi_la_pass pass,
                             bool bias, nbi_la_plan **out) {
     maker m = {0};
     dnnl_convolution_desc_t conv;
     nb_status st;
+    if (nbi_wino_fits(d)) return wino(ctx, d, pass, out);
     bool grouped = d->group > 1;
     const dnnl_dims_t wide = {d->group, d->m / d->group, d->c / d->group, d->kernel[0],
                               d->kernel[1]};
@@ -164,6 +177,7 @@ nb_status nbi_la_run_train(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const nbi
     static const int b_arg[] = {DNNL_ARG_BIAS, DNNL_ARG_BIAS, DNNL_ARG_DIFF_BIAS};
     static const int y_arg[] = {DNNL_ARG_DST, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_DST};
     nbi_la_pass pass = plan->pass;
+    if (plan->wino) return nbi_wino_run(ctx, plan->wino, &la->room, a);
     NB_TRY(nbi_dnnl_first_run(ctx, plan));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->src, a->x), "x"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->dst, a->y), "y"));
