@@ -4,9 +4,9 @@
  *     Y = Aᵗ[(G g Gᵗ) ⊙ (Bᵗ d B)]A   (Lavin and Gray, arXiv 1509.09308, section 4.3)
  *
  * The gradient of the data is the convolution of the output's gradient with the turned weights; the
- * gradient of the weights correlates windows of 6×6 inputs with tiles of 4×4 gradients: 3×3 outputs,
- * the same six points. Groups of tiles: transform, [place][tile][channel]; multiply place by place;
- * transform back. */
+ * gradient of the weights correlates windows of 6×6 inputs with tiles of 4×4 gradients: 3×3
+ * outputs, the same six points. Groups of tiles: transform, [place][tile][channel]; multiply place
+ * by place; transform back. */
 #include "linalg/wino_parts.h"
 
 #include "kernels/kernels.h"
@@ -15,22 +15,20 @@
 
 #ifdef NBI_WINO_BUILT
 
-#define MOST_WEIGHTS ((int64_t)128 * 128) /* behind it reading weights takes longer than products */
-#define CHUNKS       8                    /* partial sums of a weight gradient, summed in order */
+#define MOST_WEIGHTS                                                                               \
+    ((int64_t)128 * 128) /* behind it reading weights takes longer than products                   \
+                          */
+#define CHUNKS 8         /* partial sums of a weight gradient, summed in order */
 
 struct nbi_wino {
     nbi_la_pass pass;
     wino_shape s;
-    wino_act act;
-    bool fixed;
-    float *u;    /* fixed: transformed weights */
-    float *bias; /* fixed: M values or NULL */
 };
 
 bool nbi_wino_fits(const nbi_la_conv_desc *d) {
     const int64_t rows = (d->oh + WINO_SIDE - 1) / WINO_SIDE;
     const int64_t columns = (d->ow + WINO_SIDE - 1) / WINO_SIDE;
-    return nbi_cpu_isa() >= NBI_ISA_AVX2 && d->group == 1 && d->kernel[0] == 3 &&
+    return d->fast && nbi_cpu_isa() >= NBI_ISA_AVX2 && d->group == 1 && d->kernel[0] == 3 &&
            d->kernel[1] == 3 && d->stride[0] == 1 && d->stride[1] == 1 && d->dilation[0] == 1 &&
            d->dilation[1] == 1 && d->pad_begin[0] <= 2 && d->pad_begin[1] <= 2 &&
            d->pad_begin[0] >= 0 && d->pad_begin[1] >= 0 && d->c % WINO_STRIP == 0 &&
@@ -38,7 +36,8 @@ bool nbi_wino_fits(const nbi_la_conv_desc *d) {
            rows * columns * WINO_SIDE * WINO_SIDE * 2 <= d->oh * d->ow * 3;
 }
 
-/* Floats between two places: an odd number of cache lines, so that 36 of them do not share a set. */
+/* Floats between two places: an odd number of cache lines, so that 36 of them do not share a set.
+ */
 static size_t place_of(size_t tiles, size_t channels) {
     return ((tiles * channels + WINO_STRIP - 1) / WINO_STRIP | 1) * WINO_STRIP;
 }
@@ -67,34 +66,14 @@ static void shape_of(const nbi_la_conv_desc *d, nbi_la_pass pass, wino_shape *s)
     s->y_place = place_of(s->together, s->m);
 }
 
-nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, const float *w,
-                       const float *bias, nbi_wino **out) {
-    nbi_wino *p = NULL;
-    nb_status st;
-    NB_TRY(nbi_alloc(ctx, 1, sizeof *p, &p));
-    p->pass = pass;
-    shape_of(d, pass, &p->s);
-    p->act = (wino_act){d->accumulate, d->clamp, d->lo, d->hi};
-    p->fixed = w != NULL;
-    if (w) {
-        NB_TRYG(nbi_alloc(ctx, WINO_PLACES * p->s.c * p->s.m, sizeof *p->u, &p->u));
-        nbi_wino_weights(&p->s, w, false, 0, p->s.c, p->u);
-    }
-    if (w && bias) {
-        NB_TRYG(nbi_alloc(ctx, p->s.m, sizeof *p->bias, &p->bias));
-        memcpy(p->bias, bias, p->s.m * sizeof *bias);
-    }
-    *out = p;
+nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, nbi_wino **out) {
+    NB_TRY(nbi_alloc(ctx, 1, sizeof **out, out));
+    (*out)->pass = pass;
+    shape_of(d, pass, &(*out)->s);
     return NB_OK;
-done:
-    nbi_wino_free(p);
-    return st;
 }
 
 void nbi_wino_free(nbi_wino *p) {
-    if (!p) return;
-    nbi_free(p->u);
-    nbi_free(p->bias);
     nbi_free(p);
 }
 
@@ -115,7 +94,7 @@ static wino_work work_of(const job *j, int worker) {
     float *at = j->own + (size_t)worker * j->own_count;
     return (wino_work){.x = at,
                        .y = at + WINO_PLACES * s->x_place,
-                       .window = at + WINO_PLACES * (s->x_place + s->y_place)};
+                       .zeros = at + WINO_PLACES * (s->x_place + s->y_place)};
 }
 
 static nb_status weights_range(void *user, size_t begin, size_t end, int worker) {
@@ -130,14 +109,13 @@ static nb_status forward_range(void *user, size_t begin, size_t end, int worker)
     const wino_shape *s = &j->p->s;
     const bool data = j->p->pass == NBI_LA_BACKWARD_DATA;
     wino_work work = work_of(j, worker);
-    const float *in = data ? j->a->y : j->a->x, *u = j->p->fixed ? j->p->u : j->u;
-    const float *bias = j->p->fixed ? j->p->bias : data ? NULL : j->a->bias;
+    const float *in = data ? j->a->y : j->a->x, *bias = data ? NULL : j->a->bias;
     for (size_t b = begin; b < end; b++) {
         const size_t first = b * s->together, rest = s->tiles - first;
         const size_t n = rest < s->together ? rest : s->together;
         nbi_wino_input(s, in, first, n, &work);
-        nbi_wino_products(s, u, n, &work);
-        nbi_wino_output(s, &j->p->act, bias, first, n, &work, data ? j->a->x : j->a->y);
+        nbi_wino_products(s, j->u, n, &work);
+        nbi_wino_output(s, bias, first, n, &work, data ? j->a->x : j->a->y);
     }
     return NB_OK;
 }
@@ -176,8 +154,8 @@ nb_status nbi_wino_run(nb_ctx *ctx, nbi_wino *p, nbi_wino_room *room, const nbi_
     const size_t widest = s->c > s->m ? s->c : s->m, threads = (size_t)nb_ctx_threads(ctx);
     job j = {.p = p, .a = a, .blocks = (s->tiles + s->together - 1) / s->together};
     j.n_chunks = j.blocks < CHUNKS ? j.blocks : CHUNKS;
-    j.own_count = WINO_PLACES * (s->x_place + s->y_place + widest);
-    const size_t u = (p->fixed ? 0 : weights ? j.n_chunks : 1) * WINO_PLACES * s->c * s->m;
+    j.own_count = WINO_PLACES * (s->x_place + s->y_place) + widest;
+    const size_t u = (weights ? j.n_chunks : 1) * WINO_PLACES * s->c * s->m;
     const size_t sums = weights ? j.n_chunks * s->m : 0;
     const size_t count = threads * j.own_count + u + sums;
     if (room->count < count) {
@@ -191,7 +169,7 @@ nb_status nbi_wino_run(nb_ctx *ctx, nbi_wino *p, nbi_wino_room *room, const nbi_
     j.u = j.own + threads * j.own_count;
     j.bias = j.u + u;
     if (!weights) {
-        if (!p->fixed) NB_TRY(nbi_parallel(ctx, s->c, WINO_STRIP, weights_range, &j));
+        NB_TRY(nbi_parallel(ctx, s->c, WINO_STRIP, weights_range, &j));
         return nbi_parallel(ctx, j.blocks, 1, forward_range, &j);
     }
     NB_TRY(nbi_parallel(ctx, j.n_chunks, 1, gradient_range, &j));
@@ -209,9 +187,9 @@ bool nbi_wino_fits(const nbi_la_conv_desc *desc) {
     return false;
 }
 
-nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *desc, nbi_la_pass pass, const float *w,
-                       const float *bias, nbi_wino **out) {
-    (void)desc, (void)pass, (void)w, (void)bias, (void)out;
+nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *desc, nbi_la_pass pass,
+                       nbi_wino **out) {
+    (void)desc, (void)pass, (void)out;
     return nb_fail(ctx, NB_EUNSUPPORTED, "this build has no Winograd convolution");
 }
 

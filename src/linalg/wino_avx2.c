@@ -1,5 +1,5 @@
-/* The arithmetic of Winograd's F(4×4, 3×3) and F(3×3, 4×4) on AVX2: transforms on 8 channels at once,
- * products of 6 tiles by 16 channels. */
+/* The arithmetic of Winograd's F(4×4, 3×3) and F(3×3, 4×4) on AVX2: transforms on 8 channels at
+ * once, products of 6 tiles by 16 channels. */
 #include "linalg/wino_parts.h"
 
 #include <string.h>
@@ -30,7 +30,8 @@ static inline vec more(vec a, float k, vec b) {
     return _mm256_fmadd_ps(all(k), b, a);
 }
 
-/* ---- one dimension of each transform: in 6 or 4 or 3 vectors, out so many vectors apart ------- */
+/* ---- one dimension of each transform: in 6 or 4 or 3 vectors, out so many vectors apart -------
+ */
 
 /* Bᵗ d */
 static inline void input_6(vec d0, vec d1, vec d2, vec d3, vec d4, vec d5, vec *t, size_t apart) {
@@ -98,8 +99,8 @@ void nbi_wino_weights(const wino_shape *s, const float *w, bool turned, size_t b
                       float *u) {
     const size_t in_step = turned ? s->m * 9 : 9, out_step = turned ? 9 : s->c * 9;
     const int step = (int)out_step;
-    const __m256i at = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                          _mm256_set1_epi32(step));
+    const __m256i at =
+        _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(step));
     for (size_t i = begin; i < end; i++)
         for (size_t o = 0; o < s->m; o += LANES) {
             const float *from = w + i * in_step + o * out_step;
@@ -130,35 +131,22 @@ static inline place_in_batch find_tile(const wino_shape *s, const float *in, siz
                             (int64_t)(k % s->columns * WINO_SIDE)};
 }
 
-/* side×side pixels from (y, x) on, zeros outside the image: where they begin; *row: floats per row. */
-static const float *window(const float *image, size_t h, size_t w, size_t c, int64_t y, int64_t x,
-                           int64_t side, float *buffer, size_t *row) {
-    *row = w * c;
-    if (y >= 0 && x >= 0 && y + side <= (int64_t)h && x + side <= (int64_t)w)
-        return image + ((size_t)y * w + (size_t)x) * c;
-    const int64_t left = x < 0 ? -x : 0;
-    const int64_t right = x + side > (int64_t)w ? (int64_t)w - x : side; /* behind the last pixel */
-    *row = (size_t)side * c;
-    for (int64_t r = 0; r < side; r++) {
-        float *to = buffer + (size_t)r * *row;
-        if (y + r < 0 || y + r >= (int64_t)h || right <= left) {
-            memset(to, 0, *row * sizeof *to);
-            continue;
+/* Where side×side pixels from (y, x) on are; those outside the image are c zeros. */
+static inline void find_pixels(const float *image, size_t h, size_t w, size_t c, int64_t y,
+                               int64_t x, int64_t side, const float *zeros, const float **pixel) {
+    for (int64_t r = 0; r < side; r++)
+        for (int64_t k = 0; k < side; k++) {
+            const bool in = y + r >= 0 && y + r < (int64_t)h && x + k >= 0 && x + k < (int64_t)w;
+            *pixel++ = in ? image + ((size_t)(y + r) * w + (size_t)(x + k)) * c : zeros;
         }
-        memset(to, 0, (size_t)left * c * sizeof *to);
-        memcpy(to + (size_t)left * c, image + ((size_t)(y + r) * w + (size_t)(x + left)) * c,
-               (size_t)(right - left) * c * sizeof *to);
-        memset(to + (size_t)right * c, 0, (size_t)(side - right) * c * sizeof *to);
-    }
-    return buffer;
 }
 
-/* 8 channels of a window; to: one place every `apart` floats. */
-static inline void transform_input(const float *at, size_t row, size_t c, float *to, size_t apart) {
+/* 8 channels from c on of a window of pixels; to: one place every `apart` floats. */
+static inline void transform_input(const float *const *pixel, size_t c, float *to, size_t apart) {
     vec t[WINO_WINDOW][WINO_WINDOW], out[WINO_WINDOW];
-    for (size_t x = 0; x < WINO_WINDOW; x++, at += c)
-        input_6(load(at), load(at + row), load(at + 2 * row), load(at + 3 * row),
-                load(at + 4 * row), load(at + 5 * row), &t[0][x], WINO_WINDOW);
+    for (size_t x = 0; x < WINO_WINDOW; x++, pixel++)
+        input_6(load(pixel[0] + c), load(pixel[6] + c), load(pixel[12] + c), load(pixel[18] + c),
+                load(pixel[24] + c), load(pixel[30] + c), &t[0][x], WINO_WINDOW);
     for (size_t y = 0; y < WINO_WINDOW; y++) {
         input_6(t[y][0], t[y][1], t[y][2], t[y][3], t[y][4], t[y][5], out, 1);
         for (size_t x = 0; x < WINO_WINDOW; x++, to += apart) store(to, out[x]);
@@ -166,25 +154,26 @@ static inline void transform_input(const float *at, size_t row, size_t c, float 
 }
 
 void nbi_wino_input(const wino_shape *s, const float *in, size_t first, size_t n, wino_work *work) {
+    const float *pixel[WINO_PLACES];
+    memset(work->zeros, 0, s->c * sizeof *work->zeros);
     for (size_t k = 0; k < n; k++) {
         const place_in_batch p = find_tile(s, in, s->h * s->w * s->c, first + k);
-        size_t row;
-        const float *at = window(p.image, s->h, s->w, s->c, p.y - s->pt, p.x - s->pl, WINO_WINDOW,
-                                 work->window, &row);
         float *to = work->x + k * s->c;
-        for (size_t c = 0; c < s->c; c += LANES)
-            transform_input(at + c, row, s->c, to + c, s->x_place);
+        find_pixels(p.image, s->h, s->w, s->c, p.y - s->pt, p.x - s->pl, WINO_WINDOW, work->zeros,
+                    pixel);
+        for (size_t c = 0; c < s->c; c += LANES) transform_input(pixel, c, to + c, s->x_place);
     }
 }
 
 /* ---- products ------------------------------------------------------------------------------ */
 
 #define PRODUCT_ROW(a, b, row)                                                                     \
-    v = _mm256_broadcast_ss(x + (row) * c);                                                        \
+    v = _mm256_broadcast_ss(x + (row)*c);                                                          \
     a = _mm256_fmadd_ps(v, u0, a);                                                                 \
     b = _mm256_fmadd_ps(v, u1, b)
 
-/* WINO_ROWS tiles × 16 channels of one place. x: [tile][c], u: [c][16], to: a tile every m floats. */
+/* WINO_ROWS tiles × 16 channels of one place. x: [tile][c], u: [c][16], to: a tile every m floats.
+ */
 static inline void multiply(const float *x, size_t c, const float *u, float *to, size_t m) {
     vec a0 = _mm256_setzero_ps(), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
     vec e0 = a0, e1 = a0, f0 = a0, f1 = a0, v;
@@ -217,14 +206,8 @@ void nbi_wino_products(const wino_shape *s, const float *u, size_t n, wino_work 
 
 /* ---- outputs ------------------------------------------------------------------------------- */
 
-static inline vec activate(const wino_act *act, vec v, const float *before) {
-    if (act->accumulate) v = add(v, load(before));
-    if (act->clamp) v = _mm256_min_ps(_mm256_max_ps(v, all(act->lo)), all(act->hi));
-    return v;
-}
-
-void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias, size_t first,
-                     size_t n, wino_work *work, float *out) {
+void nbi_wino_output(const wino_shape *s, const float *bias, size_t first, size_t n,
+                     const wino_work *work, float *out) {
     for (size_t k = 0; k < n; k++) {
         const place_in_batch p = find_tile(s, out, s->oh * s->ow * s->m, first + k);
         const size_t y0 = (size_t)p.y, x0 = (size_t)p.x;
@@ -240,8 +223,7 @@ void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias
             for (size_t r = 0; r < height; r++) {
                 float *row = to + r * s->ow * s->m + o;
                 output_4((const float *)t[r], LANES, y, 1);
-                for (size_t x = 0; x < width; x++, row += s->m)
-                    store(row, activate(act, add(y[x], b), row));
+                for (size_t x = 0; x < width; x++, row += s->m) store(row, add(y[x], b));
             }
         }
     }
@@ -249,25 +231,27 @@ void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias
 
 /* ---- gradients of weights ------------------------------------------------------------------- */
 
+static inline void transform_gradient(const float *const *pixel, size_t o, float *to,
+                                      size_t apart) {
+    vec t[WINO_WINDOW][WINO_SIDE], out[WINO_WINDOW];
+    for (size_t x = 0; x < WINO_SIDE; x++, pixel++)
+        gradient_6(load(pixel[0] + o), load(pixel[4] + o), load(pixel[8] + o), load(pixel[12] + o),
+                   &t[0][x], WINO_SIDE);
+    for (size_t y = 0; y < WINO_WINDOW; y++) {
+        gradient_6(t[y][0], t[y][1], t[y][2], t[y][3], out, 1);
+        for (size_t x = 0; x < WINO_WINDOW; x++, to += apart) store(to, out[x]);
+    }
+}
+
 void nbi_wino_gradient_input(const wino_shape *s, const float *gy, size_t first, size_t n,
                              wino_work *work) {
+    const float *pixel[WINO_SIDE * WINO_SIDE];
+    memset(work->zeros, 0, s->m * sizeof *work->zeros);
     for (size_t k = 0; k < n; k++) {
         const place_in_batch p = find_tile(s, gy, s->oh * s->ow * s->m, first + k);
-        size_t row;
-        const float *at =
-            window(p.image, s->oh, s->ow, s->m, p.y, p.x, WINO_SIDE, work->window, &row);
-        for (size_t o = 0; o < s->m; o += LANES) {
-            const float *from = at + o;
-            float *to = work->y + k * s->m + o;
-            vec t[WINO_WINDOW][WINO_SIDE], out[WINO_WINDOW];
-            for (size_t x = 0; x < WINO_SIDE; x++, from += s->m)
-                gradient_6(load(from), load(from + row), load(from + 2 * row),
-                           load(from + 3 * row), &t[0][x], WINO_SIDE);
-            for (size_t y = 0; y < WINO_WINDOW; y++) {
-                gradient_6(t[y][0], t[y][1], t[y][2], t[y][3], out, 1);
-                for (size_t x = 0; x < WINO_WINDOW; x++, to += s->y_place) store(to, out[x]);
-            }
-        }
+        float *to = work->y + k * s->m;
+        find_pixels(p.image, s->oh, s->ow, s->m, p.y, p.x, WINO_SIDE, work->zeros, pixel);
+        for (size_t o = 0; o < s->m; o += LANES) transform_gradient(pixel, o, to + o, s->y_place);
     }
 }
 
@@ -280,7 +264,8 @@ static inline void accumulate(const float *x, size_t c, const float *y, size_t m
     vec d1 = load(to + 3 * m + LANES), v;
     for (size_t t = 0; t < n; t++, x += c, y += m) {
         const vec y0 = load(y), y1 = load(y + LANES);
-        v = _mm256_broadcast_ss(x), a0 = _mm256_fmadd_ps(v, y0, a0), a1 = _mm256_fmadd_ps(v, y1, a1);
+        v = _mm256_broadcast_ss(x), a0 = _mm256_fmadd_ps(v, y0, a0),
+        a1 = _mm256_fmadd_ps(v, y1, a1);
         v = _mm256_broadcast_ss(x + 1), b0 = _mm256_fmadd_ps(v, y0, b0);
         b1 = _mm256_fmadd_ps(v, y1, b1);
         v = _mm256_broadcast_ss(x + 2), c0 = _mm256_fmadd_ps(v, y0, c0);
@@ -298,8 +283,8 @@ void nbi_wino_gradient_products(const wino_shape *s, size_t n, const wino_work *
     for (size_t place = 0; place < WINO_PLACES; place++, u += s->c * s->m)
         for (size_t o = 0; o < s->m; o += WINO_STRIP)
             for (size_t i = 0; i < s->c; i += 4)
-                accumulate(work->x + place * s->x_place + i, s->c,
-                           work->y + place * s->y_place + o, s->m, n, u + i * s->m + o);
+                accumulate(work->x + place * s->x_place + i, s->c, work->y + place * s->y_place + o,
+                           s->m, n, u + i * s->m + o);
 }
 
 /* At the point 1 a transform is the sum of its inputs. */

@@ -21,26 +21,21 @@ typedef struct wino_shape {
     size_t x_place, y_place;
 } wino_shape;
 
-typedef struct wino_act {
-    bool accumulate, clamp;
-    float lo, hi;
-} wino_act;
-
 typedef struct wino_work {
-    float *x, *y;  /* transformed inputs; products, or transformed gradients of the output */
-    float *window; /* 36 pixels */
+    float *x, *y; /* transformed inputs; products, or transformed gradients of the output */
+    float *zeros; /* as many as the larger of C and M */
 } wino_work;
 
-/* The weights M,C,3,3 of input channels begin … end - 1 to u: [place][M / 16][C][16]. turned: of the
- * data's gradient, whose inputs are the layer's outputs. */
+/* The weights M,C,3,3 of input channels begin … end - 1 to u: [place][M / 16][C][16]. turned: of
+ * the data's gradient, whose inputs are the layer's outputs. */
 void nbi_wino_weights(const wino_shape *s, const float *w, bool turned, size_t begin, size_t end,
                       float *u);
 /* Tiles first … first + n - 1 of the batch. */
 void nbi_wino_input(const wino_shape *s, const float *in, size_t first, size_t n, wino_work *work);
 void nbi_wino_products(const wino_shape *s, const float *u, size_t n, wino_work *work);
 /* bias: M values or NULL. */
-void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias, size_t first,
-                     size_t n, wino_work *work, float *out);
+void nbi_wino_output(const wino_shape *s, const float *bias, size_t first, size_t n,
+                     const wino_work *work, float *out);
 
 void nbi_wino_gradient_input(const wino_shape *s, const float *gy, size_t first, size_t n,
                              wino_work *work);

@@ -27,6 +27,7 @@ static nbi_la_conv_desc shape(int64_t n, int64_t c, int64_t m, int64_t h, int64_
                               .oh = h + 2 * pad - 2,
                               .ow = w + 2 * pad - 2,
                               .group = 1,
+                              .fast = true,
                               .kernel = {3, 3},
                               .stride = {1, 1},
                               .dilation = {1, 1},
