@@ -177,7 +177,7 @@ static void inference(void **state) {
     nbi_la_plan *plan;
     double *want = expected(&d, NBI_LA_FORWARD, &t, t.ny, NULL);
     d.accumulate = d.clamp = true;
-    d.lo = -3, d.hi = 6;
+    d.lo = -15, d.hi = 30; /* of sums up to about 50 */
     assert_true(nbi_wino_fits(&d));
     for (size_t i = 0; i < t.ny; i++)
         want[i] = fmin(fmax(want[i] + (double)t.y[i], (double)d.lo), (double)d.hi);
