@@ -11,11 +11,11 @@
 #include "runtime/lower.h"
 #include "runtime/run.h"
 #include "runtime/scorer_cache.h"
+#include "runtime/scorer_images.h"
 
 #include <math.h>
 #include <string.h>
 
-#define CHUNK     8 /* images per task */
 #define MAX_PACKS 4
 #define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
 
@@ -52,10 +52,7 @@ struct nbi_scorer {
     nbi_arena arena;      /* of the candidate */
     nbi_frozen *freeze;   /* filled when freezing */
     double *moments;      /* [2][statistics images][channels of a layer]: Σ, Σ² */
-    int32_t *sums;        /* of the statistics images, one layer at a time */
-    size_t sums_count;    /* room for so many */
-    bool sums_kept;       /* they are those of the layer being run */
-    const int32_t *sums_bias; /* the bias they contain */
+    nbi_kept_sums sums;   /* of the statistics images, one layer at a time */
     nbi_rounding_fn rounding; /* NULL: as fitted */
     void *rounding_user;
     const nbi_qparam *grid;   /* NULL: the fits */
@@ -101,7 +98,8 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->needed);
     nbi_free(s->readers);
     nbi_free(s->tensor);
-    nbi_free(s->sums);
+    nbi_free(s->sums.sums);
+    nbi_free(s->sums.halved);
     nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
@@ -125,9 +123,9 @@ nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
             most = count;
     }
     NB_TRY(nbi_alloc(ctx, most + NBI_KERNEL_SLACK, sizeof *sums, &sums));
-    nbi_free(s->sums);
-    s->sums = sums;
-    s->sums_count = most;
+    nbi_free(s->sums.sums);
+    s->sums.sums = sums;
+    s->sums.room = most;
     return NB_OK;
 }
 
@@ -157,6 +155,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
             channels = (size_t)net->layer[i].geometry.out_c;
     NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
                       &s->moments));
+    NB_TRYG(nbi_alloc(ctx, s->options.stat_images + 1, sizeof *s->sums.halved, &s->sums.halved));
     NB_TRYG(nbi_scorer_bound_sums(ctx, s, MOST_SUMS));
     *out = s;
     return NB_OK;
@@ -251,84 +250,13 @@ static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
 
 /* ---- running one step over the images -------------------------------------------------------- */
 
-typedef struct step_job {
-    nb_ctx *ctx;
-    nbi_scorer *s;
-    const nbi_ready_step *ready;
-    const uint8_t *in[3];
-    size_t in_bytes[3], out_bytes, acc_offset;
-    uint8_t *out;
-    double *sum, *square; /* statistics: [images][channels] */
-    size_t moments_offset; /* of work space in scratch: int64 [2][channels] */
-    size_t kept;          /* run_chunk: so many images have their sums already */
-} step_job;
-
-/* The output of an image from its kept sums: only the bias differs from the final one. */
-static void finish_image(const step_job *j, size_t n) {
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    const int32_t *acc = j->s->sums + n * pixels * channels;
-    j->ready->kernel->finish(&conv->p, acc, j->s->sums_bias, pixels, j->out + n * j->out_bytes);
-}
-
-static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
-    const step_job *j = user;
-    for (size_t i = begin; i < end; i++) {
-        /* the sums that were made last are still in a cache */
-        const size_t n = i < j->kept ? j->kept - 1 - i : i;
-        const void *in[3];
-        if (n < j->kept) {
-            finish_image(j, n);
-            continue;
-        }
-        for (int k = 0; k < 3; k++) in[k] = j->in[k] ? j->in[k] + n * j->in_bytes[k] : NULL;
-        NB_TRY(nbi_step_run(j->ctx, j->ready, j->s->tensor, in, j->out + n * j->out_bytes,
-                            j->s->scratch[worker]));
-    }
-    return NB_OK;
-}
-
-/* Adds Σ and Σ² of one image's sums, of so many pixels at once that int64 holds Σ². */
-static void add_moments(const step_job *j, const int32_t *acc, size_t n, int64_t *work) {
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w, count;
-    double bound = (double)conv->range.acc_bound + 1, most = 0x1p62 / (bound * bound);
-    for (size_t i = 0; i < pixels; i += count) {
-        count = most < (double)(pixels - i) ? (size_t)fmax(most, 1) : pixels - i;
-        nbi_simple_select(nbi_cpu_isa())
-            ->moments(acc + i * channels, count, channels, work, work + channels);
-        for (size_t c = 0; c < channels; c++) {
-            j->sum[n * channels + c] += (double)work[c];
-            j->square[n * channels + c] += (double)work[channels + c];
-        }
-    }
-}
-
-/* Sums of one image stay in scratch; per image and channel Σ and Σ² (exact below 2^53). */
-static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
-    const step_job *j = user;
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    for (size_t n = begin; n < end; n++) {
-        int32_t *acc = j->s->sums_kept ? j->s->sums + n * pixels * channels
-                                       : (int32_t *)(j->s->scratch[worker] + j->acc_offset);
-        j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
-                               j->in[0] + n * j->in_bytes[0], acc, j->s->scratch[worker]);
-        add_moments(j, acc, n, (int64_t *)(void *)(j->s->scratch[worker] + j->moments_offset));
-    }
-    return NB_OK;
-}
-
 static size_t image_bytes(const nbi_scorer *s, int edge) {
     const nbi_edge *e = &s->net->edge[edge];
     size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     return s->site[e->site].dtype == NB_DTYPE_S32 ? count * 4 : count;
 }
 
-static void set_inputs(nbi_scorer *s, const nbi_step *step, step_job *j) {
+static void set_inputs(nbi_scorer *s, const nbi_step *step, nbi_images_job *j) {
     for (int k = 0; k < step->n_in; k++) {
         int e = s->alias[step->in[k]];
         j->in[k] = s->buffer[e]->data;
@@ -351,7 +279,7 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     nbi_step step[NBI_MAX_STEPS];
     nbi_ready_step ready;
     void *own = NULL;
-    step_job j = {.ctx = ctx, .s = s, .ready = &ready};
+    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums};
     nb_status st;
     int n;
     plain.gain = nbi_arena_alloc(&s->arena, channels, sizeof(double));
@@ -362,15 +290,12 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     NB_TRYG(ready_step(ctx, step, f, &ready, &own));
     set_inputs(s, step, &j);
     size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
-    s->sums_kept = count * images <= s->sums_count;
-    s->sums_bias = step->u.conv.p.bias;
-    j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
-    j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
-    NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
+    s->sums.kept = count * images <= s->sums.room;
+    NB_TRYG(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
+    j.scratch = s->scratch;
     j.sum = s->moments;
     j.square = s->moments + images * channels;
-    memset(s->moments, 0, 2 * images * channels * sizeof *s->moments);
-    NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
+    NB_TRYG(nbi_images_sum(&j, images));
     double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
     const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
     for (size_t c = 0; c < channels; c++) {
@@ -446,7 +371,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
     conv->bias_bits = policy[l->bias_site];
     NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
                          &s->site[s->net->edge[l->out].site], arena, conv));
-    s->sums_kept &= conv->levels == f->w.levels;
+    s->sums.kept &= conv->levels == f->w.levels;
     return NB_OK;
 }
 
@@ -467,7 +392,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     nbi_frozen_conv conv = {0};
     weight_fit *f = NULL;
     int n;
-    s->sums_kept = false;
+    s->sums.kept = false;
     if (l->type == NBI_LAYER_CONV) {
         NB_TRY(start_conv(ctx, s, layer, bits, &conv));
         f = fit_of(s, layer, bits[l->weight_site]);
@@ -483,14 +408,16 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     for (int i = 0; i < n; i++) {
         nbi_ready_step ready;
         void *own = NULL;
-        step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
+        nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums,
+                            .out = out->data, .out_bytes = bytes};
         nb_status st = ready_step(ctx, &step[i], i == 0 ? f : NULL, &ready, &own);
-        if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
+        if (st == NB_OK) st = ensure_scratch(ctx, s, nbi_images_scratch(&ready));
         set_inputs(s, &step[i], &j);
         /* a convolution's second step is the table of its levels, in place */
-        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums_kept;
+        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums.kept;
         j.kept = sums ? s->options.stat_images : 0;
-        if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
+        j.scratch = s->scratch;
+        if (st == NB_OK) st = nbi_images_run(&j, s->options.images);
         nbi_free(own);
         NB_TRY(st);
     }
@@ -514,10 +441,12 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     nbi_ready_step ready;
     NB_TRY(nbi_lower_input(ctx, net, s->site, &s->arena, &step));
     NB_TRY(nbi_step_ready(ctx, &step, NULL, &ready));
-    step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
+    NB_TRY(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
+    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .scratch = s->scratch,
+                        .out = out->data, .out_bytes = bytes};
     j.in[0] = s->options.inputs;
     j.in_bytes[0] = bytes;
-    NB_TRY(nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j));
+    NB_TRY(nbi_images_run(&j, s->options.images));
     out->keep = caches(s);
     return NB_OK;
 }

@@ -1,13 +1,13 @@
 /* Requantization of vectors of sums, in AVX2. Two ways, the same result:
  *
  * wide: the 64-bit products of nbk_rescale.
- * quick: z = acc·mult·2^−shift + zero in float, once a little too low and once a little too high; where
- *   both round to the same byte, it is that of the exact z. The rest, few in ten thousand, is left to
- *   the wide way. The proof, with e = (513 + |o|)·2^−22 and o = zero + missing·mult·2^−shift:
+ * quick: z = acc·mult·2^−shift + zero in float, once a little too low and once a little too high;
+ * where both round to the same byte, it is that of the exact z. The rest, few in ten thousand, is
+ * left to the wide way. The proof, with e = (513 + |o|)·2^−22 and o = zero + missing·mult·2^−shift:
  *   conversion and factor are off by 2^−24 of themselves each, as are offset and result. So for
  *   |z| ≤ 512 the float result is off by less than (|z| + |o|)·2^−23·1.001 + (|o| + 1)·2^−24 +
- *   514·2^−24 < e, and low < z < high; beyond, with |o| ≤ 2^22, both are beyond the limits of a byte.
- *   Rounding is monotone, and a tie of z lies strictly between the two. */
+ *   514·2^−24 < e, and low < z < high; beyond, with |o| ≤ 2^22, both are beyond the limits of a
+ * byte. Rounding is monotone, and a tie of z lies strictly between the two. */
 #ifndef NIBBLE_KERNELS_REQUANT_AVX2_H
 #define NIBBLE_KERNELS_REQUANT_AVX2_H
 
@@ -100,11 +100,10 @@ static inline __m256i requant2_quick(const quick *k, const limits *l, uint8_t ty
                                      const __m256i v[4], __m256i *differ) {
     const __m256 a0 = _mm256_cvtepi32_ps(v[0]), a1 = _mm256_cvtepi32_ps(v[1]);
     const __m256 b0 = _mm256_cvtepi32_ps(v[2]), b1 = _mm256_cvtepi32_ps(v[3]);
-    const __m256i low = narrow(_mm256_packs_epi32(quick8(a0, k->scale[0], k->low[0]),
-                                                  quick8(a1, k->scale[1], k->low[1])),
-                               _mm256_packs_epi32(quick8(b0, k->scale[0], k->low[0]),
-                                                  quick8(b1, k->scale[1], k->low[1])),
-                               type);
+    const __m256i low = narrow(
+        _mm256_packs_epi32(quick8(a0, k->scale[0], k->low[0]), quick8(a1, k->scale[1], k->low[1])),
+        _mm256_packs_epi32(quick8(b0, k->scale[0], k->low[0]), quick8(b1, k->scale[1], k->low[1])),
+        type);
     const __m256i high = narrow(_mm256_packs_epi32(quick8(a0, k->scale[0], k->high[0]),
                                                    quick8(a1, k->scale[1], k->high[1])),
                                 _mm256_packs_epi32(quick8(b0, k->scale[0], k->high[0]),
