@@ -299,7 +299,7 @@ static bool biases_are(nbi_qdq_import *im, int layer, int bits, double *bias, ui
     const nbi_layer *l = &net->layer[layer];
     const nbi_frozen_conv *conv = &im->frozen->conv[layer];
     const nbi_qparam *x = &im->frozen->site[net->edge[l->in[0]].site];
-    const nbi_qparam *y = &im->frozen->site[net->edge[l->out].site];
+    const nbi_qparam *y = nbi_made_grid(&im->frozen->site[net->edge[l->out].site]);
     size_t n = (size_t)l->geometry.out_c;
     int32_t mult;
     int8_t base;

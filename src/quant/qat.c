@@ -20,7 +20,7 @@ typedef struct builder {
     nbi_graph *g;
     const nbi_qnet *net;
     const nbi_qat_options *o;
-    int *value;  /* [n_edges] → tensor of g, −1 */
+    int *value;  /* the graph's */
     int *mapped; /* [tensors of net->graph] → tensor of g inside the layer being built, −1 */
 } builder;
 
@@ -503,7 +503,7 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     q->train = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->train);
     q->decays = nbi_arena_alloc(a, 6 * layers + 2 * sites, sizeof *q->decays);
     q->state = nbi_arena_alloc(a, 2 * layers + sites, sizeof *q->state);
-    b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
+    q->value = b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);
     if (!q->layer || !q->site_scale || !q->site_params || !q->bits || !q->train || !q->decays ||
         !q->state || !b->value || !b->mapped || !q->work_bias || !q->work_shift)

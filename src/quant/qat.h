@@ -51,6 +51,7 @@ typedef struct nbi_qat {
     nbi_qat_layer *layer; /* [n_layers] */
     int *site_scale;      /* [n_sites]: [1,1], −1 for what is not learned; of a scheme behind 8 bits: theirs */
     int *site_params;     /* [n_sites]: [1,n] of a scheme other than uniform; −1 */
+    int *value;           /* [n_edges]: the edge's values as the integer program has them; −1 */
     double *work_bias;    /* of nbi_qat_settle: [most output channels] */
     uint8_t *work_shift;
     int x, target, teacher; /* graph inputs, −1 */

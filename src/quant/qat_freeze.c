@@ -18,12 +18,12 @@ static int code_of(float w, float scale, int bits) {
     return bits == 1 ? (w < 0 ? -1 : 1) : nbi_level_of(w, scale, -top, top - 1);
 }
 
-/* The real value of a step of an edge's codes. */
-static double step_of(const nbi_qat *q, int edge) {
+/* The real value of a step of an edge's codes; `made`: of what a layer computes, before a table. */
+static double step_of(const nbi_qat *q, int edge, bool made) {
     nbi_levels room;
     nbi_qparam grid;
     nbi_qat_site_grid(q, q->net->edge[edge].site, &room, &grid);
-    return grid.scale;
+    return made ? nbi_made_grid(&grid)->scale : grid.scale;
 }
 
 /* A channel as nbi_fold_gain sees it: the gain in a float32 scale, the shift in steps of the sums. */
@@ -55,7 +55,7 @@ static void settle_layer(const nbi_qat *q, int index) {
     const nbi_qat_layer *t = &q->layer[index];
     float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
     int bits = q->bits[l->bias_site], n = l->geometry.out_c;
-    double x_step = step_of(q, l->in[0]), y = step_of(q, l->out);
+    double x_step = step_of(q, l->in[0], false), y = step_of(q, l->out, true);
     int8_t base;
     for (int o = 0; o < n; o++) {
         channel c = channel_of(q, index, x_step, o);

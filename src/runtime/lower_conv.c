@@ -93,7 +93,8 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, co
         conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -MAX_BIAS), MAX_BIAS) * unit;
     }
     conv->scale = scale;
-    return nbi_bias_is_narrow(conv->bias_bits) ? narrow_shifts(ctx, l, x, y, arena, conv) : NB_OK;
+    if (!nbi_bias_is_narrow(conv->bias_bits)) return NB_OK;
+    return narrow_shifts(ctx, l, x, nbi_made_grid(y), arena, conv);
 }
 
 nb_status nbi_frozen_fold(nb_ctx *ctx, nbi_frozen *frozen) {

@@ -39,13 +39,13 @@ awk -v a="$(value twice before)" -v b="$(sed -n 's/.*"deployed": \([0-9.]*\).*/\
 
 # a rate that only does harm: what there was is delivered again, byte for byte
 cp -r once hurt
-works finetune hurt --epochs 1 --threads 1 --lr 0.2
+works finetune hurt --epochs 1 --threads 1 --lr 0.1
 grep -q "no epoch is better" err || fail "a useless fine-tuning is not told: $(cat err)"
 same once/model.onnx hurt/model.onnx "a useless fine-tuning"
 same once/tuned.npz hurt/tuned.npz "a useless fine-tuning"
 
 # the same in one go, by quantize: the policy without fine-tuning is a candidate
-works "${job[@]}" --finetune 1 --lr 0.2 -o useless
+works "${job[@]}" --finetune 1 --lr 0.1 -o useless
 same plain/model.onnx useless/model.onnx "quantize with a useless fine-tuning"
 # … and what the search found is delivered where fine-tuning diverges
 refuses 1 "holds the policy without it" "${job[@]}" --finetune 1 --lr 1000 -o wild
