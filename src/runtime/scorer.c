@@ -7,38 +7,25 @@
  * or the size of the layer. */
 #include "runtime/scorer.h"
 
-#include "quant/fit.h"
 #include "runtime/lower.h"
 #include "runtime/run.h"
 #include "runtime/scorer_cache.h"
 #include "runtime/scorer_images.h"
+#include "runtime/scorer_weights.h"
 
 #include <math.h>
 #include <string.h>
 
-#define MAX_PACKS 4
 #define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
-
-typedef struct weight_fit { /* one layer by one choice */
-    struct weight_fit *next;
-    nbi_choice choice;
-    nbi_coded_weights w;
-    struct {
-        const nbi_conv_kernel *kernel;
-        void *packed;
-    } pack[MAX_PACKS];
-} weight_fit;
 
 struct nbi_scorer {
     const nbi_qnet *net;
     nbi_scorer_options options;
     nbi_prefix_cache cache;
-    weight_fit **fit;     /* by layer: those that were asked for */
+    nbi_weight_store weights;
     nbi_qparam *site;     /* of the policy being run */
-    nbi_weights_fn weights; /* NULL: fitted to the layers' own */
-    void *weights_user;
     bool whole_policy;
-    nbi_choice *asked;    /* by site: the policy being run, for `weights` */
+    nbi_choice *asked;    /* by site: the policy being run */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
     nbi_cached **buffer;  /* by edge, pinned while needed */
@@ -58,38 +45,12 @@ struct nbi_scorer {
     const nbi_qparam *grid;   /* NULL: the fits */
 };
 
-/* NULL: not fitted yet. */
-static weight_fit *fit_of(const nbi_scorer *s, int layer, nbi_choice choice) {
-    weight_fit *f = s->fit[layer];
-    while (f && f->choice != choice) f = f->next;
-    return f;
-}
-
-static void free_fit(weight_fit *f) {
-    if (!f) return;
-    nbi_free(f->w.levels);
-    nbi_free(f->w.scale);
-    for (int k = 0; k < MAX_PACKS; k++) nbi_free(f->pack[k].packed);
-    nbi_free(f);
-}
-
-static void drop_fits(nbi_scorer *s) {
-    for (int i = 0; s->fit && i < s->net->n_layers; i++) {
-        for (weight_fit *f = s->fit[i], *next; f; f = next) {
-            next = f->next;
-            free_fit(f);
-        }
-        s->fit[i] = NULL;
-    }
-}
-
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
     nbi_cache_free(&s->cache);
-    drop_fits(s);
+    nbi_weight_store_free(&s->weights);
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
-    nbi_free(s->fit);
     nbi_free(s->asked);
     nbi_free(s->site);
     nbi_free(s->key);
@@ -107,8 +68,8 @@ void nbi_scorer_free(nbi_scorer *s) {
 
 void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user,
                             bool whole_policy) {
-    s->weights = weights;
-    s->weights_user = user;
+    s->weights.source = weights;
+    s->weights.user = user;
     s->whole_policy = whole_policy;
 }
 
@@ -140,7 +101,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     s->workers = nb_ctx_threads(ctx);
     if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
-    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
+    NB_TRYG(nbi_weight_store_init(ctx, &s->weights, net, options->per_channel));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *s->asked, &s->asked));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
@@ -183,58 +144,16 @@ void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
     *saved = s->saved;
 }
 
-/* ---- weights -------------------------------------------------------------------------------- */
-
-static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice) {
-    const nbi_layer *l = &s->net->layer[layer];
-    weight_fit *f = fit_of(s, layer, choice);
-    nb_status st;
-    if (f) return NB_OK;
-    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, choice, true));
-    NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
-    f->choice = choice;
-    NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
-    NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
-    s->asked[l->weight_site] = choice;
-    NB_TRYG(s->weights ? s->weights(ctx, s->weights_user, layer, s->asked, &f->w)
-                       : nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
-    nbi_clear_constants(l, nbi_choice_bits(choice), f->w.has_table ? f->w.table : NULL, f->w.levels);
-    f->next = s->fit[layer];
-    s->fit[layer] = f;
-    return NB_OK;
-done:
-    free_fit(f);
-    return st;
-}
-
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choice choice,
                                  double *out) {
-    int layer = s->net->site[site].layer;
-    NB_TRY(ensure_fit(ctx, s, layer, choice));
-    *out = fit_of(s, layer, choice)->w.sqnr;
+    nbi_weight_fit *f;
+    s->asked[site] = choice;
+    NB_TRY(nbi_weight_store_get(ctx, &s->weights, s->net->site[site].layer, s->asked, &f));
+    *out = f->w.sqnr;
     return NB_OK;
 }
 
-/* The packed weights of a step: from the store, unless the step has levels of its own. */
-static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
-                            nbi_ready_step *out, void **own) {
-    *own = NULL;
-    if (!f || step->u.conv.levels != f->w.levels) return nbi_step_ready(ctx, step, own, out);
-    NB_TRY(nbi_step_ready(ctx, step, NULL, out));
-    for (int k = 0; k < MAX_PACKS; k++) {
-        if (f->pack[k].kernel == out->kernel) {
-            out->packed = f->pack[k].packed;
-            return NB_OK;
-        }
-        if (f->pack[k].kernel) continue;
-        nbi_ready_step full;
-        NB_TRY(nbi_step_ready(ctx, step, &f->pack[k].packed, &full));
-        f->pack[k].kernel = out->kernel;
-        out->packed = full.packed;
-        return NB_OK;
-    }
-    return nbi_step_ready(ctx, step, own, out);
-}
+/* ---- running one step over the images -------------------------------------------------------- */
 
 static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     if (bytes <= s->scratch_bytes) return NB_OK;
@@ -247,8 +166,6 @@ static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     s->scratch_bytes = bytes;
     return NB_OK;
 }
-
-/* ---- running one step over the images -------------------------------------------------------- */
 
 static size_t image_bytes(const nbi_scorer *s, int edge) {
     const nbi_edge *e = &s->net->edge[edge];
@@ -270,9 +187,8 @@ typedef struct aim { /* of the correction, per channel */
 
 /* Mean and deviation of the layer's quantized sums become a new gain and shift per channel:
  * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
-static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv *conv,
-                         const aim *to) {
-    weight_fit *f = fit_of(s, layer, nbi_choice_of(conv->scheme, conv->bits));
+static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_weight_fit *f,
+                         nbi_frozen_conv *conv, const aim *to) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
     nbi_frozen_conv plain = *conv;
@@ -287,7 +203,7 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
     for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
     NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, step, &n));
-    NB_TRYG(ready_step(ctx, step, f, &ready, &own));
+    NB_TRYG(nbi_weight_fit_ready(ctx, f, step, &ready, &own));
     set_inputs(s, step, &j);
     size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
     s->sums.kept = count * images <= s->sums.room;
@@ -348,13 +264,13 @@ static nb_status ask_rounding(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *
 }
 
 static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
-                            nbi_frozen_conv *conv) {
+                            nbi_weight_fit **fit, nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
     nbi_choice choice = policy[l->weight_site];
     aim to = {l->mean, l->deviation};
-    NB_TRY(ensure_fit(ctx, s, layer, choice));
-    weight_fit *f = fit_of(s, layer, choice);
+    NB_TRY(nbi_weight_store_get(ctx, &s->weights, layer, policy, fit));
+    const nbi_weight_fit *f = *fit;
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
     *conv = (nbi_frozen_conv){.bits = nbi_choice_bits(choice), .scheme = nbi_choice_scheme(choice),
                               .levels = f->w.levels, .scale = f->w.scale,
@@ -367,7 +283,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
-    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, &to));
+    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, *fit, conv, &to));
     conv->bias_bits = policy[l->bias_site];
     NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
                          &s->site[s->net->edge[l->out].site], arena, conv));
@@ -390,12 +306,11 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     const nbi_layer *l = &s->net->layer[layer];
     nbi_step step[NBI_MAX_STEPS];
     nbi_frozen_conv conv = {0};
-    weight_fit *f = NULL;
+    nbi_weight_fit *f = NULL;
     int n;
     s->sums.kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits, &conv));
-        f = fit_of(s, layer, bits[l->weight_site]);
+        NB_TRY(start_conv(ctx, s, layer, bits, &f, &conv));
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
     }
@@ -410,7 +325,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
         void *own = NULL;
         nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums,
                             .out = out->data, .out_bytes = bytes};
-        nb_status st = ready_step(ctx, &step[i], i == 0 ? f : NULL, &ready, &own);
+        nb_status st = nbi_weight_fit_ready(ctx, i == 0 ? f : NULL, &step[i], &ready, &own);
         if (st == NB_OK) st = ensure_scratch(ctx, s, nbi_images_scratch(&ready));
         set_inputs(s, &step[i], &j);
         /* a convolution's second step is the table of its levels, in place */
@@ -560,7 +475,8 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         s->site[i] = learned ? s->grid[i] : *q;
     }
     size_t size = (size_t)s->net->n_sites * sizeof *bits;
-    if (s->whole_policy && memcmp(s->asked, bits, size)) drop_fits(s);
+    if (s->whole_policy && memcmp(s->asked, bits, size))
+        nbi_weight_store_drop(&s->weights);
     memcpy(s->asked, bits, size);
     make_keys(s, bits);
     describe(s);
