@@ -1,5 +1,6 @@
 # Each SIMD file alone gets the flags of its instruction set; the rest of the library runs anywhere.
-file(GLOB AVX2_FILES RELATIVE ${CMAKE_SOURCE_DIR} src/kernels/x86/*_avx2.c)
+file(GLOB AVX2_FILES RELATIVE ${CMAKE_SOURCE_DIR} src/kernels/x86/*_avx2.c
+  src/linalg/*_avx2.c)
 file(GLOB AVX512_FILES RELATIVE ${CMAKE_SOURCE_DIR} src/kernels/x86/*_avx512vnni.c)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   foreach(f ${AVX2_FILES})

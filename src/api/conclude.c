@@ -82,7 +82,8 @@ static nb_status write_results(nbi_session *s, const json_t *result) {
 
 /* What was trained, or no file of it: one of an earlier run would mislead. */
 static nb_status keep_tuned(nbi_session *s, const nbi_tuning_result *tuning) {
-    nbi_tuned_info info = {.epochs = tuning->epochs, .origin_epochs = tuning->origin_epochs};
+    nbi_tuned_info info = {.epochs = tuning->epochs, .origin_epochs = tuning->origin_epochs,
+                           .origin_merit = tuning->origin_merit};
     nbi_buf path = {0};
     memcpy(info.origin, tuning->origin, sizeof info.origin);
     if (s->tuned) return nbi_tuned_save(s, s->tuned, &info);

@@ -171,7 +171,7 @@ static nb_status judge_before(tuning *t, const nbi_choice *bits) {
     nbi_session *s = t->s;
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
-    if (s->further.fresh) return NB_OK;
+    if (s->further.fresh || isfinite(t->before)) return NB_OK;
     nb_status st = s->further.tuned ? deploy(t, &frozen, &program)
                                     : nbi_session_freeze(s, bits, &frozen, &program);
     if (st == NB_OK) st = judge(t, program, false, &t->before);
@@ -210,6 +210,7 @@ static nb_status set_start(tuning *t, const nbi_choice *bits) {
     if (!s->o->resume || !t->from.origin[0]) return NB_OK;
     snprintf(t->from.id, sizeof t->from.id, "%s", t->from.origin);
     t->from.epochs = t->from.origin_epochs;
+    t->before = t->from.origin_merit;
     return NB_OK;
 }
 
@@ -365,6 +366,7 @@ static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
     if (!r->stopped) return NB_OK;
     snprintf(out->origin, sizeof out->origin, "%s", t->from.id);
     out->origin_epochs = t->from.epochs;
+    out->origin_merit = t->before;
     return NB_OK;
 }
 

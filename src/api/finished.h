@@ -32,6 +32,7 @@ typedef struct nbi_tuned_info {
     char id[20];     /* of the file's content; set by nbi_tuned_load */
     char origin[20]; /* id of what an unfinished fine-tuning started from, "" where it is finished */
     int origin_epochs; /* behind that */
+    double origin_merit; /* of that, on validation images; NAN: it did not count */
 } nbi_tuned_info;
 /* Everything that was trained, as floats, under s->o->output. */
 nb_status nbi_tuned_save(nbi_session *s, const nbi_qat *qat, const nbi_tuned_info *info);

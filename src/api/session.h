@@ -29,6 +29,7 @@ typedef struct nbi_tuning_result {
     int epochs;      /* behind s->tuned, over all fine-tunings */
     char origin[20]; /* what an unfinished one started from, and the epochs behind that; */
     int origin_epochs; /* "": it is finished */
+    double origin_merit; /* nbi_tuned_info's */
     bool nothing;    /* stopped before an epoch was judged */
 } nbi_tuning_result;
 

@@ -69,7 +69,10 @@ nb_status nbi_tuned_save(nbi_session *s, const nbi_qat *q, const nbi_tuned_info 
     json = json_pack("{s:i,s:s,s:s,s:i,s:s,s:i}", "format", FORMAT, "model", model, "policy",
                      policy, "epochs", info->epochs, "origin", info->origin, "origin_epochs",
                      info->origin_epochs);
-    if (!json) {
+    bool judged = info->origin[0] && isfinite(info->origin_merit);
+    bool whole = json && (!judged ||
+                          !json_object_set_new(json, "origin_merit", json_real(info->origin_merit)));
+    if (!whole) {
         st = nb_fail_memory(s->ctx, sizeof *json);
         goto done;
     }
@@ -118,6 +121,8 @@ static nb_status describe(nb_ctx *ctx, const char *path, const json_t *json,
     snprintf(info->origin, sizeof info->origin, "%s", origin ? origin : "");
     info->epochs = (int)json_integer_value(json_object_get(json, "epochs"));
     info->origin_epochs = (int)json_integer_value(json_object_get(json, "origin_epochs"));
+    const json_t *merit = json_object_get(json, "origin_merit");
+    info->origin_merit = json_is_real(merit) ? json_real_value(merit) : NAN;
     return NB_OK;
 }
 

@@ -53,7 +53,9 @@ static nb_status make(nb_ctx *ctx, nbi_tape *t, const product *p, nbi_la_pass pa
         t->cap_plans = (int)cap;
     }
     nbi_la *la = t->plan->la;
-    NB_TRY(p->conv ? nbi_la_conv_train(ctx, la, &p->c, pass, bias, out)
+    nbi_la_conv_desc conv = p->c;
+    conv.fast = t->spec.n_losses > 0;
+    NB_TRY(p->conv ? nbi_la_conv_train(ctx, la, &conv, pass, bias, out)
                    : nbi_la_gemm_train(ctx, la, &p->g, pass, bias, p->transposed, out));
     t->la[t->n_plans++] = *out;
     return NB_OK;

@@ -57,11 +57,13 @@ void nbi_la_free(nbi_la *la) {
     if (!la) return;
     if (la->stream) dnnl_stream_destroy(la->stream);
     if (la->engine) dnnl_engine_destroy(la->engine);
+    nbi_free(la->room.at);
     nbi_free(la);
 }
 
 void nbi_la_plan_free(nbi_la_plan *plan) {
     if (!plan) return;
+    nbi_wino_free(plan->wino);
     if (plan->primitive) dnnl_primitive_destroy(plan->primitive);
     if (plan->src) dnnl_memory_destroy(plan->src);
     if (plan->dst) dnnl_memory_destroy(plan->dst);

@@ -2,7 +2,7 @@
 #ifndef NIBBLE_LINALG_ONEDNN_PARTS_H
 #define NIBBLE_LINALG_ONEDNN_PARTS_H
 
-#include "linalg/linalg.h"
+#include "linalg/wino.h"
 
 #include <dnnl.h>
 
@@ -16,9 +16,11 @@
 struct nbi_la {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
+    nbi_wino_room room;
 };
 
 struct nbi_la_plan {
+    nbi_wino *wino; /* instead of all that follows */
     dnnl_primitive_t primitive;
     dnnl_memory_t src, dst, weights, bias;
     bool ran; /* some code is made at the first run */

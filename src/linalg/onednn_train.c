@@ -60,11 +60,23 @@ done:
     return st;
 }
 
+static nb_status wino(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, nbi_la_plan **out) {
+    nbi_la_plan *plan;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
+    nb_status st = nbi_wino_new(ctx, d, pass, &plan->wino);
+    if (st == NB_OK)
+        *out = plan;
+    else
+        nbi_la_plan_free(plan);
+    return st;
+}
+
 nb_status nbi_la_conv_train(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *d, nbi_la_pass pass,
                             bool bias, nbi_la_plan **out) {
     maker m = {0};
     dnnl_convolution_desc_t conv;
     nb_status st;
+    if (nbi_wino_fits(d)) return wino(ctx, d, pass, out);
     bool grouped = d->group > 1;
     const dnnl_dims_t wide = {d->group, d->m / d->group, d->c / d->group, d->kernel[0],
                               d->kernel[1]};
@@ -122,14 +134,14 @@ nb_status nbi_la_gemm_train(nb_ctx *ctx, nbi_la *la, const nbi_la_gemm_desc *d, 
     NB_TRYG(nbi_dnnl_describe(ctx, &m.any, 2, (dnnl_dims_t){d->m, d->k}, dnnl_format_tag_any));
     NB_TRYG(nbi_dnnl_describe(ctx, &m.plain, 2, (dnnl_dims_t){d->m, d->k},
                               transposed ? dnnl_ba : dnnl_ab));
-    NB_TRYG(nbi_dnnl_check(ctx,
-                           dnnl_inner_product_forward_desc_init(
-                               &product, dnnl_forward_training, &m.x, &m.any,
-                               pass == NBI_LA_FORWARD ? b : NULL, &m.y),
-                           "inner product"));
     NB_TRYG(nbi_dnnl_check(
-        ctx, dnnl_primitive_desc_create(&m.forward, &product, NULL, la->engine, NULL),
+        ctx,
+        dnnl_inner_product_forward_desc_init(&product, dnnl_forward_training, &m.x, &m.any,
+                                             pass == NBI_LA_FORWARD ? b : NULL, &m.y),
         "inner product"));
+    NB_TRYG(nbi_dnnl_check(ctx,
+                           dnnl_primitive_desc_create(&m.forward, &product, NULL, la->engine, NULL),
+                           "inner product"));
     m.pd = m.forward;
     if (pass == NBI_LA_BACKWARD_DATA)
         NB_TRYG(nbi_dnnl_check(
@@ -164,14 +176,14 @@ nb_status nbi_la_run_train(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const nbi
     static const int b_arg[] = {DNNL_ARG_BIAS, DNNL_ARG_BIAS, DNNL_ARG_DIFF_BIAS};
     static const int y_arg[] = {DNNL_ARG_DST, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_DST};
     nbi_la_pass pass = plan->pass;
+    if (plan->wino) return nbi_wino_run(ctx, plan->wino, &la->room, a);
     NB_TRY(nbi_dnnl_first_run(ctx, plan));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->src, a->x), "x"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->dst, a->y), "y"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->plain, a->w), "w"));
     if (plan->bias)
         NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->bias, a->bias), "bias"));
-    if (plan->reorder && pass != NBI_LA_BACKWARD_WEIGHTS)
-        NB_TRY(reorder(ctx, la, plan, false));
+    if (plan->reorder && pass != NBI_LA_BACKWARD_WEIGHTS) NB_TRY(reorder(ctx, la, plan, false));
     dnnl_exec_arg_t args[4] = {{x_arg[pass], plan->src},
                                {w_arg[pass], plan->weights ? plan->weights : plan->plain},
                                {y_arg[pass], plan->dst},

@@ -39,13 +39,13 @@ awk -v a="$(value twice before)" -v b="$(sed -n 's/.*"deployed": \([0-9.]*\).*/\
 
 # a rate that only does harm: what there was is delivered again, byte for byte
 cp -r once hurt
-works finetune hurt --epochs 1 --threads 1 --lr 0.2
+works finetune hurt --epochs 1 --threads 1 --lr 0.1
 grep -q "no epoch is better" err || fail "a useless fine-tuning is not told: $(cat err)"
 same once/model.onnx hurt/model.onnx "a useless fine-tuning"
 same once/tuned.npz hurt/tuned.npz "a useless fine-tuning"
 
 # the same in one go, by quantize: the policy without fine-tuning is a candidate
-works "${job[@]}" --finetune 1 --lr 0.2 -o useless
+works "${job[@]}" --finetune 1 --lr 0.1 -o useless
 same plain/model.onnx useless/model.onnx "quantize with a useless fine-tuning"
 # … and what the search found is delivered where fine-tuning diverges
 refuses 1 "holds the policy without it" "${job[@]}" --finetune 1 --lr 1000 -o wild
@@ -83,18 +83,21 @@ works finetune killed "${long[@]}" --quiet --resume
 same whole/model.onnx killed/model.onnx "resumed after kill -9"
 same whole/tuned.npz killed/tuned.npz "resumed after kill -9"
 
-"$program" finetune stopped "${long[@]}" > out 2> err & pid=$!
-for ((i = 0; i < 2000; i++)); do
-    grep -q 'epoch 1 of 4' err && break
-    sleep 0.01
+for epoch in 1 3; do # early, and when its best epoch may have been delivered
+    rm -r stopped && cp -r hurt stopped
+    "$program" finetune stopped "${long[@]}" > out 2> err & pid=$!
+    for ((i = 0; i < 2000; i++)); do
+        grep -q "epoch $epoch of 4" err && break
+        sleep 0.01
+    done
+    kill -INT "$pid" 2> waiting
+    wait "$pid"
+    status=$?
+    [[ $status == 0 ]] || fail "Ctrl-C: exit status $status ($(tail -c 300 err))"
+    works finetune stopped "${long[@]}" --quiet --resume
+    same whole/model.onnx stopped/model.onnx "resumed after Ctrl-C in epoch $epoch"
+    same whole/tuned.npz stopped/tuned.npz "resumed after Ctrl-C in epoch $epoch"
 done
-kill -INT "$pid" 2> waiting
-wait "$pid"
-status=$?
-[[ $status == 0 ]] || fail "Ctrl-C: exit status $status ($(tail -c 300 err))"
-works finetune stopped "${long[@]}" --quiet --resume
-same whole/model.onnx stopped/model.onnx "resumed after Ctrl-C"
-same whole/tuned.npz stopped/tuned.npz "resumed after Ctrl-C"
 
 # killed while the new files were being moved into place: the next call finishes that
 cp -r hurt moved
