@@ -2,10 +2,10 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan bias (default: all; speed and the seconds of the
-others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
+Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan bias schemes
+(default: all; speed and the seconds of the others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
-kept. What is measured, and against whom: docs/benchmarks.md."""
+kept. What is measured, and against whom: docs/benchmarks.md, docs/accuracy.md."""
 
 import argparse
 import json
@@ -24,6 +24,7 @@ from figures_code import run_code
 from figures_ptq import run_ptq_learned
 from figures_qat import run_plan, run_qat, run_train
 from figures_run import (CIFAR, TRANSFORM, Job, dig, json_of, quantize, timed, uniform_options)
+from figures_schemes import run_schemes
 from rival_common import load_cifar, pack_predictions, say, unpack_predictions
 
 CONFIGS = ("W8A8", "W4A8", "W4A4", "W3A8", "W3A3", "W2A8", "W2A2")
@@ -321,7 +322,8 @@ def speed_row(rounds, engine, threads):
 SECTIONS = {"float": run_float, "ptq": run_ptq,
             "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
             "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
-            "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias}
+            "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias,
+            "schemes": run_schemes}
 
 
 def main():

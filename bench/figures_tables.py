@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from bench/results/*.json, between the marks
+"""Writes the tables of docs/benchmarks.md and docs/accuracy.md from bench/results/*.json, between the marks
 <!-- name --> and <!-- end -->.
 
     python3 bench/figures_tables.py docs/benchmarks.md"""
@@ -8,6 +8,8 @@ import os
 import re
 import statistics
 import sys
+
+from accuracy_tables import ACCURACY
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
 CONFIGS = ("W8A8", "W4A8", "W4A4", "W3A8", "W3A3", "W2A8", "W2A2")
@@ -256,7 +258,9 @@ def bias_table():
 TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
-          "speed": speed_table, "demo": demo_table}
+          "speed": speed_table, "demo": demo_table,
+          **{name: lambda make=make: make(results, verdict, table)
+             for name, make in ACCURACY.items()}}
 
 
 def main():

@@ -7,12 +7,13 @@ An interrupted training goes on from its checkpoint in FOLDER. Small networks ar
 bench/networks/, what was measured in bench/results/networks.json."""
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 
-from figures_run import TRANSFORM, json_of
+from figures_run import TRANSFORM, timed
 from rival_common import Results, cifar_files, cpu_facts, sha256
 
 # name: (architecture options, epochs, training options, kept in the repository)
@@ -51,11 +52,13 @@ def main():
         start, out = (os.path.join(args.work, name + end) for end in ("_0.onnx", ".onnx"))
         subprocess.run([nibble, "new", *arch, *SHAPE, "-o", start, "--quiet"], check=True,
                        stdout=sys.stderr)
-        found = json_of([nibble, "train", start, "--data", cifar, *TRANSFORM, "--val", "5000",
-                         "--epochs", str(epochs), *options, "--augment", "crop,flip", "--resume",
-                         "--threads", args.threads, "-o", out, "--json"])
+        text, run = timed([nibble, "train", start, "--data", cifar, *TRANSFORM, "--val", "5000",
+                           "--epochs", str(epochs), *options, "--augment", "crop,flip", "--resume",
+                           "--threads", args.threads, "-o", out, "--json"])
+        found = json.loads(text)
         row = {key: found[key] for key in ("top1", "epochs", "images_per_second") if key in found}
-        row.update(options=options, architecture=arch, planned_epochs=epochs)
+        row.update(options=options, architecture=arch, planned_epochs=epochs, seed=0,
+                   wall_seconds=run["wall_seconds"])
         if small:
             os.makedirs(kept, exist_ok=True)
             shutil.copy(out, os.path.join(kept, name + ".onnx"))

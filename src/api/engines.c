@@ -34,7 +34,7 @@ static nb_status plan(nb_ctx *ctx, const nbi_graph *graph, size_t batch, size_t 
         return nb_fail(ctx, NB_EFORMAT, "input '%s' takes %lld values of %s for %zu samples, the "
                        "data has %zu of float32", x->name, (long long)nbi_tensor_count(x),
                        nbi_dtype_name(x->dtype), batch, batch * floats);
-    return nbi_exec_new(ctx, r->graph, 0, &r->exec);
+    return nbi_exec_new(ctx, r->graph, NBI_EXEC_FAST, &r->exec);
 }
 
 /* The first output of the last run of `batch` images, its first n contiguous behind values[first]. */

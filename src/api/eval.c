@@ -289,7 +289,7 @@ static nb_status bench_float(nb_ctx *ctx, const subject *s, bench *b) {
     void **inputs = NULL;
     nb_status st;
     NB_TRYG(nbi_specialize_batch(ctx, s->model->graph, b->batch, &g));
-    NB_TRYG(nbi_exec_new(ctx, g, 0, &exec));
+    NB_TRYG(nbi_exec_new(ctx, g, NBI_EXEC_FAST, &exec));
     NB_TRYG(random_inputs(ctx, g, &inputs));
     NB_TRYG(nbi_exec_run(ctx, exec, (const void *const *)inputs));
     while (b->busy < b->seconds && !nb_cancelled(ctx)) {

@@ -9,7 +9,7 @@ nb_status nbi_teacher_start(nb_ctx *ctx, const nbi_graph *source, const char *ou
     int y = nbi_graph_find(t->graph, output);
     if (y < 0) return nb_fail(ctx, NB_EFORMAT, "tensor '%s' vanished", output);
     NB_TRY(nbi_graph_set_outputs(ctx, t->graph, 1, &y));
-    NB_TRY(nbi_exec_new(ctx, t->graph, 0, &t->exec));
+    NB_TRY(nbi_exec_new(ctx, t->graph, NBI_EXEC_FAST, &t->exec));
     const nbi_tensor *from = t->graph->tensor[y];
     t->out = (nbi_view){.dtype = NB_DTYPE_F32, .rank = from->rank};
     memcpy(t->out.dim, from->dim, sizeof from->dim);

@@ -6,6 +6,7 @@
 #define SOON     8    /* windows between two trials of the slower one, at first */
 #define PATIENCE 64   /* … and at most, */
 #define AWFUL    8    /* times as long as alone */
+#define WORTH    0.9  /* of the time alone: what all threads may take to be the better way */
 #define COST     20   /* … but so many times as long as the last trial took */
 
 static void use(nbi_pace *p, bool alone) {
@@ -15,7 +16,7 @@ static void use(nbi_pace *p, bool alone) {
 
 /* A window is over. */
 static void decide(nbi_pace *p) {
-    const bool best = p->seconds[1] < p->seconds[0];
+    const bool best = p->seconds[1] * WORTH < p->seconds[0];
     if (best == p->best && p->alone == best) {
         if (++p->windows < p->patience) return;
         p->windows = 0;

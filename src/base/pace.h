@@ -2,7 +2,8 @@
  * threads of a quiet machine; on a busy one every region may wait for a partner that is not
  * running, and all threads are then slower than one by an order of magnitude. So what is run again
  * and again measures both ways: the better one, and now and then, for a few milliseconds, the
- * other. Both must compute the same values. */
+ * other. All threads must save a tenth of the time at least: less is within the noise, and others
+ * have use for them. Both ways must compute the same values. */
 #ifndef NIBBLE_BASE_PACE_H
 #define NIBBLE_BASE_PACE_H
 

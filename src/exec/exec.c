@@ -52,12 +52,18 @@ nb_status nbi_exec_arrays(nb_ctx *ctx, nbi_exec *e) {
     return NB_OK;
 }
 
+static bool quantizes(const nbi_graph *g) {
+    for (int i = 0; i < g->n_nodes; i++)
+        if (!strcmp(g->node[i]->op_type, "QuantizeLinear")) return true;
+    return false;
+}
+
 nb_status nbi_exec_new(nb_ctx *ctx, const nbi_graph *graph, unsigned flags, nbi_exec **out) {
     nbi_exec *e = NULL;
     nb_status st;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *e, &e));
     e->graph = graph;
-    e->flags = flags;
+    e->flags = quantizes(graph) ? flags & ~(unsigned)NBI_EXEC_FAST : flags;
     nbi_threads_apply(ctx);
     NB_TRYG(nbi_exec_arrays(ctx, e));
     NB_TRYG(mark_needed(ctx, e));
@@ -186,7 +192,7 @@ static nb_status run_all(nb_ctx *ctx, nbi_exec *e, const void *const *inputs) {
 
 /* Alone there is nothing to choose; what keeps all values is run a few times only. */
 static bool is_paced(const nb_ctx *ctx, const nbi_exec *e) {
-    return nb_ctx_threads(ctx) > 1 && !e->flags && e->bytes <= SMALL;
+    return nb_ctx_threads(ctx) > 1 && !(e->flags & ~(unsigned)NBI_EXEC_FAST) && e->bytes <= SMALL;
 }
 
 static nb_status make_twin(nb_ctx *ctx, nbi_exec *e) {

@@ -11,6 +11,9 @@ typedef struct nbi_exec nbi_exec;
 enum {
     NBI_EXEC_REFERENCE = 1u << 0, /* plain C only, contiguous ONNX order: the oracle */
     NBI_EXEC_PLAN_ONLY = 1u << 2, /* for nbi_exec_arena_bytes: no buffers, it cannot be run */
+    /* Rounding errors may be ten times larger where that is faster; of no effect on a graph that
+     * quantizes, where values at the border of two codes would go the other way more often. */
+    NBI_EXEC_FAST = 1u << 3,
     NBI_EXEC_KEEP_ALL = 1u << 1   /* no buffer is re-used: every tensor can be read afterwards */
 };
 

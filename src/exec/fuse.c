@@ -157,6 +157,7 @@ static nb_status plan_conv(nb_ctx *ctx, nbi_exec *e, const candidate *c, nbi_la_
     d.clamp = c->clamp;
     d.lo = c->lo;
     d.hi = c->hi;
+    d.fast = (e->flags & NBI_EXEC_FAST) != 0;
     float *wc = NULL, *bc = NULL;
     nb_status st;
     NB_TRYG(copy_weights(ctx, w, false, b, &wc, &bc));

@@ -201,6 +201,25 @@ static void ref_moments(const int32_t *acc, size_t pixels, size_t channels, int6
         }
 }
 
+static bool ref_halve(const int32_t *acc, size_t pixels, size_t channels, int shift, int16_t *half,
+                      int64_t *sum, int64_t *square) {
+    memset(sum, 0, channels * sizeof *sum);
+    memset(square, 0, channels * sizeof *square);
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < channels; c++) {
+            const int32_t v = acc[i * channels + c] >> shift;
+            if (v < -32766 || v > 32766) return false;
+            half[i * channels + c] = (int16_t)v;
+            sum[c] += v;
+            square[c] += (int64_t)v * v;
+        }
+    return true;
+}
+
+static void ref_widen(const int16_t *half, size_t count, int shift, int32_t *acc) {
+    for (size_t i = 0; i < count; i++) acc[i] = half[i] * (1 << shift);
+}
+
 static const nbi_simple_kernels SIMPLE_REF = {
     .isa = NBI_ISA_REF,
     .add = nbk_add_run,
@@ -210,6 +229,8 @@ static const nbi_simple_kernels SIMPLE_REF = {
     .avgpool = nbk_avgpool_run,
     .copy = nbk_copy_run,
     .moments = ref_moments,
+    .halve = ref_halve,
+    .widen = ref_widen,
 };
 
 const nbi_simple_kernels *nbi_simple_select(nbi_isa isa) {

@@ -67,6 +67,12 @@ typedef struct nbi_simple_kernels {
     /* Σ acc and Σ acc² of every channel of acc[pixels][channels]; the caller knows that both fit. */
     void (*moments)(const int32_t *acc, size_t pixels, size_t channels, int64_t *sum,
                     int64_t *square);
+    /* half = acc >> shift (all are multiples of 2^shift) and the moments of half. false: one of them
+     * is beyond ±32766; the results are then unspecified. */
+    bool (*halve)(const int32_t *acc, size_t pixels, size_t channels, int shift, int16_t *half,
+                  int64_t *sum, int64_t *square);
+    /* acc = half << shift */
+    void (*widen)(const int16_t *half, size_t count, int shift, int32_t *acc);
 } nbi_simple_kernels;
 /* Entries that an isa does not have are filled with the reference's. */
 const nbi_simple_kernels *nbi_simple_select(nbi_isa isa);

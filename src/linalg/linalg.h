@@ -17,7 +17,7 @@ typedef struct nbi_la_conv_desc {
     bool accumulate; /* add to what y holds */
     bool clamp;
     float lo, hi;
-    bool fast; /* training: rounding errors may be ten times larger where that is faster */
+    bool fast; /* rounding errors may be ten times larger where that is faster */
 } nbi_la_conv_desc;
 
 /* y[N,M] = act(x[N,K]·w[M,K]ᵀ + bias). */

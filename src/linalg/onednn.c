@@ -160,12 +160,25 @@ nb_status nbi_dnnl_describe(nb_ctx *ctx, dnnl_memory_desc_t *md, int rank, const
     return nbi_dnnl_check(ctx, dnnl_memory_desc_init_by_tag(md, rank, dim, dnnl_f32, tag), "shape");
 }
 
+nb_status nbi_dnnl_wino(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, const float *w,
+                        const float *bias, nbi_la_plan **out) {
+    nbi_la_plan *plan;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
+    nb_status st = nbi_wino_new(ctx, d, pass, w, bias, &plan->wino);
+    if (st == NB_OK)
+        *out = plan;
+    else
+        nbi_la_plan_free(plan);
+    return st;
+}
+
 nb_status nbi_la_conv(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *d, const float *w,
                       const float *bias, nbi_la_plan **out) {
     dnnl_memory_desc_t x, y, b, any, plain;
     dnnl_convolution_desc_t conv;
     dnnl_primitive_attr_t attr = NULL;
     nb_status st;
+    if (nbi_wino_fits(d)) return nbi_dnnl_wino(ctx, d, NBI_LA_FORWARD, w, bias, out);
     bool grouped = d->group > 1;
     const dnnl_dims_t wide = {d->group, d->m / d->group, d->c / d->group, d->kernel[0],
                               d->kernel[1]};
@@ -231,6 +244,8 @@ nb_status nbi_la_pool(nb_ctx *ctx, nbi_la *la, const nbi_la_pool_desc *d, nbi_la
 nb_status nbi_la_run(nb_ctx *ctx, nbi_la *la, nbi_la_plan *plan, const float *x, float *y) {
     void *handle;
     memcpy(&handle, &x, sizeof x);
+    if (plan->wino)
+        return nbi_wino_run(ctx, plan->wino, &la->room, &(nbi_la_args){.x = handle, .y = y});
     NB_TRY(nbi_dnnl_first_run(ctx, plan));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->src, handle), "x"));
     NB_TRY(nbi_dnnl_check(ctx, dnnl_memory_set_data_handle(plan->dst, y), "y"));

@@ -37,6 +37,9 @@ nb_status nbi_dnnl_make(nb_ctx *ctx, dnnl_primitive_t *out, const_dnnl_primitive
                         const char *what);
 nb_status nbi_dnnl_first_run(nb_ctx *ctx, nbi_la_plan *plan);
 nb_status nbi_dnnl_check(nb_ctx *ctx, dnnl_status_t status, const char *what);
+/* A plan of Winograd's; w NULL: weights come with every run. */
+nb_status nbi_dnnl_wino(nb_ctx *ctx, const nbi_la_conv_desc *desc, nbi_la_pass pass, const float *w,
+                        const float *bias, nbi_la_plan **out);
 nb_status nbi_dnnl_describe(nb_ctx *ctx, dnnl_memory_desc_t *md, int rank, const dnnl_dims_t dim,
                             dnnl_format_tag_t tag);
 

@@ -60,23 +60,12 @@ done:
     return st;
 }
 
-static nb_status wino(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, nbi_la_plan **out) {
-    nbi_la_plan *plan;
-    NB_TRY(nbi_alloc(ctx, 1, sizeof *plan, &plan));
-    nb_status st = nbi_wino_new(ctx, d, pass, &plan->wino);
-    if (st == NB_OK)
-        *out = plan;
-    else
-        nbi_la_plan_free(plan);
-    return st;
-}
-
 nb_status nbi_la_conv_train(nb_ctx *ctx, nbi_la *la, const nbi_la_conv_desc *d, nbi_la_pass pass,
                             bool bias, nbi_la_plan **out) {
     maker m = {0};
     dnnl_convolution_desc_t conv;
     nb_status st;
-    if (nbi_wino_fits(d)) return wino(ctx, d, pass, out);
+    if (nbi_wino_fits(d)) return nbi_dnnl_wino(ctx, d, pass, NULL, NULL, out);
     bool grouped = d->group > 1;
     const dnnl_dims_t wide = {d->group, d->m / d->group, d->c / d->group, d->kernel[0],
                               d->kernel[1]};

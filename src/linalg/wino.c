@@ -23,6 +23,8 @@
 struct nbi_wino {
     nbi_la_pass pass;
     wino_shape s;
+    wino_act act;
+    float *u, *bias; /* fixed weights, transformed, and bias; or NULL */
 };
 
 bool nbi_wino_fits(const nbi_la_conv_desc *d) {
@@ -66,14 +68,33 @@ static void shape_of(const nbi_la_conv_desc *d, nbi_la_pass pass, wino_shape *s)
     s->y_place = place_of(s->together, s->m);
 }
 
-nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, nbi_wino **out) {
-    NB_TRY(nbi_alloc(ctx, 1, sizeof **out, out));
-    (*out)->pass = pass;
-    shape_of(d, pass, &(*out)->s);
+nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *d, nbi_la_pass pass, const float *w,
+                       const float *bias, nbi_wino **out) {
+    nbi_wino *p = NULL;
+    nb_status st;
+    NB_TRY(nbi_alloc(ctx, 1, sizeof *p, &p));
+    p->pass = pass;
+    p->act = (wino_act){d->accumulate, d->clamp, d->lo, d->hi};
+    shape_of(d, pass, &p->s);
+    if (w) {
+        NB_TRYG(nbi_alloc(ctx, WINO_PLACES * p->s.c * p->s.m, sizeof *p->u, &p->u));
+        nbi_wino_weights(&p->s, w, false, 0, p->s.c, p->u);
+    }
+    if (w && bias) {
+        NB_TRYG(nbi_alloc(ctx, p->s.m, sizeof *p->bias, &p->bias));
+        memcpy(p->bias, bias, p->s.m * sizeof *bias);
+    }
+    *out = p;
     return NB_OK;
+done:
+    nbi_wino_free(p);
+    return st;
 }
 
 void nbi_wino_free(nbi_wino *p) {
+    if (!p) return;
+    nbi_free(p->u);
+    nbi_free(p->bias);
     nbi_free(p);
 }
 
@@ -109,13 +130,14 @@ static nb_status forward_range(void *user, size_t begin, size_t end, int worker)
     const wino_shape *s = &j->p->s;
     const bool data = j->p->pass == NBI_LA_BACKWARD_DATA;
     wino_work work = work_of(j, worker);
-    const float *in = data ? j->a->y : j->a->x, *bias = data ? NULL : j->a->bias;
+    const float *in = data ? j->a->y : j->a->x, *u = j->p->u ? j->p->u : j->u;
+    const float *bias = j->p->u ? j->p->bias : data ? NULL : j->a->bias;
     for (size_t b = begin; b < end; b++) {
         const size_t first = b * s->together, rest = s->tiles - first;
         const size_t n = rest < s->together ? rest : s->together;
         nbi_wino_input(s, in, first, n, &work);
-        nbi_wino_products(s, j->u, n, &work);
-        nbi_wino_output(s, bias, first, n, &work, data ? j->a->x : j->a->y);
+        nbi_wino_products(s, u, n, &work);
+        nbi_wino_output(s, &j->p->act, bias, first, n, &work, data ? j->a->x : j->a->y);
     }
     return NB_OK;
 }
@@ -155,7 +177,7 @@ nb_status nbi_wino_run(nb_ctx *ctx, nbi_wino *p, nbi_wino_room *room, const nbi_
     job j = {.p = p, .a = a, .blocks = (s->tiles + s->together - 1) / s->together};
     j.n_chunks = j.blocks < CHUNKS ? j.blocks : CHUNKS;
     j.own_count = WINO_PLACES * (s->x_place + s->y_place) + widest;
-    const size_t u = (weights ? j.n_chunks : 1) * WINO_PLACES * s->c * s->m;
+    const size_t u = (weights ? j.n_chunks : !p->u) * WINO_PLACES * s->c * s->m;
     const size_t sums = weights ? j.n_chunks * s->m : 0;
     const size_t count = threads * j.own_count + u + sums;
     if (room->count < count) {
@@ -169,7 +191,7 @@ nb_status nbi_wino_run(nb_ctx *ctx, nbi_wino *p, nbi_wino_room *room, const nbi_
     j.u = j.own + threads * j.own_count;
     j.bias = j.u + u;
     if (!weights) {
-        NB_TRY(nbi_parallel(ctx, s->c, WINO_STRIP, weights_range, &j));
+        if (!p->u) NB_TRY(nbi_parallel(ctx, s->c, WINO_STRIP, weights_range, &j));
         return nbi_parallel(ctx, j.blocks, 1, forward_range, &j);
     }
     NB_TRY(nbi_parallel(ctx, j.n_chunks, 1, gradient_range, &j));
@@ -187,9 +209,9 @@ bool nbi_wino_fits(const nbi_la_conv_desc *desc) {
     return false;
 }
 
-nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *desc, nbi_la_pass pass,
-                       nbi_wino **out) {
-    (void)desc, (void)pass, (void)out;
+nb_status nbi_wino_new(nb_ctx *ctx, const nbi_la_conv_desc *desc, nbi_la_pass pass, const float *w,
+                       const float *bias, nbi_wino **out) {
+    (void)desc, (void)pass, (void)w, (void)bias, (void)out;
     return nb_fail(ctx, NB_EUNSUPPORTED, "this build has no Winograd convolution");
 }
 

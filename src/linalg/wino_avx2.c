@@ -206,8 +206,15 @@ void nbi_wino_products(const wino_shape *s, const float *u, size_t n, wino_work 
 
 /* ---- outputs ------------------------------------------------------------------------------- */
 
-void nbi_wino_output(const wino_shape *s, const float *bias, size_t first, size_t n,
-                     const wino_work *work, float *out) {
+static inline vec activate(const wino_act *act, vec v, const float *before) {
+    if (act->accumulate) v = add(v, load(before));
+    /* the second operand is kept where it is NaN */
+    if (act->clamp) v = _mm256_min_ps(all(act->hi), _mm256_max_ps(all(act->lo), v));
+    return v;
+}
+
+void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias, size_t first,
+                     size_t n, const wino_work *work, float *out) {
     for (size_t k = 0; k < n; k++) {
         const place_in_batch p = find_tile(s, out, s->oh * s->ow * s->m, first + k);
         const size_t y0 = (size_t)p.y, x0 = (size_t)p.x;
@@ -223,7 +230,8 @@ void nbi_wino_output(const wino_shape *s, const float *bias, size_t first, size_
             for (size_t r = 0; r < height; r++) {
                 float *row = to + r * s->ow * s->m + o;
                 output_4((const float *)t[r], LANES, y, 1);
-                for (size_t x = 0; x < width; x++, row += s->m) store(row, add(y[x], b));
+                for (size_t x = 0; x < width; x++, row += s->m)
+                    store(row, activate(act, add(y[x], b), row));
             }
         }
     }

@@ -21,6 +21,11 @@ typedef struct wino_shape {
     size_t x_place, y_place;
 } wino_shape;
 
+typedef struct wino_act {
+    bool accumulate, clamp;
+    float lo, hi;
+} wino_act;
+
 typedef struct wino_work {
     float *x, *y; /* transformed inputs; products, or transformed gradients of the output */
     float *zeros; /* as many as the larger of C and M */
@@ -34,8 +39,8 @@ void nbi_wino_weights(const wino_shape *s, const float *w, bool turned, size_t b
 void nbi_wino_input(const wino_shape *s, const float *in, size_t first, size_t n, wino_work *work);
 void nbi_wino_products(const wino_shape *s, const float *u, size_t n, wino_work *work);
 /* bias: M values or NULL. */
-void nbi_wino_output(const wino_shape *s, const float *bias, size_t first, size_t n,
-                     const wino_work *work, float *out);
+void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias, size_t first,
+                     size_t n, const wino_work *work, float *out);
 
 void nbi_wino_gradient_input(const wino_shape *s, const float *gy, size_t first, size_t n,
                              wino_work *work);

@@ -1,4 +1,4 @@
-/* Narrow biases. What a unit of a channel's sums is worth differs between channels by up to 2^20: one
+/* Gain and shift of a channel in units of its sums, and narrow biases. What a unit of a channel's sums is worth differs between channels by up to 2^20: one
  * step for all would be too coarse for most. The requantization's shift says how coarse the sums
  * are, to a factor of 2, and is stored anyway; so a layer needs one number more, and each bias is
  * wrong by about the same part of an output step (docs/quantization.md, "Narrow biases"). */
@@ -7,6 +7,16 @@
 #include <math.h>
 
 #define TOP_SHIFT 62
+#define MAX_BIAS  ((double)(1 << 30))
+
+double nbi_fold_channel(double scale, double shift, double x_step, bool constant, float *folded) {
+    double reach = fabs(shift);
+    if (!constant) reach /= MAX_BIAS;
+    if (!(scale * x_step >= reach)) scale = reach / x_step;
+    *folded = (float)scale;
+    if (!(*folded > 1e-30f)) *folded = 1e-30f;
+    return fmin(fmax(rint(shift / (x_step * (double)*folded)), -MAX_BIAS), MAX_BIAS);
+}
 
 static bool fits(int bits, size_t n, const uint8_t *shift, const double *bias, int base) {
     double top = ldexp(1, bits - 1);

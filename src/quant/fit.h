@@ -56,6 +56,10 @@ static inline int nbi_weight_channel(const nbi_layer *l, size_t i) {
 
 /* ---- biases --------------------------------------------------------------------------------- */
 
+/* A channel y = scale·Σ k·x + shift, scale ≥ 0, as integers have it: the scale in float32, large enough
+ * that the shift is at most 2^30 units of the sums, a unit being x_step·*folded. Returns the shift in
+ * whole units. `constant`: the sums are 0, so one unit is the shift. */
+double nbi_fold_channel(double scale, double shift, double x_step, bool constant, float *folded);
 /* Rounds biases, in steps of the sums and at most 2^30, to what `bits` (8, 16; else 32) bits hold:
  * codes times 2^nbi_bias_exponent(shift[c], *base), shift[c] being the channel's requantization
  * shift (nbi_rescale_of). *base is the largest one, so the finest, with which all codes fit.

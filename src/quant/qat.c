@@ -495,6 +495,7 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
         if ((size_t)net->layer[l].geometry.out_c > channels)
             channels = (size_t)net->layer[l].geometry.out_c;
     q->work_bias = nbi_arena_alloc(a, channels, sizeof *q->work_bias);
+    q->work_scale = nbi_arena_alloc(a, channels, sizeof *q->work_scale);
     q->work_shift = nbi_arena_alloc(a, channels, 1);
     q->layer = nbi_arena_alloc(a, layers, sizeof *q->layer);
     q->site_scale = nbi_arena_alloc(a, sites, sizeof *q->site_scale);
@@ -506,7 +507,7 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     q->value = b->value = nbi_arena_alloc(a, (size_t)net->n_edges + 1, sizeof *b->value);
     b->mapped = nbi_arena_alloc(a, (size_t)net->graph->n_tensors + 1, sizeof *b->mapped);
     if (!q->layer || !q->site_scale || !q->site_params || !q->bits || !q->train || !q->decays ||
-        !q->state || !b->value || !b->mapped || !q->work_bias || !q->work_shift)
+        !q->state || !b->value || !b->mapped || !q->work_bias || !q->work_scale || !q->work_shift)
         return nb_fail_memory(b->ctx, layers * sizeof *q->layer);
     memcpy(q->bits, bits, (size_t)net->n_sites * sizeof *bits);
     for (size_t i = 0; i < layers; i++) q->layer[i] = (nbi_qat_layer){-1, -1, -1, -1, -1, -1, -1};

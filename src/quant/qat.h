@@ -53,6 +53,7 @@ typedef struct nbi_qat {
     int *site_params;     /* [n_sites]: [1,n] of a scheme other than uniform; −1 */
     int *value;           /* [n_edges]: the edge's values as the integer program has them; −1 */
     double *work_bias;    /* of nbi_qat_settle: [most output channels] */
+    float *work_scale;
     uint8_t *work_shift;
     int x, target, teacher; /* graph inputs, −1 */
     int logits, label_loss, teacher_loss; /* −1 */
@@ -75,10 +76,10 @@ void nbi_qat_free(nbi_qat *qat); /* NULL is allowed */
 /* The losses of the graph and their shares, the teacher's being half where there are labels, too;
  * returns how many. */
 int nbi_qat_losses(const nbi_qat *qat, int loss[2], float weight[2]);
-/* `to`, built to evaluate, gets the values of `from`, with every shift rounded as the integer program
- * rounds it: to whole steps of the sums. */
+/* `to`, built to evaluate, gets the values of `from` in the form that the integer program has: gains
+ * not negative (signs are in the weights), shifts in whole steps of the sums as their biases hold them. */
 void nbi_qat_copy(const nbi_qat *to, const nbi_qat *from);
-/* The rounding alone, in place. */
+/* That form, in place. */
 void nbi_qat_settle(const nbi_qat *qat);
 /* The frozen graph of the values that the training graph holds now (running statistics of
  * BatchNormalization). The gains are not folded yet: nbi_frozen_fold. */

@@ -8,7 +8,7 @@
 
 #define EPSILON 1e-5
 
-static const float *values(const nbi_qat *q, int tensor) {
+static float *values(const nbi_qat *q, int tensor) {
     return q->graph->tensor[tensor]->data;
 }
 
@@ -26,55 +26,78 @@ static double step_of(const nbi_qat *q, int edge, bool made) {
     return made ? nbi_made_grid(&grid)->scale : grid.scale;
 }
 
-/* A channel as nbi_fold_gain sees it: the gain in a float32 scale, the shift in steps of the sums. */
-typedef struct channel {
-    double unit, shift; /* real value of a step; the shift, in steps */
-    double offset;      /* the tensor that is trained holds shift·unit + offset */
-} channel;
-
-static channel channel_of(const nbi_qat *q, int index, double x_step, int64_t o) {
+/* y = gain·Σ w·x + shift of the trained layer. */
+static void affine_of(const nbi_qat *q, int index, size_t o, double *gain, double *shift) {
     const nbi_qat_layer *t = &q->layer[index];
-    float scale = nbi_qat_weight_unit(q, index, (size_t)o);
-    double gain = 1, shift = 0, mean = 0;
-    shift = (double)values(q, t->gamma >= 0 ? t->beta : t->bias)[o];
-    if (t->gamma >= 0) {
-        gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
-        mean = (double)values(q, t->mean)[o];
-        shift -= gain * mean;
-    }
-    double unit = x_step * (double)(float)(fabs(gain) * (double)scale);
-    return (channel){unit, unit > 0 ? shift / unit : INFINITY, gain * mean};
+    *gain = 1;
+    *shift = t->bias >= 0 ? (double)values(q, t->bias)[o] : 0;
+    if (t->gamma < 0) return;
+    *gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
+    *shift = (double)values(q, t->beta)[o] - *gain * (double)values(q, t->mean)[o];
 }
 
-static bool is_steady(const channel *c) { /* not all but a constant */
-    return fabs(c->shift) < (double)(1 << 30);
+/* Moves the sign of gains into the weights, before these are coded: levels that are not symmetric would
+ * have no place for the negatives of codes. `back`: as they were before. */
+static void turn(const nbi_qat *q, int index, bool back) {
+    const nbi_layer *l = &q->net->layer[index];
+    const nbi_qat_layer *t = &q->layer[index];
+    size_t channels = (size_t)l->geometry.out_c, depth = l->n_weights / channels;
+    for (size_t o = 0; t->gamma >= 0 && o < channels; o++) {
+        float *gamma = &values(q, t->gamma)[o], *w = values(q, t->weight) + o * depth;
+        if (!back) q->work_shift[o] = *gamma < 0;
+        if (!q->work_shift[o]) continue;
+        *gamma = -*gamma;
+        values(q, t->mean)[o] = -values(q, t->mean)[o];
+        for (size_t k = 0; k < depth; k++) w[k] = -w[k];
+    }
+}
+
+/* Channel o computes what the integer program computes: its scale, its shift. */
+static void settle_channel(const nbi_qat *q, int index, size_t o, double gain, double x_step) {
+    const nbi_qat_layer *t = &q->layer[index];
+    float unit = nbi_qat_weight_unit(q, index, o), scale = q->work_scale[o];
+    double shift = q->work_bias[o] * (x_step * (double)scale);
+    if (t->gamma < 0) {
+        values(q, t->bias)[o] = (float)shift;
+        return;
+    }
+    values(q, t->beta)[o] = (float)shift;
+    values(q, t->mean)[o] = 0;
+    bool constant = gain == 0 && nbi_qat_has_zero(q, index);
+    if (constant || scale == (float)(gain * (double)unit)) return;
+    values(q, t->gamma)[o] = (float)((double)scale / (double)unit *
+                                     sqrt((double)values(q, t->variance)[o] + EPSILON));
 }
 
 static void settle_layer(const nbi_qat *q, int index) {
     const nbi_layer *l = &q->net->layer[index];
-    const nbi_qat_layer *t = &q->layer[index];
-    float *beta = q->graph->tensor[t->gamma >= 0 ? t->beta : t->bias]->data;
-    int bits = q->bits[l->bias_site], n = l->geometry.out_c;
-    double x_step = step_of(q, l->in[0], false), y = step_of(q, l->out, true);
+    size_t n = (size_t)l->geometry.out_c;
+    int bits = q->bits[l->bias_site];
+    bool zero = nbi_qat_has_zero(q, index);
+    double x_step = step_of(q, l->in[0], false), y = step_of(q, l->out, true), gain, shift;
     int8_t base;
-    for (int o = 0; o < n; o++) {
-        channel c = channel_of(q, index, x_step, o);
+    for (size_t o = 0; o < n; o++) {
+        double unit = (double)nbi_qat_weight_unit(q, index, o);
         int32_t mult;
-        q->work_bias[o] = is_steady(&c) ? c.shift : 0; /* 0: decides nothing */
+        affine_of(q, index, o, &gain, &shift);
+        q->work_bias[o] = nbi_fold_channel(gain * unit, shift, x_step, gain == 0 && zero,
+                                           &q->work_scale[o]);
         q->work_shift[o] = 0;
-        if (nbi_bias_is_narrow(bits) && is_steady(&c))
-            (void)nbi_rescale_of(NULL, c.unit / y, &mult, &q->work_shift[o]);
+        if (nbi_bias_is_narrow(bits))
+            (void)nbi_rescale_of(NULL, x_step * (double)q->work_scale[o] / y, &mult,
+                                 &q->work_shift[o]);
     }
-    nbi_fit_bias(bits, (size_t)n, q->work_shift, q->work_bias, &base);
-    for (int o = 0; o < n; o++) {
-        channel c = channel_of(q, index, x_step, o);
-        if (is_steady(&c)) beta[o] = (float)(q->work_bias[o] * c.unit + c.offset);
+    nbi_fit_bias(bits, n, q->work_shift, q->work_bias, &base);
+    for (size_t o = 0; o < n; o++) {
+        affine_of(q, index, o, &gain, &shift);
+        settle_channel(q, index, o, gain, x_step);
     }
 }
 
 void nbi_qat_settle(const nbi_qat *q) {
     for (int i = 0; i < q->net->n_layers; i++) {
         if (q->layer[i].weight < 0) continue;
+        turn(q, i, false);
         nbi_qat_refit(q, i);
         settle_layer(q, i);
     }
@@ -94,14 +117,17 @@ static void code_channel(const nbi_qat *q, int index, size_t o, int8_t *levels, 
     scale[o] /= (float)nbk_level_step(bits);
 }
 
-/* y = gain·Σ w·x + shift of the trained layer. */
-static void affine_of(const nbi_qat *q, int index, size_t o, double *gain, double *shift) {
-    const nbi_qat_layer *t = &q->layer[index];
-    *gain = 1;
-    *shift = t->bias >= 0 ? (double)values(q, t->bias)[o] : 0;
-    if (t->gamma < 0) return;
-    *gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
-    *shift = (double)values(q, t->beta)[o] - *gain * (double)values(q, t->mean)[o];
+static nb_status code_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_frozen *f,
+                            int8_t *levels, float *scale) {
+    const nbi_layer *l = &q->net->layer[index];
+    nbi_frozen_conv *conv = &f->conv[index];
+    size_t channels = (size_t)l->geometry.out_c;
+    if (nbi_choice_scheme(q->bits[l->weight_site])) {
+        nbi_qat_refit(q, index);
+        return nbi_qat_code_weights(ctx, q, index, &f->arena, conv);
+    }
+    for (size_t o = 0; o < channels; o++) code_channel(q, index, o, levels, scale);
+    return NB_OK;
 }
 
 static nb_status freeze_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_frozen *f) {
@@ -119,20 +145,11 @@ static nb_status freeze_layer(nb_ctx *ctx, const nbi_qat *q, int index, nbi_froz
                               .scale = scale,
                               .gain = gain,
                               .shift = shift};
-    if (nbi_choice_scheme(q->bits[l->weight_site])) {
-        nbi_qat_refit(q, index);
-        NB_TRY(nbi_qat_code_weights(ctx, q, index, &f->arena, conv));
-    } else {
-        for (size_t o = 0; o < channels; o++) code_channel(q, index, o, levels, scale);
-    }
-    for (size_t o = 0; o < channels; o++) {
-        affine_of(q, index, o, &gain[o], &shift[o]);
-        if (gain[o] >= 0) continue;
-        /* moves into the levels; the lowest one, whose negative does not exist, becomes the highest */
-        gain[o] = -gain[o];
-        nbi_qat_flip(l, conv, o, levels);
-    }
-    return NB_OK;
+    turn(q, index, false);
+    nb_status st = code_layer(ctx, q, index, f, levels, scale);
+    for (size_t o = 0; o < channels; o++) affine_of(q, index, o, &gain[o], &shift[o]);
+    turn(q, index, true);
+    return st;
 }
 
 static nb_status freeze(nb_ctx *ctx, const nbi_qat *q, nbi_frozen *f) {

@@ -5,7 +5,6 @@
 #include "quant/fit.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static float *values(const nbi_qat *q, int tensor) {
@@ -123,22 +122,15 @@ nb_status nbi_qat_code_weights(nb_ctx *ctx, const nbi_qat *q, int index, nbi_are
     return NB_OK;
 }
 
-static int8_t nearest(const nbi_frozen_conv *conv, int level) {
-    int best = conv->table[0];
-    for (int c = 1; c < 1 << conv->bits; c++)
-        if (abs(conv->table[c] - level) < abs(best - level)) best = conv->table[c];
-    return (int8_t)best;
-}
-
-void nbi_qat_flip(const nbi_layer *l, const nbi_frozen_conv *conv, size_t o, int8_t *levels) {
-    size_t depth = l->n_weights / (size_t)l->geometry.out_c;
-    int step = nbk_level_step(conv->bits), half = step << (conv->bits - 1);
-    for (size_t k = 0; k < depth; k++) {
-        int8_t *v = &levels[nbi_weight_place(l, o, k)];
-        int mirrored = -*v;
-        if (conv->table) *v = nearest(conv, mirrored);
-        else *v = (int8_t)(mirrored >= half && conv->bits > 1 ? half - step : mirrored);
-    }
+bool nbi_qat_has_zero(const nbi_qat *q, int index) {
+    const nbi_choice choice = q->bits[q->net->layer[index].weight_site];
+    const nbi_scheme_use use = nbi_choice_use(choice, true, false);
+    nbi_scheme_grid grid;
+    if (nbi_choice_table_size(choice) == 0) return nbi_has_zero_level(use.bits, NULL);
+    nbi_choice_row(choice)->grid(&use, values(q, q->layer[index].weight_scale), &grid);
+    for (int i = 0; i < grid.n; i++)
+        if (grid.level[i] == 0) return true;
+    return false;
 }
 
 /* ---- activations ------------------------------------------------------------------------------ */

@@ -34,8 +34,8 @@ float nbi_qat_weight_unit(const nbi_qat *q, int layer, size_t o);
 /* Levels, scales and table of a layer that is not uniform, for conv, from `arena`. */
 nb_status nbi_qat_code_weights(nb_ctx *ctx, const nbi_qat *q, int layer, nbi_arena *arena,
                                nbi_frozen_conv *conv);
-/* Levels of channel o times −1: where a table lacks one, its nearest. */
-void nbi_qat_flip(const nbi_layer *layer, const nbi_frozen_conv *conv, size_t o, int8_t *levels);
+/* Whether 0 is among the levels of the layer's weights. */
+bool nbi_qat_has_zero(const nbi_qat *q, int layer);
 /* The grid of an activation site as trained; `levels` is the caller's room, used where needed. */
 void nbi_qat_site_grid(const nbi_qat *q, int site, nbi_levels *levels, nbi_qparam *out);
 

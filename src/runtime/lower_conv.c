@@ -80,17 +80,13 @@ nb_status nbi_fold_gain(nb_ctx *ctx, const nbi_layer *l, const nbi_qparam *x, co
     if (!scale) return nb_fail_memory(ctx, channels * sizeof *scale);
     NB_TRY(clear_constants(ctx, l, arena, conv));
     for (size_t c = 0; c < channels; c++) {
-        double s = conv->gain[c] * (double)conv->scale[c], reach = fabs(conv->shift[c]);
         /* a shift far outside what the weights can reach: all but a constant. A constant proper
          * (beside levels of 0) is a bias of one step. */
         bool constant = conv->gain[c] == 0 && nbi_has_zero_level(conv->bits, conv->table);
-        if (!constant) reach /= MAX_BIAS;
-        if (!(s * x->scale >= reach)) s = reach / x->scale;
-        scale[c] = (float)s;
-        if (!(scale[c] > 1e-30f)) scale[c] = 1e-30f;
-        double unit = x->scale * (double)scale[c];
+        double steps = nbi_fold_channel(conv->gain[c] * (double)conv->scale[c], conv->shift[c],
+                                        x->scale, constant, &scale[c]);
         conv->gain[c] = 1;
-        conv->shift[c] = fmin(fmax(rint(conv->shift[c] / unit), -MAX_BIAS), MAX_BIAS) * unit;
+        conv->shift[c] = steps * (x->scale * (double)scale[c]);
     }
     conv->scale = scale;
     if (!nbi_bias_is_narrow(conv->bias_bits)) return NB_OK;

@@ -7,38 +7,25 @@
  * or the size of the layer. */
 #include "runtime/scorer.h"
 
-#include "quant/fit.h"
 #include "runtime/lower.h"
 #include "runtime/run.h"
 #include "runtime/scorer_cache.h"
+#include "runtime/scorer_images.h"
+#include "runtime/scorer_weights.h"
 
 #include <math.h>
 #include <string.h>
 
-#define CHUNK     8 /* images per task */
-#define MAX_PACKS 4
 #define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
-
-typedef struct weight_fit { /* one layer by one choice */
-    struct weight_fit *next;
-    nbi_choice choice;
-    nbi_coded_weights w;
-    struct {
-        const nbi_conv_kernel *kernel;
-        void *packed;
-    } pack[MAX_PACKS];
-} weight_fit;
 
 struct nbi_scorer {
     const nbi_qnet *net;
     nbi_scorer_options options;
     nbi_prefix_cache cache;
-    weight_fit **fit;     /* by layer: those that were asked for */
+    nbi_weight_store weights;
     nbi_qparam *site;     /* of the policy being run */
-    nbi_weights_fn weights; /* NULL: fitted to the layers' own */
-    void *weights_user;
     bool whole_policy;
-    nbi_choice *asked;    /* by site: the policy being run, for `weights` */
+    nbi_choice *asked;    /* by site: the policy being run */
     uint64_t *key;        /* by edge */
     int *alias;           /* by edge: the edge that holds its values */
     nbi_cached **buffer;  /* by edge, pinned while needed */
@@ -52,47 +39,18 @@ struct nbi_scorer {
     nbi_arena arena;      /* of the candidate */
     nbi_frozen *freeze;   /* filled when freezing */
     double *moments;      /* [2][statistics images][channels of a layer]: Σ, Σ² */
-    int32_t *sums;        /* of the statistics images, one layer at a time */
-    size_t sums_count;    /* room for so many */
-    bool sums_kept;       /* they are those of the layer being run */
-    const int32_t *sums_bias; /* the bias they contain */
+    nbi_kept_sums sums;   /* of the statistics images, one layer at a time */
     nbi_rounding_fn rounding; /* NULL: as fitted */
     void *rounding_user;
     const nbi_qparam *grid;   /* NULL: the fits */
 };
 
-/* NULL: not fitted yet. */
-static weight_fit *fit_of(const nbi_scorer *s, int layer, nbi_choice choice) {
-    weight_fit *f = s->fit[layer];
-    while (f && f->choice != choice) f = f->next;
-    return f;
-}
-
-static void free_fit(weight_fit *f) {
-    if (!f) return;
-    nbi_free(f->w.levels);
-    nbi_free(f->w.scale);
-    for (int k = 0; k < MAX_PACKS; k++) nbi_free(f->pack[k].packed);
-    nbi_free(f);
-}
-
-static void drop_fits(nbi_scorer *s) {
-    for (int i = 0; s->fit && i < s->net->n_layers; i++) {
-        for (weight_fit *f = s->fit[i], *next; f; f = next) {
-            next = f->next;
-            free_fit(f);
-        }
-        s->fit[i] = NULL;
-    }
-}
-
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
     nbi_cache_free(&s->cache);
-    drop_fits(s);
+    nbi_weight_store_free(&s->weights);
     for (int w = 0; s->scratch && w < s->workers; w++) nbi_free(s->scratch[w]);
     nbi_free(s->scratch);
-    nbi_free(s->fit);
     nbi_free(s->asked);
     nbi_free(s->site);
     nbi_free(s->key);
@@ -101,7 +59,8 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->needed);
     nbi_free(s->readers);
     nbi_free(s->tensor);
-    nbi_free(s->sums);
+    nbi_free(s->sums.sums);
+    nbi_free(s->sums.halved);
     nbi_free(s->moments);
     nbi_arena_free(&s->arena);
     nbi_free(s);
@@ -109,8 +68,8 @@ void nbi_scorer_free(nbi_scorer *s) {
 
 void nbi_scorer_set_weights(nbi_scorer *s, nbi_weights_fn weights, void *user,
                             bool whole_policy) {
-    s->weights = weights;
-    s->weights_user = user;
+    s->weights.source = weights;
+    s->weights.user = user;
     s->whole_policy = whole_policy;
 }
 
@@ -125,9 +84,9 @@ nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
             most = count;
     }
     NB_TRY(nbi_alloc(ctx, most + NBI_KERNEL_SLACK, sizeof *sums, &sums));
-    nbi_free(s->sums);
-    s->sums = sums;
-    s->sums_count = most;
+    nbi_free(s->sums.sums);
+    s->sums.sums = sums;
+    s->sums.room = most;
     return NB_OK;
 }
 
@@ -142,7 +101,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     s->workers = nb_ctx_threads(ctx);
     if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
-    NB_TRYG(nbi_alloc(ctx, (size_t)net->n_layers + 1, sizeof *s->fit, &s->fit));
+    NB_TRYG(nbi_weight_store_init(ctx, &s->weights, net, options->per_channel));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *s->asked, &s->asked));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
@@ -157,6 +116,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
             channels = (size_t)net->layer[i].geometry.out_c;
     NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
                       &s->moments));
+    NB_TRYG(nbi_alloc(ctx, s->options.stat_images + 1, sizeof *s->sums.halved, &s->sums.halved));
     NB_TRYG(nbi_scorer_bound_sums(ctx, s, MOST_SUMS));
     *out = s;
     return NB_OK;
@@ -184,58 +144,16 @@ void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {
     *saved = s->saved;
 }
 
-/* ---- weights -------------------------------------------------------------------------------- */
-
-static nb_status ensure_fit(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_choice choice) {
-    const nbi_layer *l = &s->net->layer[layer];
-    weight_fit *f = fit_of(s, layer, choice);
-    nb_status st;
-    if (f) return NB_OK;
-    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, choice, true));
-    NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
-    f->choice = choice;
-    NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
-    NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
-    s->asked[l->weight_site] = choice;
-    NB_TRYG(s->weights ? s->weights(ctx, s->weights_user, layer, s->asked, &f->w)
-                       : nbi_fit_weight_choice(ctx, l, choice, s->options.per_channel, &f->w));
-    nbi_clear_constants(l, nbi_choice_bits(choice), f->w.has_table ? f->w.table : NULL, f->w.levels);
-    f->next = s->fit[layer];
-    s->fit[layer] = f;
-    return NB_OK;
-done:
-    free_fit(f);
-    return st;
-}
-
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choice choice,
                                  double *out) {
-    int layer = s->net->site[site].layer;
-    NB_TRY(ensure_fit(ctx, s, layer, choice));
-    *out = fit_of(s, layer, choice)->w.sqnr;
+    nbi_weight_fit *f;
+    s->asked[site] = choice;
+    NB_TRY(nbi_weight_store_get(ctx, &s->weights, s->net->site[site].layer, s->asked, &f));
+    *out = f->w.sqnr;
     return NB_OK;
 }
 
-/* The packed weights of a step: from the store, unless the step has levels of its own. */
-static nb_status ready_step(nb_ctx *ctx, const nbi_step *step, weight_fit *f,
-                            nbi_ready_step *out, void **own) {
-    *own = NULL;
-    if (!f || step->u.conv.levels != f->w.levels) return nbi_step_ready(ctx, step, own, out);
-    NB_TRY(nbi_step_ready(ctx, step, NULL, out));
-    for (int k = 0; k < MAX_PACKS; k++) {
-        if (f->pack[k].kernel == out->kernel) {
-            out->packed = f->pack[k].packed;
-            return NB_OK;
-        }
-        if (f->pack[k].kernel) continue;
-        nbi_ready_step full;
-        NB_TRY(nbi_step_ready(ctx, step, &f->pack[k].packed, &full));
-        f->pack[k].kernel = out->kernel;
-        out->packed = full.packed;
-        return NB_OK;
-    }
-    return nbi_step_ready(ctx, step, own, out);
-}
+/* ---- running one step over the images -------------------------------------------------------- */
 
 static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     if (bytes <= s->scratch_bytes) return NB_OK;
@@ -249,86 +167,13 @@ static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     return NB_OK;
 }
 
-/* ---- running one step over the images -------------------------------------------------------- */
-
-typedef struct step_job {
-    nb_ctx *ctx;
-    nbi_scorer *s;
-    const nbi_ready_step *ready;
-    const uint8_t *in[3];
-    size_t in_bytes[3], out_bytes, acc_offset;
-    uint8_t *out;
-    double *sum, *square; /* statistics: [images][channels] */
-    size_t moments_offset; /* of work space in scratch: int64 [2][channels] */
-    size_t kept;          /* run_chunk: so many images have their sums already */
-} step_job;
-
-/* The output of an image from its kept sums: only the bias differs from the final one. */
-static void finish_image(const step_job *j, size_t n) {
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    const int32_t *acc = j->s->sums + n * pixels * channels;
-    j->ready->kernel->finish(&conv->p, acc, j->s->sums_bias, pixels, j->out + n * j->out_bytes);
-}
-
-static nb_status run_chunk(void *user, size_t begin, size_t end, int worker) {
-    const step_job *j = user;
-    for (size_t i = begin; i < end; i++) {
-        /* the sums that were made last are still in a cache */
-        const size_t n = i < j->kept ? j->kept - 1 - i : i;
-        const void *in[3];
-        if (n < j->kept) {
-            finish_image(j, n);
-            continue;
-        }
-        for (int k = 0; k < 3; k++) in[k] = j->in[k] ? j->in[k] + n * j->in_bytes[k] : NULL;
-        NB_TRY(nbi_step_run(j->ctx, j->ready, j->s->tensor, in, j->out + n * j->out_bytes,
-                            j->s->scratch[worker]));
-    }
-    return NB_OK;
-}
-
-/* Adds Σ and Σ² of one image's sums, of so many pixels at once that int64 holds Σ². */
-static void add_moments(const step_job *j, const int32_t *acc, size_t n, int64_t *work) {
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w, count;
-    double bound = (double)conv->range.acc_bound + 1, most = 0x1p62 / (bound * bound);
-    for (size_t i = 0; i < pixels; i += count) {
-        count = most < (double)(pixels - i) ? (size_t)fmax(most, 1) : pixels - i;
-        nbi_simple_select(nbi_cpu_isa())
-            ->moments(acc + i * channels, count, channels, work, work + channels);
-        for (size_t c = 0; c < channels; c++) {
-            j->sum[n * channels + c] += (double)work[c];
-            j->square[n * channels + c] += (double)work[channels + c];
-        }
-    }
-}
-
-/* Sums of one image stay in scratch; per image and channel Σ and Σ² (exact below 2^53). */
-static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
-    const step_job *j = user;
-    const nbi_step_conv *conv = &j->ready->step->u.conv;
-    size_t channels = (size_t)conv->p.out_c;
-    size_t pixels = (size_t)conv->p.out_h * (size_t)conv->p.out_w;
-    for (size_t n = begin; n < end; n++) {
-        int32_t *acc = j->s->sums_kept ? j->s->sums + n * pixels * channels
-                                       : (int32_t *)(j->s->scratch[worker] + j->acc_offset);
-        j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
-                               j->in[0] + n * j->in_bytes[0], acc, j->s->scratch[worker]);
-        add_moments(j, acc, n, (int64_t *)(void *)(j->s->scratch[worker] + j->moments_offset));
-    }
-    return NB_OK;
-}
-
 static size_t image_bytes(const nbi_scorer *s, int edge) {
     const nbi_edge *e = &s->net->edge[edge];
     size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c;
     return s->site[e->site].dtype == NB_DTYPE_S32 ? count * 4 : count;
 }
 
-static void set_inputs(nbi_scorer *s, const nbi_step *step, step_job *j) {
+static void set_inputs(nbi_scorer *s, const nbi_step *step, nbi_images_job *j) {
     for (int k = 0; k < step->n_in; k++) {
         int e = s->alias[step->in[k]];
         j->in[k] = s->buffer[e]->data;
@@ -342,16 +187,15 @@ typedef struct aim { /* of the correction, per channel */
 
 /* Mean and deviation of the layer's quantized sums become a new gain and shift per channel:
  * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
-static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv *conv,
-                         const aim *to) {
-    weight_fit *f = fit_of(s, layer, nbi_choice_of(conv->scheme, conv->bits));
+static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_weight_fit *f,
+                         nbi_frozen_conv *conv, const aim *to) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
     nbi_frozen_conv plain = *conv;
     nbi_step step[NBI_MAX_STEPS];
     nbi_ready_step ready;
     void *own = NULL;
-    step_job j = {.ctx = ctx, .s = s, .ready = &ready};
+    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums};
     nb_status st;
     int n;
     plain.gain = nbi_arena_alloc(&s->arena, channels, sizeof(double));
@@ -359,18 +203,15 @@ static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_frozen_conv 
     if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
     for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
     NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, step, &n));
-    NB_TRYG(ready_step(ctx, step, f, &ready, &own));
+    NB_TRYG(nbi_weight_fit_ready(ctx, f, step, &ready, &own));
     set_inputs(s, step, &j);
     size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
-    s->sums_kept = count * images <= s->sums_count;
-    s->sums_bias = step->u.conv.p.bias;
-    j.acc_offset = (ready.scratch + 63) & ~(size_t)63;
-    j.moments_offset = (j.acc_offset + count * 4 + NBI_KERNEL_SLACK + 63) & ~(size_t)63;
-    NB_TRYG(ensure_scratch(ctx, s, j.moments_offset + 2 * channels * sizeof(int64_t)));
+    s->sums.kept = count * images <= s->sums.room;
+    NB_TRYG(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
+    j.scratch = s->scratch;
     j.sum = s->moments;
     j.square = s->moments + images * channels;
-    memset(s->moments, 0, 2 * images * channels * sizeof *s->moments);
-    NB_TRYG(nbi_parallel(ctx, images, CHUNK, sum_chunk, &j));
+    NB_TRYG(nbi_images_sum(&j, images));
     double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
     const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
     for (size_t c = 0; c < channels; c++) {
@@ -423,13 +264,13 @@ static nb_status ask_rounding(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *
 }
 
 static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
-                            nbi_frozen_conv *conv) {
+                            nbi_weight_fit **fit, nbi_frozen_conv *conv) {
     const nbi_layer *l = &s->net->layer[layer];
     size_t channels = (size_t)l->geometry.out_c;
     nbi_choice choice = policy[l->weight_site];
     aim to = {l->mean, l->deviation};
-    NB_TRY(ensure_fit(ctx, s, layer, choice));
-    weight_fit *f = fit_of(s, layer, choice);
+    NB_TRY(nbi_weight_store_get(ctx, &s->weights, layer, policy, fit));
+    const nbi_weight_fit *f = *fit;
     nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
     *conv = (nbi_frozen_conv){.bits = nbi_choice_bits(choice), .scheme = nbi_choice_scheme(choice),
                               .levels = f->w.levels, .scale = f->w.scale,
@@ -442,11 +283,11 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
         conv->shift[c] = (double)l->shift[c];
     }
     if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
-    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, conv, &to));
+    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, *fit, conv, &to));
     conv->bias_bits = policy[l->bias_site];
     NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
                          &s->site[s->net->edge[l->out].site], arena, conv));
-    s->sums_kept &= conv->levels == f->w.levels;
+    s->sums.kept &= conv->levels == f->w.levels;
     return NB_OK;
 }
 
@@ -465,12 +306,11 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     const nbi_layer *l = &s->net->layer[layer];
     nbi_step step[NBI_MAX_STEPS];
     nbi_frozen_conv conv = {0};
-    weight_fit *f = NULL;
+    nbi_weight_fit *f = NULL;
     int n;
-    s->sums_kept = false;
+    s->sums.kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits, &conv));
-        f = fit_of(s, layer, bits[l->weight_site]);
+        NB_TRY(start_conv(ctx, s, layer, bits, &f, &conv));
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
     }
@@ -483,14 +323,16 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     for (int i = 0; i < n; i++) {
         nbi_ready_step ready;
         void *own = NULL;
-        step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
-        nb_status st = ready_step(ctx, &step[i], i == 0 ? f : NULL, &ready, &own);
-        if (st == NB_OK) st = ensure_scratch(ctx, s, ready.scratch + NBI_KERNEL_SLACK);
+        nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums,
+                            .out = out->data, .out_bytes = bytes};
+        nb_status st = nbi_weight_fit_ready(ctx, i == 0 ? f : NULL, &step[i], &ready, &own);
+        if (st == NB_OK) st = ensure_scratch(ctx, s, nbi_images_scratch(&ready));
         set_inputs(s, &step[i], &j);
         /* a convolution's second step is the table of its levels, in place */
-        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums_kept;
+        bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums.kept;
         j.kept = sums ? s->options.stat_images : 0;
-        if (st == NB_OK) st = nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j);
+        j.scratch = s->scratch;
+        if (st == NB_OK) st = nbi_images_run(&j, s->options.images);
         nbi_free(own);
         NB_TRY(st);
     }
@@ -514,10 +356,12 @@ static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     nbi_ready_step ready;
     NB_TRY(nbi_lower_input(ctx, net, s->site, &s->arena, &step));
     NB_TRY(nbi_step_ready(ctx, &step, NULL, &ready));
-    step_job j = {.ctx = ctx, .s = s, .ready = &ready, .out = out->data, .out_bytes = bytes};
+    NB_TRY(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
+    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .scratch = s->scratch,
+                        .out = out->data, .out_bytes = bytes};
     j.in[0] = s->options.inputs;
     j.in_bytes[0] = bytes;
-    NB_TRY(nbi_parallel(ctx, s->options.images, CHUNK, run_chunk, &j));
+    NB_TRY(nbi_images_run(&j, s->options.images));
     out->keep = caches(s);
     return NB_OK;
 }
@@ -631,7 +475,8 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         s->site[i] = learned ? s->grid[i] : *q;
     }
     size_t size = (size_t)s->net->n_sites * sizeof *bits;
-    if (s->whole_policy && memcmp(s->asked, bits, size)) drop_fits(s);
+    if (s->whole_policy && memcmp(s->asked, bits, size))
+        nbi_weight_store_drop(&s->weights);
     memcpy(s->asked, bits, size);
     make_keys(s, bits);
     describe(s);

@@ -219,6 +219,59 @@ static void test_extremes(void **state) {
                 for (int ends = 0; ends < 4; ends++) check_extreme(&shapes[s], a, w, ends);
 }
 
+/* Sums at the boundaries where rounding turns, ties among them: the quick way must see them. */
+static void fill_boundaries(problem *q, nbi_rng *rng, int32_t *acc) {
+    for (size_t i = 0; i < q->outputs; i++) {
+        const size_t o = i % (size_t)q->p.out_c;
+        const double half = random_in(rng, -140, 260) + 0.5, mult = q->mult[o] ? q->mult[o] : 1;
+        const double at = (half - q->p.out_zero) * ldexp(1, q->shift[o]) / mult;
+        const double sum = floor(at) + random_in(rng, -1, 2);
+        acc[i] = fabs(sum) < 0x1p30 ? (int32_t)sum : 0;
+        if (nbi_rng_below(rng, 50) == 0) acc[i] = nbi_rng_below(rng, 2) ? INT32_MAX : INT32_MIN;
+    }
+}
+
+static void check_boundaries(const nbi_conv_kernel *row, problem *q, uint64_t seed) {
+    int32_t *acc = must_alloc(q->outputs * sizeof *acc);
+    uint8_t *out = must_alloc(q->outputs * 4);
+    nbi_rng rng;
+    nbi_rng_seed(&rng, seed, 9);
+    for (int32_t o = 0; o < q->p.out_c; o++) {
+        if (seed % 3 == 0) { /* ties in plenty */
+            q->mult[o] = 1 << 30;
+            q->shift[o] = (uint8_t)random_in(&rng, 32, 46);
+        } else {
+            const double r = ldexp(nbi_rng_uniform(&rng) + 1e-9, -random_in(&rng, 0, 24));
+            assert_int_equal(nbi_rescale_of(NULL, r, &q->mult[o], &q->shift[o]), NB_OK);
+        }
+    }
+    fill_boundaries(q, &rng, acc);
+    row->finish(&q->p, acc, NULL, q->pixels, out);
+    for (size_t i = 0; i < q->outputs; i++) {
+        const long long want = naive_output(&q->p, acc[i], (int)(i % (size_t)q->p.out_c));
+        if (output_at(&q->p, out, i) != want)
+            fail_at(row->name, "boundary", 0, seed, i, output_at(&q->p, out, i), want);
+    }
+    /* and the same multipliers behind products; ties where they are powers of two */
+    if (!row->supports || row->supports(&q->p, &q->range)) check_row(row, q, 0, seed);
+    nbi_free(acc);
+    nbi_free(out);
+}
+
+static void test_boundaries(void **state) {
+    (void)state;
+    const shape body = {12, 13, 16, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false};
+    size_t n;
+    const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
+    for (uint64_t seed = 0; seed < 60; seed++)
+        for (size_t i = 0; i < n; i++) {
+            if (rows[i]->isa > nbi_cpu_isa() || rows[i]->depthwise) continue;
+            problem q = problem_make(&body, seed * FILLS); /* random values */
+            check_boundaries(rows[i], &q, seed);
+            problem_free(&q);
+        }
+}
+
 static void test_selection(void **state) {
     (void)state;
     problem q = problem_make(&SHAPES[0], 0), body = problem_make(&SHAPES[1], 0);
@@ -245,6 +298,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_kernels),
         cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_boundaries),
         cmocka_unit_test(test_selection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -366,6 +366,58 @@ static void test_moments(void **state) {
         }
 }
 
+/* Of every isa: fits or not, values, moments, and the way back. */
+static void check_halves(const int32_t *acc, size_t pixels, size_t channels, int shift, bool fits) {
+    enum { MOST = 64 };
+    int64_t sum[MOST], square[MOST], s[MOST] = {0}, q[MOST] = {0};
+    const size_t n = pixels * channels;
+    int16_t *half = malloc((n + 8) * sizeof *half);
+    int32_t *back = malloc((n + 8) * sizeof *back);
+    assert_non_null(half);
+    assert_non_null(back);
+    for (size_t i = 0; i < n; i++) {
+        const int64_t v = acc[i] >> shift;
+        s[i % channels] += v;
+        q[i % channels] += v * v;
+    }
+    for (int isa = 0; isa <= (int)nbi_cpu_isa(); isa++) {
+        const nbi_simple_kernels *k = nbi_simple_select((nbi_isa)isa);
+        half[n] = 77, back[n] = 77;
+        assert_true(k->halve(acc, pixels, channels, shift, half, sum, square) == fits);
+        assert_int_equal(half[n], 77);
+        if (!fits) continue;
+        k->widen(half, n, shift, back);
+        assert_int_equal(back[n], 77);
+        assert_memory_equal(back, acc, n * sizeof *acc);
+        assert_memory_equal(sum, s, channels * sizeof *sum);
+        assert_memory_equal(square, q, channels * sizeof *square);
+    }
+    free(half);
+    free(back);
+}
+
+static void test_halves(void **state) {
+    (void)state;
+    enum { PIXELS = 37, LONG = 70001 };
+    static int32_t acc[LONG * 16];
+    static const size_t CHANNELS[] = {1, 10, 16, 17, 32, 48, 64};
+    nbi_rng rng;
+    nbi_rng_seed(&rng, 6, 0);
+    for (size_t k = 0; k < NBI_COUNT(CHANNELS); k++)
+        for (int shift = 0; shift <= 7; shift++)
+            for (int beyond = 0; beyond < 5; beyond++) {
+                const size_t n = (PIXELS - (size_t)beyond % 2) * CHANNELS[k];
+                for (size_t i = 0; i < n; i++)
+                    acc[i] = random_in(&rng, -32766, 32766) * (1 << shift);
+                const int32_t ends[5] = {0, 32767, -32767, -32768, 16000000};
+                const size_t at = beyond == 3 ? n - 1 : nbi_rng_below(&rng, (uint32_t)n);
+                acc[at] = ends[beyond] * (1 << shift);
+                check_halves(acc, n / CHANNELS[k], CHANNELS[k], shift, beyond == 0);
+            }
+    for (size_t i = 0; i < LONG * 16; i++) acc[i] = i % 16 < 8 ? 32766 : -32766;
+    check_halves(acc, LONG, 16, 0, true); /* more than int32 sums hold */
+}
+
 static void test_environment(void **state) {
     (void)state;
     const nbi_isa best = nbi_cpu_isa();
@@ -382,6 +434,7 @@ int main(void) {
         cmocka_unit_test(test_unpack),      cmocka_unit_test(test_rescale),
         cmocka_unit_test(test_rescale_of),  cmocka_unit_test(test_simple),
         cmocka_unit_test(test_environment), cmocka_unit_test(test_moments),
+        cmocka_unit_test(test_halves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

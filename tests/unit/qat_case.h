@@ -11,6 +11,7 @@
 typedef struct qat_case {
     hand h;
     size_t batch;
+    bool per_tensor; /* scales of weights */
     nbi_choice *bits;
     nbi_qat *train, *check;
 } qat_case;
@@ -32,7 +33,7 @@ static inline void qat_build(qat_case *c, bool labels) {
     int edge = nbi_score_edge(h->net);
     int classes = labels ? h->net->edge[edge].c : 0;
     nbi_qat_options o = {.batch = (int64_t)c->batch,
-                         .per_channel = true,
+                         .per_channel = !c->per_tensor,
                          .classes = classes,
                          .distill = true,
                          .temperature = 2};
@@ -138,8 +139,8 @@ static inline double qat_difference(qat_case *c) {
     return power > 0 ? error / power : error;
 }
 
-/* A code that lies within float rounding of a border may fall to the other side, and random
- * networks amplify that with their depth; unequal arithmetic gives as much as the power itself. */
+/* A code that lies within float rounding of a border may fall to the other side, and random networks
+ * amplify that with their depth; all else is a unit of the last sums, some 1e-6. */
 static inline void qat_is_same(qat_case *c, const char *name, double most) {
     double d = qat_difference(c);
     if (!(d < most)) fail_msg("%s: simulation and integer program differ by %g", name, d);

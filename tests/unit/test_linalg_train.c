@@ -1,5 +1,5 @@
-/* The three products of a 3×3 convolution in training against sums in double, on shapes that
- * Winograd's algorithm takes and on one that it leaves; the same bytes at any thread count. */
+/* Convolutions 3×3, the three products of training and inference, against sums in double, on shapes
+ * that Winograd's algorithm takes and on one that it leaves; the same bytes at any thread count. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -167,9 +167,38 @@ static void shapes_that_it_leaves(void **state) {
     check(&tiny);
 }
 
+/* Fixed weights, what y holds added, clamped. */
+static void inference(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    nbi_la_conv_desc d = shape(2, 16, 32, 9, 12, 1);
+    tensors t = draw_all(&d, 2);
+    nbi_la *la;
+    nbi_la_plan *plan;
+    double *want = expected(&d, NBI_LA_FORWARD, &t, t.ny, NULL);
+    d.accumulate = d.clamp = true;
+    d.lo = -15, d.hi = 30; /* of sums up to about 50 */
+    assert_true(nbi_wino_fits(&d));
+    for (size_t i = 0; i < t.ny; i++)
+        want[i] = fmin(fmax(want[i] + (double)t.y[i], (double)d.lo), (double)d.hi);
+    assert_int_equal(nbi_la_new(ctx, &la), NB_OK);
+    assert_int_equal(nbi_la_conv(ctx, la, &d, t.w, t.bias, &plan), NB_OK);
+    memset(t.w, 0, t.nw * sizeof *t.w); /* the plan has its own */
+    assert_int_equal(nbi_la_run(ctx, la, plan, t.x, t.y), NB_OK);
+    close_to(t.y, want, t.ny);
+    t.x[0] = NAN;
+    assert_int_equal(nbi_la_run(ctx, la, plan, t.x, t.y), NB_OK);
+    assert_true(isnan(t.y[0]));
+    nbi_la_plan_free(plan);
+    nbi_la_free(la);
+    free(want);
+    free_all(&t);
+    nb_ctx_free(ctx);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(whole_tiles),
-                                       cmocka_unit_test(ragged_tiles_and_every_padding),
-                                       cmocka_unit_test(shapes_that_it_leaves)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_tiles), cmocka_unit_test(ragged_tiles_and_every_padding),
+        cmocka_unit_test(shapes_that_it_leaves), cmocka_unit_test(inference)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

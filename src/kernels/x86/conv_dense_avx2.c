@@ -11,7 +11,7 @@
 #include <string.h>
 
 #if defined(__AVX2__)
-#include <immintrin.h>
+#include "kernels/x86/requant_avx2.h"
 
 static inline __m256i broadcast4(const uint8_t *at) {
     int32_t v;
@@ -209,53 +209,6 @@ void nbi_widen_avx2(void *dst, const uint8_t *src, size_t n, uint8_t type, int a
 
 /* ---- requantization ------------------------------------------------------------------------ */
 
-/* The constants of 8 channels, out of reach of stores to the output. */
-typedef struct rescale {
-    __m256i mult, mult_odd, half_even, half_odd, shift;
-} rescale;
-
-static inline rescale rescale_of(const nbi_requant *q, int at) {
-    const __m256i mult = load(q->mult + at);
-    return (rescale){.mult = mult,
-                     .mult_odd = _mm256_srli_epi64(mult, 32),
-                     .half_even = load(q->half_even + at / 2),
-                     .half_odd = load(q->half_odd + at / 2),
-                     .shift = load(q->shift_high + at)};
-}
-
-/* The products in 64 bits, of which the upper halves shifted by shift − 32 are left. */
-static inline __m256i rescale8(const rescale *r, const int32_t *acc) {
-    const __m256i sum = load(acc);
-    __m256i even = _mm256_mul_epi32(sum, r->mult);
-    __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(sum, 32), r->mult_odd);
-    even = _mm256_add_epi64(even, r->half_even);
-    odd = _mm256_add_epi64(odd, r->half_odd);
-    const __m256i high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    return _mm256_srav_epi32(high, r->shift);
-}
-
-typedef struct limits {
-    __m256i zero, lo, hi; /* int16, bytes, bytes */
-} limits;
-
-static inline limits limits_of(const nbi_requant *q) {
-    return (limits){.zero = _mm256_set1_epi16((int16_t)q->zero),
-                    .lo = _mm256_set1_epi8((char)q->lo),
-                    .hi = _mm256_set1_epi8((char)q->hi)};
-}
-
-/* 16 channels of two pixels, in pairs of vectors → 2 × 16 bytes. Saturation on the way cannot
- * change the result: the limits lie within the type, and |zero| is far below 2^15. */
-static inline __m256i narrow(__m256i a, __m256i b, const limits *l, uint8_t type) {
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    a = _mm256_adds_epi16(a, l->zero);
-    b = _mm256_adds_epi16(b, l->zero);
-    __m256i v = type == NBK_U8 ? _mm256_packus_epi16(a, b) : _mm256_packs_epi16(a, b);
-    v = type == NBK_U8 ? _mm256_max_epu8(v, l->lo) : _mm256_max_epi8(v, l->lo);
-    v = type == NBK_U8 ? _mm256_min_epu8(v, l->hi) : _mm256_min_epi8(v, l->hi);
-    return _mm256_permutevar8x32_epi32(v, order);
-}
-
 static void requant_slow(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
     for (int i = 0; i < q->channels; i++) {
         const int32_t sum = (int32_t)(acc[i] + q->missing[i]);
@@ -273,7 +226,7 @@ static __m256i limit32(const nbi_requant *q, __m256i v) {
 /* One pixel, any number of channels, any type. */
 static void requant_one(const nbi_requant *q, const int32_t *acc, size_t at, void *out) {
     const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
-    const __m256i a = rescale8(&first, acc), b = rescale8(&second, acc + 8);
+    const __m256i a = rescale8(&first, load(acc)), b = rescale8(&second, load(acc + 8));
     const size_t n = (size_t)q->channels;
     int32_t row[NBI_LANES];
     if (q->type == NBK_S32) {
@@ -284,21 +237,23 @@ static void requant_one(const nbi_requant *q, const int32_t *acc, size_t at, voi
     }
     const limits l = limits_of(q);
     const __m256i v = _mm256_packs_epi32(a, b);
-    store(row, narrow(v, v, &l, q->type));
+    store(row, narrow_wide(v, v, &l, q->type));
     memcpy((uint8_t *)out + at, row, n);
 }
 
 /* 16 channels of an even number of pixels as bytes: the common case. */
 static inline void requant_pairs(const nbi_requant *q, const int32_t *acc, size_t acc_stride,
                                  size_t pixels, uint8_t type, uint8_t *out) {
-    const rescale first = rescale_of(q, 0), second = rescale_of(q, 8);
+    const rescale r[2] = {rescale_of(q, 0), rescale_of(q, 8)};
+    const quick k = quick_of(q, 1);
     const limits l = limits_of(q);
     const size_t stride = q->stride;
     for (size_t i = 0; i < pixels; i += 2, acc += 2 * acc_stride, out += 2 * stride) {
         const int32_t *next = acc + acc_stride;
-        const __m256i a = _mm256_packs_epi32(rescale8(&first, acc), rescale8(&second, acc + 8));
-        const __m256i b = _mm256_packs_epi32(rescale8(&first, next), rescale8(&second, next + 8));
-        const __m256i v = narrow(a, b, &l, type);
+        const __m256i sum[4] = {load(acc), load(acc + 8), load(next), load(next + 8)};
+        __m256i differ = _mm256_setzero_si256();
+        __m256i v = requant2_quick(&k, &l, type, sum, &differ);
+        if (!_mm256_testz_si256(differ, differ)) v = requant2_wide(r, &l, type, sum);
         _mm_storeu_si128((__m128i *)out, _mm256_castsi256_si128(v));
         _mm_storeu_si128((__m128i *)(out + stride), _mm256_extracti128_si256(v, 1));
     }

@@ -223,6 +223,20 @@ size_t nbi_chunk_of(const nbi_conv_range *range, uint8_t in_type, int unit) {
     return pair <= 0 ? INT16_MAX : (size_t)(INT16_MAX / pair);
 }
 
+/* The constants of one channel for the quick way of requant_avx2.h, which does without those that it
+ * cannot serve: there low and high always differ. */
+static void init_quick(nbi_requant *q, int i) {
+    const uint64_t exponent = (uint64_t)(1023 - q->shift[i]) << 52;
+    double unit;
+    memcpy(&unit, &exponent, sizeof unit);
+    const double scale = q->mult[i] * unit, offset = q->zero + (double)q->missing[i] * scale;
+    const double size = offset < 0 ? -offset : offset, error = (513 + size) * 0x1p-22;
+    const bool serves = scale <= 0.25 && size <= 0x1p22; /* nothing leaves int32 */
+    q->scale[i] = serves ? (float)scale : 0;
+    q->low[i] = serves ? (float)(offset - error) : (float)q->lo;
+    q->high[i] = serves ? (float)(offset + error) : (float)q->hi;
+}
+
 void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int first,
                       int channels) {
     *q = (nbi_requant){.lo = p->out_lo,
@@ -244,6 +258,7 @@ void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int
                               (uint64_t)q->missing[i] * (uint64_t)q->mult[i]; /* modulo 2^64 */
         (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)half;
         if (shift < 32) q->fast = false;
+        init_quick(q, i);
     }
 }
 

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #if defined(__AVX2__)
-#include <immintrin.h>
+#include "kernels/x86/requant_avx2.h"
 
 enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 4, TOGETHER = TILES };
 enum { TILE_PIXELS = SIDE * SIDE };
@@ -34,9 +34,9 @@ static inline void store(void *at, __m256i v) {
 typedef struct geometry {
     size_t rows, columns;    /* of tiles */
     size_t c, blocks;        /* input channels; blocks of 16 output channels */
-    size_t row_bytes, image; /* of the padded image */
+    size_t outside;          /* bytes of a row outside of the image */
     size_t input, product;   /* bytes of a group's transformed inputs, of its products */
-    size_t requant;          /* bytes of its constants, all blocks */
+    size_t requant, no_bias; /* bytes of its constants, all blocks */
     size_t block_bytes;      /* of packed weights */
 } geometry;
 
@@ -49,11 +49,11 @@ static geometry geometry_of(const nbk_conv *p) {
                   .columns = ((size_t)p->out_w + SIDE - 1) / SIDE,
                   .c = (size_t)p->in_c,
                   .blocks = ((size_t)p->out_c + NBI_LANES - 1) / NBI_LANES};
-    g.row_bytes = (g.columns * SIDE + 2) * g.c;
-    g.image = round_up((g.rows * SIDE + 2) * g.row_bytes + 2 * NBI_KERNEL_SLACK, 64);
+    g.outside = round_up((size_t)p->in_w * g.c, 64);
     g.input = PLACES * TILES * g.c * sizeof(int16_t);
     g.product = PLACES * TILES * NBI_LANES * sizeof(int32_t);
     g.requant = g.blocks * sizeof(nbi_requant);
+    g.no_bias = (size_t)p->out_c * sizeof(int32_t);
     g.block_bytes = PLACES * g.c * NBI_LANES * sizeof(int16_t);
     return g;
 }
@@ -65,7 +65,7 @@ static size_t packed_bytes(const nbk_conv *p) {
 
 static size_t scratch_bytes(const nbk_conv *p) {
     const geometry g = geometry_of(p);
-    return g.image + g.input + g.product + g.requant;
+    return g.outside + g.input + g.product + g.requant + g.no_bias;
 }
 
 /* Worth it where tiles fit the image well: they cost a half to three quarters of what a direct
@@ -114,24 +114,6 @@ static void pack(const nbk_conv *p, const int8_t *levels, void *packed) {
 
 /* ---- inputs -------------------------------------------------------------------------------- */
 
-/* The image with its padding and what ragged tiles read behind it. */
-static void pad(const nbk_conv *p, const geometry *g, const uint8_t *in, uint8_t *image) {
-    const size_t width = g->row_bytes / g->c, height = g->rows * SIDE + 2;
-    const size_t left = (size_t)p->pl < width ? (size_t)p->pl : width;
-    const size_t body = width - left < (size_t)p->in_w ? width - left : (size_t)p->in_w;
-    for (size_t y = 0; y < height; y++) {
-        uint8_t *row = image + y * g->row_bytes;
-        const long iy = (long)y - p->pt;
-        if (iy < 0 || iy >= p->in_h) {
-            memset(row, p->in_zero, g->row_bytes);
-            continue;
-        }
-        memset(row, p->in_zero, left * g->c);
-        memcpy(row + left * g->c, in + (size_t)iy * (size_t)p->in_w * g->c, body * g->c);
-        memset(row + (left + body) * g->c, p->in_zero, (width - left - body) * g->c);
-    }
-}
-
 /* One column of Bᵗ d: d and t are 6 vectors each, so far apart. */
 static inline void forward(__m256i d0, __m256i d1, __m256i d2, __m256i d3, __m256i d4, __m256i d5,
                            __m256i *t, size_t apart) {
@@ -152,26 +134,43 @@ static inline __m256i widen(const uint8_t *at, uint8_t type) {
     return type == NBK_U8 ? _mm256_cvtepu8_epi16(v) : _mm256_cvtepi8_epi16(v);
 }
 
-/* 16 channels of a tile: at is its first pixel; to[place], so many elements apart. */
-static inline void transform(const uint8_t *at, size_t row_bytes, size_t c, uint8_t type,
-                             int16_t *to, size_t apart) {
-    __m256i t[WINDOW][WINDOW];
-    for (size_t x = 0; x < WINDOW; x++, at += c)
-        forward(widen(at, type), widen(at + row_bytes, type), widen(at + 2 * row_bytes, type),
-                widen(at + 3 * row_bytes, type), widen(at + 4 * row_bytes, type),
-                widen(at + 5 * row_bytes, type), &t[0][x], WINDOW);
-    for (size_t y = 0; y < WINDOW; y++, to += WINDOW * apart)
-        forward(t[y][0], t[y][1], t[y][2], t[y][3], t[y][4], t[y][5], (__m256i *)(void *)to,
-                apart / NBI_LANES);
+/* Where the input of neighbouring tiles is: 6 rows, of the image or outside of it. */
+typedef struct source {
+    const uint8_t *row[WINDOW], *outside;
+    long x, width; /* the first column; of the image */
+    size_t c;
+    uint8_t type;
+} source;
+
+/* 16 channels from `first` on of n tiles: columns first, as neighbours share two of six. to: of the
+ * first tile, [place], so many elements apart. */
+static inline void transform(const source *s, size_t first, size_t n, int16_t *to, size_t apart,
+                             uint8_t type) {
+    __m256i t[TILES * SIDE + 2][WINDOW];
+    for (size_t k = 0; k < n * SIDE + 2; k++) {
+        const long x = s->x + (long)k;
+        const bool inside = x >= 0 && x < s->width;
+        const size_t at = inside ? (size_t)x * s->c + first : 0;
+        __m256i d[WINDOW];
+        for (size_t y = 0; y < WINDOW; y++)
+            d[y] = widen((inside ? s->row[y] : s->outside) + at, type);
+        forward(d[0], d[1], d[2], d[3], d[4], d[5], t[k], 1);
+    }
+    for (size_t k = 0; k < n; k++, to += s->c) {
+        __m256i(*const tile)[WINDOW] = t + k * SIDE;
+        for (size_t y = 0; y < WINDOW; y++)
+            forward(tile[0][y], tile[1][y], tile[2][y], tile[3][y], tile[4][y], tile[5][y],
+                    (__m256i *)(void *)(to + y * WINDOW * apart), apart / NBI_LANES);
+    }
 }
 
-static void transform_tile(const geometry *g, const uint8_t *at, uint8_t type, int16_t *to) {
-    const size_t apart = TILES * g->c;
-    for (size_t c = 0; c < g->c; c += NBI_LANES) {
-        if (type == NBK_U8)
-            transform(at + c, g->row_bytes, g->c, NBK_U8, to + c, apart);
+static void transform_tiles(const source *s, size_t n, int16_t *to) {
+    const size_t apart = TILES * s->c;
+    for (size_t c = 0; c < s->c; c += NBI_LANES) {
+        if (s->type == NBK_U8)
+            transform(s, c, n, to + c, apart, NBK_U8);
         else
-            transform(at + c, g->row_bytes, g->c, NBK_S8, to + c, apart);
+            transform(s, c, n, to + c, apart, NBK_S8);
     }
 }
 
@@ -179,14 +178,14 @@ static void transform_tile(const geometry *g, const uint8_t *at, uint8_t type, i
 
 /* One tile of a step: a pair of channels times both vectors of weights. */
 #define WINO_TILE(x, low, high, one, other)                                                        \
-    "vpbroadcastd (%[x]" x "), %%ymm10\n\t"                                                        \
+    "vpbroadcastd " x ", %%ymm10\n\t"                                                              \
     "vpmaddwd %%ymm8, %%ymm10, %%" one "\n\t"                                                      \
     "vpmaddwd %%ymm9, %%ymm10, %%" other "\n\t"                                                    \
     "vpaddd %%" one ", %[" low "], %[" low "]\n\t"                                                 \
     "vpaddd %%" other ", %[" high "], %[" high "]\n\t"
 
 /* TOGETHER tiles × 16 output channels of one place: x: [tile][c], w: [c / 2][16][2], to:
- * [tile][16]. In assembly as in conv_dense_avx2.c. */
+ * [tile][16]. In assembly as in conv_dense_avx2.c; two pairs of channels a turn. */
 static inline void multiply(const int16_t *x, size_t c, const int16_t *w, int32_t *to) {
     __m256i a0 = _mm256_setzero_si256(), a1 = a0;
     __m256i b0 = a0, b1 = a0, c0 = a0, c1 = a0, d0 = a0, d1 = a0;
@@ -195,12 +194,18 @@ static inline void multiply(const int16_t *x, size_t c, const int16_t *w, int32_
     __asm__("1:\n\t"
             "vmovdqu (%[w]), %%ymm8\n\t"
             "vmovdqu 32(%[w]), %%ymm9\n\t" /* clang-format off */
-            WINO_TILE("", "a0", "a1", "ymm11", "ymm12")
-            WINO_TILE(",%[next]", "b0", "b1", "ymm13", "ymm14")
-            WINO_TILE(",%[next],2", "c0", "c1", "ymm15", "ymm11")
-            WINO_TILE(",%[third]", "d0", "d1", "ymm12", "ymm13") /* clang-format on */
-            "add $4, %[x]\n\t"
-            "add $64, %[w]\n\t"
+            WINO_TILE("(%[x])", "a0", "a1", "ymm11", "ymm12")
+            WINO_TILE("(%[x],%[next])", "b0", "b1", "ymm13", "ymm14")
+            WINO_TILE("(%[x],%[next],2)", "c0", "c1", "ymm15", "ymm11")
+            WINO_TILE("(%[x],%[third])", "d0", "d1", "ymm12", "ymm13")
+            "vmovdqu 64(%[w]), %%ymm8\n\t"
+            "vmovdqu 96(%[w]), %%ymm9\n\t"
+            WINO_TILE("4(%[x])", "a0", "a1", "ymm11", "ymm12")
+            WINO_TILE("4(%[x],%[next])", "b0", "b1", "ymm13", "ymm14")
+            WINO_TILE("4(%[x],%[next],2)", "c0", "c1", "ymm15", "ymm11")
+            WINO_TILE("4(%[x],%[third])", "d0", "d1", "ymm12", "ymm13") /* clang-format on */
+            "add $8, %[x]\n\t"
+            "sub $-128, %[w]\n\t"
             "cmp %[end], %[x]\n\t"
             "jne 1b"
             : [a0] "+x"(a0), [a1] "+x"(a1), [b0] "+x"(b0), [b1] "+x"(b1), [c0] "+x"(c0),
@@ -227,23 +232,76 @@ static inline void backward(const void *m, size_t from, __m256i *y, size_t to) {
     y[3 * to] = _mm256_add_epi32(d, _mm256_add_epi32(last, last));
 }
 
-/* 576·Y → Y + bias. */
-static inline __m256i divide(__m256i v, __m256i bias) {
-    const __m256i ninth = _mm256_set1_epi32((int)0x38e38e39); /* of 1, modulo 2^32 */
-    return _mm256_add_epi32(bias, _mm256_srai_epi32(_mm256_mullo_epi32(v, ninth), 6));
+/* 576·Y → 64·Y */
+static inline __m256i ninth(__m256i v) {
+    return _mm256_mullo_epi32(v, _mm256_set1_epi32((int)0x38e38e39)); /* of 1, modulo 2^32 */
 }
 
-/* 8 channels of a tile: m: [place], acc: 4 rows of 4 pixels, so many elements apart. */
-static inline void untransform(const int32_t *m, const int32_t *bias, int32_t *acc, size_t row,
-                               size_t pixel) {
+/* 64·Y → Y + bias. */
+static inline __m256i divide(__m256i v, __m256i bias) {
+    return _mm256_add_epi32(bias, _mm256_srai_epi32(v, 6));
+}
+
+/* The columns of a tile's 8 channels, m: [place]. */
+static inline void columns(const int32_t *m, __m256i t[SIDE][WINDOW]) {
     const size_t place = TILES * NBI_LANES * sizeof *m;
-    const __m256i b = load(bias);
-    __m256i t[SIDE][WINDOW], y[SIDE];
     for (size_t x = 0; x < WINDOW; x++)
         backward((const char *)m + x * place, WINDOW * place, &t[0][x], WINDOW);
-    for (size_t r = 0; r < SIDE; r++, acc += row) {
-        backward(t[r], sizeof t[0][0], y, 1);
-        for (size_t k = 0; k < SIDE; k++) store(acc + k * pixel, divide(y[k], b));
+}
+
+/* … and a row of it: 64·Y. */
+static inline void row_of(const __m256i t[WINDOW], __m256i y[SIDE]) {
+    backward(t, sizeof t[0], y, 1);
+    for (size_t k = 0; k < SIDE; k++) y[k] = ninth(y[k]);
+}
+
+/* 16 channels of a tile: m: [place], acc: 4 rows of 4 pixels, so many elements apart. */
+static void untransform(const int32_t *m, const int32_t *bias, int32_t *acc, size_t row,
+                        size_t pixel) {
+    for (size_t half = 0; half < NBI_LANES; half += 8) {
+        const __m256i b = load(bias + half);
+        __m256i t[SIDE][WINDOW], y[SIDE];
+        columns(m + half, t);
+        for (size_t r = 0; r < SIDE; r++) {
+            row_of(t[r], y);
+            for (size_t k = 0; k < SIDE; k++)
+                store(acc + r * row + k * pixel + half, divide(y[k], b));
+        }
+    }
+}
+
+/* A whole tile as bytes, without its sums in memory. out: its first pixel, rows of so many bytes. */
+static inline void untransform_bytes(const int32_t *m, const nbi_requant *q, uint8_t type,
+                                     uint8_t *out, size_t row) {
+    const quick k = quick_of(q, 64);
+    const limits l = limits_of(q);
+    const __m256i none = _mm256_setzero_si256();
+    __m256i t[2][SIDE][WINDOW];
+    columns(m, t[0]);
+    columns(m + 8, t[1]);
+    for (size_t r = 0; r < SIDE; r++, out += row) {
+        __m256i y[2][SIDE], v[2], differ = none;
+        row_of(t[0][r], y[0]);
+        row_of(t[1][r], y[1]);
+        for (size_t x = 0; x < 2; x++)
+            v[x] = requant2_quick(&k, &l, type,
+                                  (const __m256i[4]){y[0][2 * x], y[1][2 * x], y[0][2 * x + 1],
+                                                     y[1][2 * x + 1]},
+                                  &differ);
+        if (!_mm256_testz_si256(differ, differ)) {
+            const rescale wide[2] = {rescale_of(q, 0), rescale_of(q, 8)};
+            for (size_t x = 0; x < 2; x++)
+                v[x] = requant2_wide(wide, &l, type,
+                                     (const __m256i[4]){divide(y[0][2 * x], none),
+                                                        divide(y[1][2 * x], none),
+                                                        divide(y[0][2 * x + 1], none),
+                                                        divide(y[1][2 * x + 1], none)});
+        }
+        for (size_t x = 0; x < 2; x++) {
+            uint8_t *at = out + 2 * x * q->stride;
+            _mm_storeu_si128((__m128i *)(void *)at, _mm256_castsi256_si128(v[x]));
+            _mm_storeu_si128((__m128i *)(void *)(at + q->stride), _mm256_extracti128_si256(v[x], 1));
+        }
     }
 }
 
@@ -258,6 +316,7 @@ typedef struct job {
     int16_t *input;       /* [place][TILES][c] */
     int32_t *product;     /* [place][TILES][16] */
     nbi_requant *requant; /* [block] */
+    int32_t *no_bias;     /* [channels] of 0 */
 } job;
 
 /* Neighbouring tiles of a group, all in one row of tiles. */
@@ -277,22 +336,28 @@ static run_of_tiles find_run(const job *j, size_t first, size_t slot, size_t n) 
     return r;
 }
 
-/* The outputs of a run: whole tiles of sums in place, all else through rows of 16 channels. */
+/* The outputs of a run: whole tiles in place, all else through rows of 16 channels. */
 static void finish_run(const job *j, const nbi_requant *q, const int32_t *bias,
                        const run_of_tiles *r) {
     _Alignas(64) int32_t rows[SIDE * TILES * SIDE * NBI_LANES];
     const size_t width = (size_t)j->p->out_w, start = r->y * width + r->x;
-    const bool direct =
-        j->acc && q->channels == NBI_LANES && r->width == r->n * SIDE && r->height == SIDE;
+    const bool whole =
+        q->channels == NBI_LANES && r->width == r->n * SIDE && r->height == SIDE;
+    const bool direct = j->acc && whole, bytes = !j->acc && whole && q->fast && q->type != NBK_S32;
     const size_t pixel = direct ? q->stride : NBI_LANES;
     const size_t row = direct ? width * q->stride : r->n * SIDE * NBI_LANES;
     int32_t *acc = direct ? j->acc + start * q->stride + (size_t)q->first : rows;
     for (size_t k = 0; k < r->n; k++) {
         const int32_t *m = j->product + (r->slot + k) * NBI_LANES;
-        untransform(m, bias, acc + k * SIDE * pixel, row, pixel);
-        untransform(m + 8, bias + 8, acc + k * SIDE * pixel + 8, row, pixel);
+        uint8_t *out = (uint8_t *)j->out + (start + k * SIDE) * q->stride + (size_t)q->first;
+        if (!bytes)
+            untransform(m, bias, acc + k * SIDE * pixel, row, pixel);
+        else if (q->type == NBK_U8)
+            untransform_bytes(m, q, NBK_U8, out, width * q->stride);
+        else
+            untransform_bytes(m, q, NBK_S8, out, width * q->stride);
     }
-    for (size_t y = 0; y < r->height && !direct; y++, acc += row) {
+    for (size_t y = 0; y < r->height && !direct && !bytes; y++, acc += row) {
         const size_t first = start + y * width;
         if (!j->acc) nbi_requant_avx2(q, acc, NBI_LANES, first, r->width, j->out);
         for (size_t k = 0; k < r->width && j->acc; k++)
@@ -311,7 +376,8 @@ static void run_block(const job *j, size_t first, size_t n, size_t block) {
         for (size_t t = 0; t < n; t += TOGETHER)
             multiply(j->input + (place * TILES + t) * g->c, g->c, w,
                      j->product + (place * TILES + t) * NBI_LANES);
-    memcpy(bias, (const int32_t *)j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
+    if (j->acc) /* else the requantization adds it */
+        memcpy(bias, (const int32_t *)j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
     for (size_t t = 0; t < n;) {
         const run_of_tiles r = find_run(j, first, t, n);
         finish_run(j, q, bias, &r);
@@ -319,11 +385,30 @@ static void run_block(const job *j, size_t first, size_t n, size_t block) {
     }
 }
 
+/* Of sums without the bias. */
 static void init_requant(const job *j) {
     const int lanes = NBI_LANES;
     for (int first = 0; first < j->p->out_c; first += lanes) {
         const int rest = j->p->out_c - first, n = rest < lanes ? rest : lanes;
-        nbi_requant_init(&j->requant[first / lanes], j->p, NULL, first, n);
+        nbi_requant_init(&j->requant[first / lanes], j->p, j->no_bias, first, n);
+    }
+}
+
+/* The inputs of n tiles from number `first` on. */
+static void transform_group(const job *j, const uint8_t *in, const uint8_t *outside, size_t first,
+                            size_t n) {
+    const nbk_conv *p = j->p;
+    const size_t row = (size_t)p->in_w * j->g.c;
+    for (size_t t = 0; t < n;) {
+        const run_of_tiles r = find_run(j, first, t, n);
+        source s = {.outside = outside, .x = (long)r.x - p->pl, .width = p->in_w, .c = j->g.c,
+                    .type = p->in_type};
+        for (size_t k = 0; k < WINDOW; k++) {
+            const long y = (long)(r.y + k) - p->pt;
+            s.row[k] = y >= 0 && y < p->in_h ? in + (size_t)y * row : outside;
+        }
+        transform_tiles(&s, r.n, j->input + t * j->g.c);
+        t += r.n;
     }
 }
 
@@ -352,20 +437,18 @@ static range_of_work part_of_work(const geometry *g, size_t part, size_t parts) 
 static void run_work(const nbk_conv *p, const void *packed, const void *in, void *out, int32_t *acc,
                      void *scratch, range_of_work work) {
     job j = {.p = p, .g = geometry_of(p), .w = packed, .out = out, .acc = acc};
-    uint8_t *image = scratch, *next = image + j.g.image;
+    uint8_t *outside = scratch, *next = outside + j.g.outside;
     j.input = (int16_t *)(void *)next, next += j.g.input;
     j.product = (int32_t *)(void *)next, next += j.g.product;
     j.requant = (nbi_requant *)(void *)next;
+    j.no_bias = (int32_t *)(void *)(next + j.g.requant);
+    memset(j.no_bias, 0, j.g.no_bias);
+    memset(outside, p->in_zero, j.g.outside);
     init_requant(&j);
-    pad(p, &j.g, in, image);
     const size_t tiles = j.g.rows * j.g.columns;
     for (size_t group = work.group; group < work.groups; group++) {
         const size_t first = group * TILES, n = tiles - first < TILES ? tiles - first : TILES;
-        for (size_t t = 0; t < n; t++) {
-            const size_t y = (first + t) / j.g.columns, x = (first + t) % j.g.columns;
-            transform_tile(&j.g, image + y * SIDE * j.g.row_bytes + x * SIDE * j.g.c, p->in_type,
-                           j.input + t * j.g.c);
-        }
+        transform_group(&j, in, outside, first, n);
         for (size_t b = work.block; b < work.blocks; b++) run_block(&j, first, n, b);
     }
 }

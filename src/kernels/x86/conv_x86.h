@@ -36,6 +36,7 @@ typedef struct nbi_requant {
     int64_t half_even[8], half_odd[8]; /* 2^(shift−1) of channels 0, 2, … and 1, 3, … */
     int32_t mult[NBI_LANES], shift[NBI_LANES], shift_high[NBI_LANES]; /* shift − 32 */
     int64_t missing[NBI_LANES]; /* of the bias; the halves contain missing·mult */
+    float scale[NBI_LANES], low[NBI_LANES], high[NBI_LANES]; /* the quick way of requant_avx2.h */
     int32_t lo, hi, zero;
     uint8_t type;
     bool fast;

@@ -253,6 +253,88 @@ static void moments_run(const int32_t *acc, size_t pixels, size_t channels, int6
     }
 }
 
+/* ---- sums as int16 ------------------------------------------------------------------------- */
+
+typedef struct halves {
+    int64_t sum[16], square[16];
+} halves;
+
+/* 16 channels of a pixel; the largest size so far in *most. */
+static inline __m256i halve16(const int32_t *acc, __m128i shift, __m256i *most) {
+    const __m256i low = _mm256_sra_epi32(load(acc), shift);
+    const __m256i high = _mm256_sra_epi32(load(acc + 8), shift);
+    const __m256i v = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+    *most = _mm256_max_epu16(*most, _mm256_abs_epi16(v));
+    return v;
+}
+
+/* Adds 8 sums of two squares, each below 2^31, to those of even and of odd lanes. */
+static inline void add_squares(__m256i v, __m256i *even, __m256i *odd) {
+    const __m256i low = _mm256_set1_epi64x(0xffffffff);
+    *even = _mm256_add_epi64(*even, _mm256_and_si256(v, low));
+    *odd = _mm256_add_epi64(*odd, _mm256_srli_epi64(v, 32));
+}
+
+/* Pairs of neighbouring pixels, so that vpmaddwd adds their values and their squares; lanes are
+ * those of vpunpck: channels 0–3 and 8–11, 4–7 and 12–15. An odd pixel at the end is paired with 0.
+ * The pixels are so few that int32 holds their sum. */
+static bool halve_block(const int32_t *acc, size_t pixels, size_t channels, int shift,
+                        int16_t *half, halves *to) {
+    const __m256i one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    __m256i most = zero, s0 = zero, s1 = zero, e0 = zero, o0 = zero, e1 = zero, o1 = zero;
+    for (size_t i = 0; i < pixels; i += 2) {
+        const bool pair = i + 1 < pixels;
+        const __m256i p = halve16(acc + i * channels, by, &most);
+        const __m256i q = pair ? halve16(acc + (i + 1) * channels, by, &most) : zero;
+        const __m256i low = _mm256_unpacklo_epi16(p, q), high = _mm256_unpackhi_epi16(p, q);
+        store(half + i * channels, p);
+        if (pair) store(half + (i + 1) * channels, q);
+        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(low, one));
+        s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(high, one));
+        add_squares(_mm256_madd_epi16(low, low), &e0, &o0);
+        add_squares(_mm256_madd_epi16(high, high), &e1, &o1);
+    }
+    int32_t sum[2][8];
+    int64_t even[2][4], odd[2][4];
+    store(sum[0], s0), store(sum[1], s1);
+    store(even[0], e0), store(even[1], e1);
+    store(odd[0], o0), store(odd[1], o1);
+    for (size_t c = 0; c < 16; c++) {
+        const size_t side = c / 4 % 2, lane = c / 8 * 4 + c % 4;
+        to->sum[c] += sum[side][lane];
+        to->square[c] += (lane % 2 ? odd : even)[side][lane / 2];
+    }
+    const __m256i fits = _mm256_set1_epi16(32766);
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_max_epu16(most, fits), fits)) == -1;
+}
+
+static bool halve_run(const int32_t *acc, size_t pixels, size_t channels, int shift, int16_t *half,
+                      int64_t *sum, int64_t *square) {
+    enum { MOST = 1 << 15 }; /* pixels at once */
+    if (channels % 16) return nbi_simple_select(NBI_ISA_REF)->halve(acc, pixels, channels, shift, half, sum, square);
+    for (size_t c = 0; c < channels; c += 16) {
+        halves to = {{0}, {0}};
+        for (size_t i = 0; i < pixels; i += MOST) {
+            const size_t n = pixels - i < MOST ? pixels - i : MOST, at = i * channels + c;
+            if (!halve_block(acc + at, n, channels, shift, half + at, &to)) return false;
+        }
+        memcpy(sum + c, to.sum, sizeof to.sum);
+        memcpy(square + c, to.square, sizeof to.square);
+    }
+    return true;
+}
+
+static void widen_run(const int16_t *half, size_t count, int shift, int32_t *acc) {
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(half + i));
+        store(acc + i, _mm256_sll_epi32(_mm256_cvtepi16_epi32(v), by));
+    }
+    for (; i < count; i++) acc[i] = half[i] * (1 << shift);
+}
+
 extern const nbi_simple_kernels nbi_simple_row_avx2;
 const nbi_simple_kernels nbi_simple_row_avx2 = {
     .isa = NBI_ISA_AVX2,
@@ -263,6 +345,8 @@ const nbi_simple_kernels nbi_simple_row_avx2 = {
     .avgpool = avgpool_run,
     .copy = copy_run,
     .moments = moments_run,
+    .halve = halve_run,
+    .widen = widen_run,
 };
 
 #endif

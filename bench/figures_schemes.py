@@ -1,0 +1,62 @@
+"""Section `schemes` of figures.py: every scheme at every width that devices run, for weights (beside
+8-bit activations) and for activations (beside 8-bit weights), after training and after one epoch of
+fine-tuning, on the ResNet-8 that bench/networks.py trains. First and last layer, residual streams and
+biases as by default: 8, 8 and 32 bits."""
+
+import json
+import os
+
+from figures_qat import tuned
+from figures_run import FACTS, Kept, json_of, quantize
+from rival_common import cifar_files, say, sha256
+
+NETWORK = "resnet8"
+ROLES = ("weights", "activations")
+
+
+def choices(job):
+    """(role, scheme, bits) of all rows."""
+    found = []
+    for role in ROLES:
+        for row in json_of(job.nibble("list", "schemes", "--json"))["schemes"]:
+            if row[role]:
+                found += [(role, row["name"], bits) for bits in
+                          range(row[role]["min_bits"], row[role]["deploy_bits"] + 1)]
+    return found
+
+
+def options(role, scheme, bits):
+    own = "%s%d" % (scheme, bits)
+    widths = (own, "8") if role == "weights" else ("8", own)
+    return ["--weight-bits", widths[0], "--activation-bits", widths[1], "--search", "uniform",
+            "--max-size", "16M", "--val", "5000"]
+
+
+def run_schemes(job):
+    network = os.path.join(job.root, "bench", "networks", NETWORK)
+    if not os.path.exists(network + ".onnx"):
+        say("schemes: there is no bench/networks/%s.onnx; bench/networks.py --data DATA %s makes it"
+            % (NETWORK, NETWORK))
+        return
+    about = {"what": "ResNet-8, `nibble quantize --search uniform`, without and with --finetune 1; "
+                     "keys: tensors/scheme/bits",
+             "script": "bench/figures.py schemes", "cores": os.cpu_count(), **FACTS}
+    inputs = {"network": sha256([network + ".onnx"]),
+              "test": sha256(cifar_files(job.args.data, "test"))}
+    results = Kept(job.result_path("nibble_schemes.json"), about, inputs, not job.args.limit)
+    todo = choices(job)[::40] if job.args.limit else choices(job)
+    for role, scheme, bits in todo:
+        key = "%s/%s/%d" % (role, scheme, bits)
+        if results.done(key):
+            continue
+        name = "schemes_" + key.replace("/", "_")
+        folder, _ = quantize(job, name, network, *options(role, scheme, bits))
+        with open(os.path.join(folder, "results.json")) as file:
+            plain = json.load(file)
+        folder, run = quantize(job, name + "_tuned", network, *options(role, scheme, bits),
+                               "--finetune", "1")
+        row = tuned(folder)
+        row.update(run, post_training=round(plain["quantized"]["top1"], 3),
+                   first_last=plain["first_last"], residual_bits=plain["residual_bits"])
+        results.put(key, row)
+        say("schemes", key, row)
