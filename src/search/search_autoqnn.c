@@ -1,4 +1,4 @@
-/* AutoQNN (specs/qss.md, qpl.md): schemes by differentiable search, then widths by gradient, both on
+/* AutoQNN (docs/searches.md): schemes by differentiable search, then widths by gradient, both on
  * the network itself; what was learned is decoded, brought within the limits by the tensors' own
  * squared errors, and scored on the integer program like every other policy. */
 #include "search/trials.h"
