@@ -9,7 +9,7 @@
  *            (FracBits);
  *   ranges   every site learns its step d and its range q, and its width follows from them,
  *            b = ⌈log2(q/d + 1)⌉, one more where there are signs, with the loss λ·max(0, B − T)²
- *            (differentiable quantization, Uhlich et al.). Both are in search-baselines.md.
+ *            (differentiable quantization, Uhlich et al.). Both are in docs/searches.md.
  * The network around them is the one of quant/qat.h. */
 #ifndef NIBBLE_QUANT_RELAX_H
 #define NIBBLE_QUANT_RELAX_H
