@@ -1,9 +1,9 @@
 /* Choices made continuous, so that gradient descent learns them together with the weights (AutoQNN):
  *   schemes  every candidate of a site quantizes in parallel, weighted by p = softmax((θ + g)/τ),
- *            Gumbel noise g; the largest θ decides (qss.md);
+ *            Gumbel noise g; the largest θ decides (docs/searches.md);
  *   widths   every site has a real-valued width bt; its rounding quantizes, dL/dbt = ln2·⟨G, x − x̂⟩,
  *            and a precision loss γ·max(0, B − T)² draws the average widths of weights and of
- *            activations to their targets (qpl.md);
+ *            activations to their targets (docs/schemes.md);
  *   fractions the real-valued width λ mixes the two candidates around it,
  *            x̂ = (1 − f)·Q_low(x) + f·Q_high(x), dL/df = ⟨G, Q_high − Q_low⟩, with the loss κ·|B − T|
  *            (FracBits);

@@ -285,7 +285,7 @@ static void test_threads(void **state) {
 
 #define MUST(call) assert_int_equal((call), NB_OK)
 
-/* loss = mean (x̂ − x)² of a refitted scheme: its gradient to the width is −2·ln2·loss (qpl.md), and
+/* loss = mean (x̂ − x)² of a refitted scheme: its gradient to the width is −2·ln2·loss (docs/schemes.md), and
  * the average of its params moves by the tape's states. */
 static void test_tape(void **state) {
     enum { N = 1000 };
