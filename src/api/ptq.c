@@ -10,7 +10,6 @@
 
 #define NORMAL_95 1.645
 
-
 typedef enum method { NONE, GRAM, ADAROUND, QDROP, METHODS } method;
 static const char *const names[METHODS] = {"none", "gram", "adaround", "qdrop"};
 
@@ -66,21 +65,18 @@ typedef struct verdict {
     bool worse;            /* beyond chance */
 } verdict;
 
-/* Both on the same images. A network has often been trained on them, so close losses say nothing:
- * plain rounding is kept only where learning has lost more than chance explains. */
-static nb_status compare(nbi_session *s, const nbi_choice *bits, verdict *out) {
+/* With what is learned, beside `plain` losses of the same images. A network has often been trained on
+ * them, so close losses say nothing: plain rounding is kept only where learning has lost more than
+ * chance explains. */
+static nb_status compare(nbi_session *s, const nbi_choice *bits, const double *plain, verdict *out) {
     size_t n = s->images.n - s->calib;
-    double *plain = NULL, *learned = NULL, sum = 0, square = 0;
-    nb_status st;
+    double *learned, sum = 0, square = 0;
     *out = (verdict){0};
-    NB_TRYG(nbi_alloc(s->ctx, n + 1, sizeof *plain, &plain));
-    NB_TRYG(nbi_alloc(s->ctx, n + 1, sizeof *learned, &learned));
-    NB_TRYG(nbi_netproblem_each(s->ctx, s->np, bits, plain));
+    NB_TRY(nbi_alloc(s->ctx, n + 1, sizeof *learned, &learned));
     nbi_use_learned(s, true);
-    st = nbi_netproblem_each(s->ctx, s->np, bits, learned);
+    nb_status st = nbi_netproblem_each(s->ctx, s->np, bits, learned);
     nbi_use_learned(s, false);
-    if (st != NB_OK) goto done;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && st == NB_OK; i++) {
         double d = learned[i] - plain[i];
         out->plain += plain[i] / (double)n;
         out->learned += learned[i] / (double)n;
@@ -89,8 +85,6 @@ static nb_status compare(nbi_session *s, const nbi_choice *bits, verdict *out) {
     }
     double mean = sum / (double)n, variance = fmax(square / (double)n - mean * mean, 0);
     out->worse = mean > NORMAL_95 * sqrt(variance / (double)n);
-done:
-    nbi_free(plain);
     nbi_free(learned);
     return st;
 }
@@ -118,8 +112,10 @@ static nb_status learn_blocks(nbi_session *s, const nbi_choice *bits, method m) 
     return st;
 }
 
-/* Gram rounding, blocks behind it, and the judgement; fills s->ptq. */
-static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, double *loss) {
+/* Gram rounding, blocks behind it, and the judgement beside the losses of plain rounding; fills
+ * s->ptq. */
+static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const double *losses,
+                       double *loss) {
     nb_ctx *ctx = s->ctx;
     double plain, learned;
     size_t n = (size_t)s->net->n_sites;
@@ -128,15 +124,16 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, double 
     nbi_learner_options o = {.source = s->source, .net = s->net, .fill = nbi_session_fill,
                              .fill_user = s, .images = s->calib, .seed = nb_ctx_seed(ctx)};
     NB_TRY(nbi_learner_new(ctx, &o, &s->learner));
-    NB_TRY(compare(s, bits, &v));
+    NB_TRY(compare(s, bits, losses, &v));
     nb_status st = NB_OK;
     if (m > GRAM) {
         json_object_set_new(s->ptq, "gram_loss", json_real(v.learned));
         st = learn_blocks(s, bits, m);
         if (st != NB_OK && st != NB_ECANCELLED) return st;
         if (st == NB_ECANCELLED) nbi_cancel_clear(ctx); /* blocks that are done count */
-        NB_TRY(compare(s, bits, &v));
+        NB_TRY(compare(s, bits, losses, &v));
     }
+    nbi_learner_settle(s->learner);
     nbi_learner_errors(s->learner, &plain, &learned, &layers);
     if (v.worse) {
         nb_log(ctx, NB_LOG_WARNING, "learned rounding has a validation loss of %.6g, plain rounding "
@@ -161,7 +158,12 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
     if (m == NONE) return NB_OK;
     s->ptq = json_object();
     json_object_set_new(s->ptq, "method", json_string(names[m]));
-    nb_status st = learn(s, bits, m, loss);
+    double *losses;
+    NB_TRY(nbi_alloc(s->ctx, s->images.n - s->calib + 1, sizeof *losses, &losses));
+    nb_status st = nbi_netproblem_each(s->ctx, s->np, bits, losses);
+    nbi_scorer_clear(s->scorer); /* learning takes memory, and leaves nothing in the cache */
+    if (st == NB_OK) st = learn(s, bits, m, losses, loss);
+    nbi_free(losses);
     json_object_set_new(s->ptq, "seconds", json_real(nb_seconds(s->ctx) - start));
     return st;
 }

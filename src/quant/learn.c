@@ -30,8 +30,8 @@ typedef struct plan { /* one convolution */
 
 struct nbi_learner {
     nbi_learner_options o;
-    nbi_arena arena;
-    plan *layer; /* [n_layers] */
+    nbi_arena arena, taps; /* what is learned; what it is learned from */
+    plan *layer;           /* [n_layers] */
 };
 
 typedef struct tap { /* what the float network is asked for */
@@ -70,7 +70,7 @@ static nb_status choose_pixels(nb_ctx *ctx, nbi_learner *n, int layer, size_t ro
     size_t wanted = rows / images > 1 ? rows / images : 1;
     nbi_rng rng;
     p->pixels = wanted < map ? wanted : map;
-    p->pixel = nbi_arena_alloc(&n->arena, images * p->pixels, sizeof *p->pixel);
+    p->pixel = nbi_arena_alloc(&n->taps, images * p->pixels, sizeof *p->pixel);
     if (!p->pixel) return nb_fail_memory(ctx, images * p->pixels * 4);
     nbi_rng_seed(&rng, n->o.seed, (uint64_t)layer + 1000);
     for (size_t i = 0; i < images; i++)
@@ -86,7 +86,7 @@ static nb_status add_tap(nb_ctx *ctx, tap_list *t, int layer, bool total, const 
     nbi_learner *n = t->learner;
     plan *p = &n->layer[layer];
     size_t channels = (size_t)n->o.net->layer[layer].geometry.out_c;
-    float *room = nbi_arena_alloc(&n->arena, n->o.images * p->pixels * channels, sizeof *room);
+    float *room = nbi_arena_alloc(&n->taps, n->o.images * p->pixels * channels, sizeof *room);
     if (!room) return nb_fail_memory(ctx, n->o.images * p->pixels * channels * 4);
     if (total) p->total = room;
     else p->sum = room;
@@ -159,8 +159,17 @@ done:
 void nbi_learner_free(nbi_learner *n) {
     if (!n) return;
     nbi_arena_free(&n->arena);
+    nbi_arena_free(&n->taps);
     nbi_free(n->layer);
     nbi_free(n);
+}
+
+void nbi_learner_settle(nbi_learner *n) {
+    for (int i = 0; i < n->o.net->n_layers; i++) {
+        n->layer[i].pixel = NULL;
+        n->layer[i].sum = n->layer[i].total = NULL;
+    }
+    nbi_arena_free(&n->taps);
 }
 
 nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_learner **out) {

@@ -19,6 +19,8 @@ typedef struct nbi_learner_options {
 typedef struct nbi_learner nbi_learner;
 /* Runs the float network once. source and net must outlive it. */
 nb_status nbi_learner_new(nb_ctx *ctx, const nbi_learner_options *options, nbi_learner **out);
+/* Nothing more is to be learned: frees the float network's values, keeps what was learned. */
+void nbi_learner_settle(nbi_learner *learner);
 void nbi_learner_free(nbi_learner *learner); /* NULL is allowed */
 /* An nbi_rounding_fn: learns each layer when it is asked for the first time, and gives the same
  * again. */

@@ -130,6 +130,10 @@ void nbi_scorer_set_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user
     s->rounding_user = user;
 }
 
+void nbi_scorer_clear(nbi_scorer *s) {
+    nbi_cache_clear(&s->cache);
+}
+
 void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
     s->grid = grid;
 }

@@ -43,6 +43,8 @@ nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *b
 /* SQNR (dB) of a weight site by a choice, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
+/* Frees the cached outputs: before something else takes much memory. */
+void nbi_scorer_clear(nbi_scorer *scorer);
 /* From now on `rounding` may change what the weights' fit gives (NULL: no more). It is asked once per
  * convolution and run, in the order of execution, with the codes that the layer reads; nothing is
  * taken from or left in the cache. */

@@ -47,6 +47,12 @@ static nb_status take_buffer(nb_ctx *ctx, nbi_prefix_cache *cache, size_t bytes,
     return NB_OK;
 }
 
+void nbi_cache_clear(nbi_prefix_cache *cache) {
+    for (size_t i = 0; cache->slot && i < cache->n_slots; i++)
+        if (cache->slot[i].key && cache->slot[i].pins == 0) drop(cache, &cache->slot[i]);
+    free_spares(cache, 0);
+}
+
 void nbi_cache_free(nbi_prefix_cache *cache) {
     for (size_t i = 0; cache->slot && i < cache->n_slots; i++)
         if (cache->slot[i].key) drop(cache, &cache->slot[i]);

@@ -27,6 +27,8 @@ typedef struct nbi_prefix_cache {
 
 nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget);
 void nbi_cache_free(nbi_prefix_cache *cache);
+/* Frees all that is not pinned. */
+void nbi_cache_clear(nbi_prefix_cache *cache);
 /* Pinned buffer of a key, or NULL. */
 nbi_cached *nbi_cache_get(nbi_prefix_cache *cache, uint64_t key);
 /* The key counts as used now, if it is there. */
