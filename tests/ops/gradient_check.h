@@ -14,6 +14,11 @@
 
 #include <cmocka.h>
 
+#define DIMS(...)                                                                                  \
+    (int64_t[]) {                                                                                  \
+        __VA_ARGS__                                                                                \
+    }
+
 #define GC_MAX_IO   8
 #define GC_MAX_NAME 200
 
