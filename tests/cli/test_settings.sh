@@ -2,13 +2,8 @@
 # --settings: how a network is calibrated, searched before its policies; kept, gone on with, and learned
 # from by a later search.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
 quick=(--threads 1 --data builtin:glyphs --limit 60 --quiet --ptq none --weight-bits 8
     --activation-bits 8 --max-size 60K)
