@@ -200,6 +200,29 @@ def quantune_table(rows):
                   "loss at the end"], out)
 
 
+WITHIN = 0.65  # points of top-1 from the best configuration
+
+
+def settings_table(rows):
+    out, keys = [], rows.keys("settings")
+    each = {seed: row["top1"] for key in keys if key.endswith("/each")
+            for seed, row in rows.seeds(key).items()}
+    goal = max(each.values(), default=0) - WITHIN
+    for key in keys:
+        if key.endswith("/each"):
+            continue
+        found = rows.seeds(key).values()
+        top1s = [[each.get(int(c)) for c in r["order"]] for r in found]
+        reached = [next((i + 1 for i, t in enumerate(trace) if t is not None and t >= goal), None)
+                   for trace in top1s]
+        known = [x for x in reached if x is not None]
+        out.append([key.split("/")[2], len(reached), "%d of %d" % (len(known), len(reached)),
+                    "%.0f" % np.median(known) if known else "",
+                    "%.0f" % np.mean([len(r["order"]) for r in found]), top1(rows, key)])
+    return table(["search", "seeds", "within %.2f points" % WITHIN, "evaluations, median",
+                  "evaluations in all", "top-1 of the choice"], out)
+
+
 def fixedpoint_table(rows):
     out = []
     for key in rows.keys("fixedpoint"):
@@ -232,7 +255,8 @@ def blocks(rows):
             "searches curve": curve(rows, "evaluations", "resnet8", "evaluations.svg",
                                     "Quality against evaluations, ResNet-8"),
             "searches limits": limits_table(rows), "searches proxy": proxy_table(rows),
-            "searches quantune": quantune_table(rows), "searches fixedpoint": fixedpoint_table(rows),
+            "searches quantune": quantune_table(rows),
+            "searches settings": settings_table(rows), "searches fixedpoint": fixedpoint_table(rows),
             "searches peers": peers_table(rows)}
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import struct
 
 from searches_peers import run_peers
-from searches_quantune import run_quantune
+from searches_quantune import run_quantune, run_settings
 
 WEIGHTS = "1,2,3,4"         # offered to searches under all limits: one MetaQuantNet serves them
 ACTIVATIONS = "2,3,4,6,8"   # where activations are searched
@@ -40,10 +40,12 @@ def arm_options(bench, arm, name, seed, tag, offered):
     """Search and fine-tuning of one arm: always `total` epochs of training together."""
     s = bench.set
     meta, widths, schemes, total = s["meta"], s["widths"], s["schemes"], s["total"]
-    spent = {"metaquantnet": meta, "autoqnn": widths,
+    spent = {"metaquantnet": meta, "autoqnn": widths, "fracbits": widths, "dq": widths,
              "autoqnn_schemes": schemes + widths}.get(arm, 0)
     search = {"metaquantnet": lambda: "metaquantnet:meta=" + bench.meta(name, seed, offered, tag),
               "autoqnn": lambda: "autoqnn:scheme_epochs=0,width_epochs=%d" % widths,
+              "fracbits": lambda: "fracbits:epochs=%d" % widths,
+              "dq": lambda: "dq:epochs=%d" % widths,
               "autoqnn_schemes": lambda: "autoqnn:scheme_epochs=%d,width_epochs=%d"
                                          % (schemes, widths)}.get(arm, lambda: arm)()
     return ["--search", search, "--finetune", str(max(total - spent, 1))]
@@ -82,7 +84,7 @@ def main_task(bench, name, limit, arm, seed):
 
 def run_main(bench):
     tasks, seeds = [], bench.set["seeds"]
-    small = (*ARMS, "autoqnn_schemes")
+    small = (*ARMS, "autoqnn_schemes", "fracbits", "dq")
     for seed in seeds:
         tasks += [main_task(bench, "resnet8", limit, arm, seed) for limit in bench.set["limits"]
                   for arm in small]
@@ -366,4 +368,4 @@ def run_fixedpoint(bench):
 
 SECTIONS = {"main": run_main, "schemes": run_schemes, "drop": run_drop,
             "evaluations": run_evaluations, "proxy": run_proxy, "quantune": run_quantune,
-            "fixedpoint": run_fixedpoint, "peers": run_peers}
+            "settings": run_settings, "fixedpoint": run_fixedpoint, "peers": run_peers}

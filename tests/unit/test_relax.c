@@ -4,7 +4,7 @@
 
 #include "data/batches.h"
 #include "data/dataset.h"
-#include "quant/relax.h"
+#include "quant/relax_parts.h"
 #include "schemes/schemes.h"
 
 enum { BATCH = 8, IMAGES = 160 };
@@ -303,6 +303,64 @@ static void bit_operations_meet_their_target(void **state) {
     close_rig(&r);
 }
 
+/* What a cost of nbi_net_cost_of (which knows nothing of gradients) changes by per bit of a site: it is
+ * linear in each width. which: 0 average width of weights, 1 of activations, 2 bit operations. */
+static double per_bit(const rig *r, nbi_choice *bits, int site, int which) {
+    double at[2];
+    for (int side = 0; side < 2; side++) {
+        nbi_net_cost c;
+        bits[site] = (nbi_choice)(bits[site] + (side ? 2 : -1));
+        nbi_net_cost_of(r->h.net, bits, 0, &c);
+        at[side] = which == 0   ? c.weight_bits / c.weights
+                   : which == 1 ? c.activation_bits / c.activations
+                                : c.bops;
+    }
+    bits[site]--;
+    return (at[1] - at[0]) / 2;
+}
+
+/* The pressure of targets is the slope of |B − T| over the exact costs. */
+static void pressure_is_the_slope_of_costs(void **state) {
+    nbi_choice list[8], bits[64];
+    (void)state;
+    rig r = {0};
+    open_rig(&r);
+    hand *h = &r.h;
+    for (int b = 1; b <= 8; b++) list[b - 1] = choice_of("uniform", b);
+    candidates(&r, 8, list);
+    hand_bits(h, 4, 5, r.start);
+    for (int which = 0; which < 3; which++) {
+        nbi_qat_options o = {.batch = BATCH, .per_channel = true, .classes = 10, .temperature = 1};
+        nbi_relax_spec spec = {.kind = NBI_RELAX_FRACTIONS, .site = r.site, .start = r.start,
+                               .epochs = 1};
+        *(which == 0   ? &spec.weight_target
+          : which == 1 ? &spec.activation_target
+                       : &spec.bops_target) = 3;
+        nbi_relax *relax;
+        nbi_net_cost c;
+        double macs = 0;
+        HAND_OK(nbi_relax_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &spec, &relax));
+        memcpy(bits, r.start, (size_t)h->net->n_sites * sizeof *bits);
+        for (int s = 0; s < h->net->n_sites; s++) {
+            if (!r.site[s].n) continue;
+            bits[s] = (nbi_choice)(3 + s % 4); /* not all the same */
+            *nbi_relax_value(relax, relax->vertex[s].learned) = (float)bits[s];
+        }
+        nbi_net_cost_of(h->net, bits, 0, &c);
+        for (int i = 0; i < h->net->n_layers; i++) macs += h->net->layer[i].macs;
+        nbi_relax_press(relax, 7, true);
+        for (int s = 0; s < h->net->n_sites; s++) {
+            if (!r.site[s].n) continue;
+            double want = 7 * per_bit(&r, bits, s, which); /* everything is above its target */
+            if (which == 2) want /= 2 * sqrt(c.bops / macs) * macs;
+            if (!(fabs(relax->pressure[s] - want) <= 1e-12 + 1e-9 * fabs(want)))
+                fail_msg("%d, site %d: %g, want %g", which, s, relax->pressure[s], want);
+        }
+        nbi_relax_free(relax);
+    }
+    close_rig(&r);
+}
+
 /* The loss of one batch at a width of the last layer's weights, behind which nothing is rounded. */
 static double loss_at(hand *h, nbi_loop_spec *loop, nbi_tape *tape, const void *const *in,
                       float *lambda, float at) {
@@ -382,6 +440,7 @@ int main(void) {
         cmocka_unit_test(widths_meet_their_target), cmocka_unit_test(widths_of_another_scheme),
         cmocka_unit_test(widths_that_are_mixed),    cmocka_unit_test(the_slope_of_a_fraction),
         cmocka_unit_test(bit_operations_meet_their_target),
+        cmocka_unit_test(pressure_is_the_slope_of_costs),
         cmocka_unit_test(nothing_to_choose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
