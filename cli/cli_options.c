@@ -26,10 +26,14 @@ static const opt global_options[] = {
 
 typedef struct parser {
     const cli *c;
-    const opt_group *groups[8];
-    size_t n_groups;
-    int i; /* next argument */
+    const opt_group *own, *common;
+    size_t n_groups; /* both together */
+    int i;           /* next argument */
 } parser;
+
+static const opt_group *group_of(const parser *p, size_t g) {
+    return g + 1 < p->n_groups ? &p->own[g] : p->common;
+}
 
 int cli_wrong(const cli *c, const char *format, ...) {
     char text[1024];
@@ -83,11 +87,11 @@ static bool is_flag(const opt *o) {
 /* By name, or by letter where `name` is NULL. */
 static const opt *find(const parser *p, const char *name, size_t len, char letter, void **base) {
     for (size_t g = 0; g < p->n_groups; g++)
-        for (size_t i = 0; i < p->groups[g]->n; i++) {
-            const opt *o = &p->groups[g]->table[i];
+        for (size_t i = 0; i < group_of(p, g)->n; i++) {
+            const opt *o = &group_of(p, g)->table[i];
             if (name ? strlen(o->name) == len && strncmp(o->name, name, len) == 0
                      : o->letter == letter) {
-                *base = p->groups[g]->base;
+                *base = group_of(p, g)->base;
                 return o;
             }
         }
@@ -101,8 +105,8 @@ static int unknown(const parser *p, const char *arg) {
     snprintf(name, sizeof name, "%.*s", (int)(len < 60 ? len : 60), arg + strspn(arg, "-"));
     name[strcspn(name, "=")] = 0;
     for (size_t g = 0; g < p->n_groups; g++)
-        for (size_t i = 0; i < p->groups[g]->n && n + 1 < 128; i++)
-            words[n++] = p->groups[g]->table[i].name;
+        for (size_t i = 0; i < group_of(p, g)->n && n + 1 < 128; i++)
+            words[n++] = group_of(p, g)->table[i].name;
     const char *near = cli_nearest(name, words);
     if (near)
         return cli_wrong(p->c, "%s has no option '%.*s' (did you mean '--%s'?)", p->c->command,
@@ -320,9 +324,7 @@ static int read_all(parser *p, const cli_usage *usage, const char **values, cons
 int cli_parse(cli *c, const cli_usage *usage, const char **values) {
     globals g = {0};
     const opt_group common = OPT_GROUP("Every command", global_options, &g);
-    parser p = {.c = c};
-    for (size_t i = 0; i < usage->n_groups; i++) p.groups[p.n_groups++] = &usage->groups[i];
-    p.groups[p.n_groups++] = &common;
+    parser p = {.c = c, .own = usage->groups, .common = &common, .n_groups = usage->n_groups + 1};
     int code = read_all(&p, usage, values, &g.help);
     if (code != CLI_GO_ON) return code;
     if (g.help) {
