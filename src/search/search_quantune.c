@@ -57,7 +57,8 @@ static int by_value(const void *a, const void *b) {
 
 /* Scores → 0 … 1 by rank; equal scores have equal ranks. */
 static void rank(const tuner *u, const double *score, size_t n, double *y) {
-    if (n) memcpy(u->sorted, score, n * sizeof *score);
+    if (n == 0) return;
+    memcpy(u->sorted, score, n * sizeof *score);
     qsort(u->sorted, n, sizeof *score, by_value);
     for (size_t i = 0; i < n; i++) {
         size_t low = 0, high = n;
