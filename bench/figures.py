@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan bias schemes
+Sections: float ptq ptq_learned limits code qdq policies sensitivity select demo speed train qat plan bias schemes
 (default: all; speed and the seconds of the others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md, docs/accuracy.md."""
@@ -239,6 +239,24 @@ def run_policies(job):
         say("policies", key, results.get(key))
 
 
+# ---- the sensitivity table
+
+def run_sensitivity(job):
+    results = job.results("nibble_sensitivity", "`nibble sensitivity`: every convolution at 1 to 8 "
+                                                "bits; set-up: the same with one width")
+    layers = ["--first-last", "searched", "--activation-bits", "8", "--threads", "2", "--json"]
+    for key, widths in (("table", "1,2,3,4,5,6,7,8"), ("set-up", "8")):
+        if results.done(key):
+            continue
+        text, run = timed(job.nibble("sensitivity", job.model("resnet20"), *job.cifar, *TRANSFORM,
+                                     *layers, "--weight-bits", widths, *job.limited))
+        found = json.loads(text)
+        tensors = [t for t in found["tensors"] if t["kind"] == "weight"]
+        results.put(key, {"tensors": len(tensors), "widths": len(tensors[0]["options"]),
+                          "images": found["images"], **run})
+        say("sensitivity", key, results.get(key))
+
+
 # ---- exact selection
 
 def run_select(job):
@@ -321,7 +339,8 @@ def speed_row(rounds, engine, threads):
 
 SECTIONS = {"float": run_float, "ptq": run_ptq,
             "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
-            "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
+            "qdq": run_qdq, "policies": run_policies,
+            "sensitivity": run_sensitivity, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias,
             "schemes": run_schemes}
 

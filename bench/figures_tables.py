@@ -169,6 +169,13 @@ def policies_table():
                   "GMAC per CPU second", "MACs saved by the cache"], rows)
 
 
+def sensitivity_table():
+    rows = [[key, r["tensors"], r["widths"], "%.1f s" % r["wall_seconds"],
+             "%.1f s" % r["cpu_seconds"], "%.0f MB" % r["peak_memory_mb"], r["load_average"]]
+            for key, r in results("nibble_sensitivity").items()]
+    return table(["", "tensors", "widths", "wall", "CPU", "memory", "load at the end"], rows)
+
+
 def select_table():
     rows = [[r["groups"], r["options"], r["limits"], r["instances"], "%.1f ms" % r["median_ms"],
              "%.1f ms" % r["p90_ms"], "%.0f ms" % r["worst_ms"], r["open"],
@@ -257,7 +264,8 @@ def bias_table():
 
 TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
-          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "sensitivity": sensitivity_table, "select": select_table,
           "speed": speed_table, "demo": demo_table,
           **{name: lambda make=make: make(results, verdict, table)
              for name, make in ACCURACY.items()}}
