@@ -117,13 +117,6 @@ def limit_row(run, folder):
     return row
 
 
-# (width, is the first seed) -> searches; a whole genetic search takes minutes, so once
-GENETIC = ["--search", "genetic"]
-LIMIT_METHODS = {(3, True): [("auto", []), ("genetic", GENETIC)],
-                 (4, True): [("auto", []), ("genetic_300", GENETIC + ["--trials", "300"])],
-                 (3, False): [("auto", [])]}
-
-
 def run_limits(job):
     results = job.results("nibble_limits", "`nibble quantize` under a size limit, ResNet-20, "
                                            "activations 8; keys: limit/method/seed")
@@ -135,21 +128,19 @@ def run_limits(job):
                                    *options)
             results.put("table/" + name, limit_row(run, folder))
             say("limits table/" + name, results.get("table/" + name))
+    key = "uniform_w%d/%s/seed%d"
     for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3)]:
-        key = "uniform_w%d/%s/seed%d"
-        if not results.done(key % (width, "uniform", seed)):
+        uniform, auto = (key % (width, method, seed) for method in ("uniform", "auto"))
+        if not results.done(uniform):
             folder, run = quantize(job, "w%da8_seed%d" % (width, seed), "resnet20",
                                    *uniform_options(width, 8), "--seed", str(seed))
-            results.put(key % (width, "uniform", seed), limit_row(run, folder))
-        size = str(results.get(key % (width, "uniform", seed))["bytes"])
-        for method, options in LIMIT_METHODS[width, seed == 0]:
-            if results.done(key % (width, method, seed)):
-                continue
-            folder, run = quantize(job, "limit_w%d_%s_seed%d" % (width, method, seed), "resnet20",
-                                   "--max-size", size, "--seed", str(seed), *options)
-            results.put(key % (width, method, seed), limit_row(run, folder))
-            say("limits", key % (width, method, seed),
-                results.get(key % (width, method, seed)))
+            results.put(uniform, limit_row(run, folder))
+        if not results.done(auto):
+            folder, run = quantize(job, "limit_w%d_auto_seed%d" % (width, seed), "resnet20",
+                                   "--max-size", str(results.get(uniform)["bytes"]), "--seed",
+                                   str(seed))
+            results.put(auto, limit_row(run, folder))
+            say("limits", auto, results.get(auto))
 
 
 # ---- the QDQ model in ONNX Runtime

@@ -14,27 +14,31 @@
 static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
                          nbi_choice *bits, json_t *rows) {
     nbi_net_cost c;
-    size_t ram = 0;
+    size_t ram = 0, bytes;
     nbi_session_uniform(s, w, a, bits);
     for (int i = 0; i < s->net->n_sites; i++)
         if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = b;
     nbi_net_cost_of(s->net, bits, s->containers, &c);
     NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
+    bytes = nbi_footprint_fixed(s->net) + nbi_footprint_variable(s->net, bits);
     double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
     json_array_append_new(
         rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
                         nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
                         "activation_bits", nbi_choice_bits(a), "activation_scheme",
-                        nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes", c.bytes,
-                        "bytes_onnx", c.bytes_onnx, "average_weight_bits", average, "bops", c.bops,
-                        "peak_ram", (double)ram));
+                        nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
+                        (double)bytes, "bytes_onnx", c.bytes_onnx, "average_weight_bits", average,
+                        "bops", c.bops, "peak_ram", (double)ram));
     return NB_OK;
 }
 
-/* Sizes of the uniform policies, without data. */
+/* Sizes of the uniform policies, without data: what looks like a picture is taken to be one, whose
+ * pixels become the input's codes by tables. */
 static nb_status dry_run(nbi_session *s, json_t **out) {
+    const nbi_edge *input = &s->net->edge[s->net->input];
     nb_status st = NB_OK;
     nbi_choice *bits;
+    if (input->rank == 4 && input->c <= 4) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
     for (int w = 0; w < s->weights.n && st == NB_OK; w++)

@@ -1,4 +1,4 @@
-/* The gradient part of autoqnn for a session: schemes first, then widths, on the training split. What
+/* Policies learned by gradient for a session: schemes first, then widths, on the training split. What
  * was learned is kept in the study; an unfinished training goes on from its checkpoint. */
 #include "api/session.h"
 #include "api/teacher.h"
@@ -17,7 +17,7 @@ typedef struct relaxing {
     nbi_teacher teacher;
     nbi_batches *batches;
     nbi_relax *relax;
-    const char *stage;
+    const char *method, *stage;
 } relaxing;
 
 static nb_status ask(nb_ctx *ctx, void *user, const nbi_batch *batch, const void **inputs) {
@@ -51,8 +51,9 @@ static nbi_choice nearest(const nbi_offer *offer, int scheme, int bits) {
     return best;
 }
 
-static int wanted_bits(const nbi_session *s, int site, const double target[2]) {
+static int wanted_bits(const nbi_session *s, int site, const double target[3]) {
     double t = target[s->net->site[site].kind == NBI_SITE_WEIGHT ? 0 : 1];
+    if (!(t > 0)) t = target[2];
     int bits = t > 0 ? (int)lrint(t) : FIRST_BITS;
     return bits < 1 ? 1 : bits > NBI_MAX_BITS ? NBI_MAX_BITS : bits;
 }
@@ -101,11 +102,11 @@ static nb_status train(relaxing *r, const nbi_relax_spec *spec, double deadline,
     size_t batch = nbi_session_batch(s);
     nbi_qat_options o = nbi_session_qat_options(s, batch);
     nbi_buf path = {0};
-    char target[64];
+    char target[100];
     nbi_loop_result result;
     nb_status st;
-    snprintf(target, sizeof target, "%g %g %d", spec->weight_target, spec->activation_target,
-             spec->model_wise);
+    snprintf(target, sizeof target, "%g %g %g %g %d", spec->weight_target,
+             spec->activation_target, spec->bops_target, spec->penalty, spec->model_wise);
     const nbi_pair identity[] = {{"stage", r->stage}, {"targets", target},
                                  {"data", s->o->data.path}};
     NB_TRYG(open_batches(r, batch, spec));
@@ -114,7 +115,8 @@ static nb_status train(relaxing *r, const nbi_relax_spec *spec, double deadline,
         NB_TRYG(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name,
                                   (int64_t)batch, &r->teacher));
     if (s->o->output)
-        NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/autoqnn-%s.npz", s->o->output, r->stage));
+        NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/%s-%s.npz", s->o->output, r->method,
+                               r->stage));
     nbi_loop_spec loop = {.batches = r->batches, .user = r, .more = ask, .line = tell,
                           .checkpoint = path.data, .resume = s->o->resume, .identity = identity,
                           .n_identity = 3};
@@ -140,9 +142,10 @@ static void stop(relaxing *r) {
 static void stage_key(const relaxing *r, const nbi_relax_spec *spec, char key[200]) {
     uint64_t h = nbi_hash(NBI_HASH_START, spec->start,
                           (size_t)r->s->net->n_sites * sizeof *spec->start);
-    snprintf(key, 200, "autoqnn %s %016llx %d %d %g %g %g %g", r->stage, (unsigned long long)h,
-             spec->epochs, spec->model_wise, spec->choice_rate, spec->learning_rate,
-             spec->weight_target, spec->activation_target);
+    snprintf(key, 200, "%s %s %016llx %d %d %g %g %g %g %g %g", r->method, r->stage,
+             (unsigned long long)h, spec->epochs, spec->model_wise, spec->choice_rate,
+             spec->learning_rate, spec->penalty, spec->weight_target, spec->activation_target,
+             spec->bops_target);
 }
 
 static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double deadline,
@@ -171,7 +174,7 @@ static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double dea
     return st;
 }
 
-static nb_status learn_schemes(relaxing *r, const nbi_learning *how, const double target[2],
+static nb_status learn_schemes(relaxing *r, const nbi_learning *how, const double target[3],
                                nbi_relax_site *site, nbi_choice *choice) {
     const nbi_session *s = r->s;
     double now = nb_seconds(s->ctx), share = how->width_epochs > 0 ? 0.5 : 1;
@@ -191,18 +194,31 @@ static nb_status learn_schemes(relaxing *r, const nbi_learning *how, const doubl
                                                          : INFINITY, choice);
 }
 
-static nb_status learn_widths(relaxing *r, const nbi_learning *how, const double target[2],
+static nb_status learn_widths(relaxing *r, const nbi_learning *how, const double target[3],
                               nbi_relax_site *site, nbi_choice *choice) {
     const nbi_session *s = r->s;
-    nbi_relax_spec spec = {.kind = NBI_RELAX_WIDTHS, .site = site, .start = choice,
-                           .weight_target = target[0], .activation_target = target[1],
-                           .epochs = how->width_epochs, .choice_rate = how->width_rate,
-                           .learning_rate = how->rate, .seed = how->seed};
+    static const nbi_relax_kind kinds[] = {[NBI_LEARN_WIDTHS] = NBI_RELAX_WIDTHS,
+                                           [NBI_LEARN_FRACTIONS] = NBI_RELAX_FRACTIONS,
+                                           [NBI_LEARN_RANGES] = NBI_RELAX_RANGES};
+    nbi_relax_spec spec = {.kind = kinds[how->by],
+                           .site = site,
+                           .start = choice,
+                           .weight_target = target[0],
+                           .activation_target = target[1],
+                           .bops_target = target[2],
+                           .penalty = how->penalty,
+                           .epochs = how->width_epochs,
+                           .choice_rate = how->width_rate,
+                           .learning_rate = how->rate,
+                           .seed = how->seed};
     for (int i = 0; i < s->net->n_sites; i++) {
         site[i] = (nbi_relax_site){0};
         if (!is_free(s, i)) continue;
         int scheme = nbi_choice_scheme(choice[i]);
+        /* no stage has chosen one: the uniform scheme where it is offered */
+        if (how->by != NBI_LEARN_WIDTHS && nearest(offer_of(s, i), 0, NBI_MAX_BITS)) scheme = 0;
         if (spec.epochs) width_candidates(s, i, scheme, &site[i]);
+        if (how->by == NBI_LEARN_RANGES && scheme != 0) site[i].n = 0; /* no steps to learn */
         if (site[i].n) choice[i] = nearest(offer_of(s, i), scheme, wanted_bits(s, i, target));
     }
     r->stage = "widths";
@@ -210,8 +226,8 @@ static nb_status learn_widths(relaxing *r, const nbi_learning *how, const double
 }
 
 nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
-                            const double target[2], nbi_choice *choice) {
-    relaxing r = {.s = session};
+                            const double target[3], nbi_choice *choice) {
+    relaxing r = {.s = session, .method = how->method};
     nbi_relax_site *site;
     NB_TRY(nbi_finetune_check(r.s));
     NB_TRY(nbi_alloc(ctx, (size_t)r.s->net->n_sites + 1, sizeof *site, &site));
@@ -219,5 +235,5 @@ nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
     if (st == NB_OK && !nb_cancelled(ctx)) st = learn_widths(&r, how, target, site, choice);
     stop(&r);
     nbi_free(site);
-    return st == NB_OK ? NB_OK : nb_fail_prefix(ctx, st, "autoqnn");
+    return st == NB_OK ? NB_OK : nb_fail_prefix(ctx, st, how->method);
 }

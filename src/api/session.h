@@ -101,7 +101,7 @@ nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
 size_t nbi_session_batch(const nbi_session *s);
 /* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
 nb_status nbi_relaxed_learn(nb_ctx *ctx, void *session, const nbi_learning *how,
-                            const double target[2], nbi_choice *choice);
+                            const double target[3], nbi_choice *choice);
 /* nbi_netproblem_options.curvature of a session (its `user`). */
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean);
 /* Choices of every site when each free weight has w, each free activation a and each free

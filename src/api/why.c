@@ -163,6 +163,7 @@ typedef struct reason {
     const nbi_outcome *outcome;
     uint8_t *policy;  /* [n_vars] what was chosen */
     nbi_choice *bits; /* [n_sites] work space */
+    double loss;      /* of what was chosen, rounded as the neighbours are */
     double deadline;
 } reason;
 
@@ -201,7 +202,7 @@ static nb_status describe_step(reason *r, int v, int k, int option, json_t **out
     json_object_set_new(row, "fits", json_boolean(nbi_feasible(s->problem, cost)));
     if (nb_seconds(s->ctx) < r->deadline)
         NB_TRYG(nbi_netproblem_loss(s->ctx, s->np, r->bits, &loss));
-    set_real(row, "loss", loss - r->outcome->loss);
+    set_real(row, "loss", loss - r->loss);
 done:
     if (st == NB_OK)
         *out = row;
@@ -237,6 +238,7 @@ static nb_status explain(reason *r, json_t *root) {
     NB_TRY(agreement(s, r->delta, &ranks));
     json_object_set_new(root, "agreement", ranks);
     if (!nbi_netproblem_policy(s->np, r->outcome->bits, r->policy)) return NB_OK; /* a file's */
+    NB_TRY(nbi_netproblem_loss(s->ctx, s->np, r->outcome->bits, &r->loss));
     for (int v = s->problem->n_vars - 1; v >= 0; v--) { /* the last first: prefixes are kept */
         const int *site;
         int n = nbi_netproblem_sites(s->np, v, &site);

@@ -58,6 +58,10 @@ double nb_seconds(const nb_ctx *ctx);
 nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
 /* The same with unspecified contents: no page of it is touched. */
 nb_status nbi_alloc_plain(nb_ctx *ctx, size_t count, size_t size, void *out_pointer);
+/* Whole pages with unspecified contents, > 0 bytes: for large buffers that come and go in many sizes,
+ * which would tear a heap to pieces. Free with nbi_pages_free and the same number of bytes. */
+nb_status nbi_pages_new(nb_ctx *ctx, size_t bytes, void *out_pointer);
+void nbi_pages_free(void *pages, size_t bytes); /* NULL is allowed */
 /* Grows *pointer (from nbi_alloc or NULL) to hold `count` items, keeping the first `old_count`. */
 nb_status nbi_grow(nb_ctx *ctx, void *pointer, size_t old_count, size_t count, size_t size);
 /* malloc that nbi_alloc_fail_after reaches: for libraries that take an allocator. */

@@ -70,6 +70,28 @@ nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
     return NB_OK;
 }
 
+/* Not from the heap, which cannot give back or join what small allocations hold apart. */
+nb_status nbi_pages_new(nb_ctx *ctx, size_t bytes, void *out_pointer) {
+#ifdef __SANITIZE_ADDRESS__ /* finds accesses beyond the end on the heap only */
+    return nbi_alloc_plain(ctx, bytes, 1, out_pointer);
+#else
+    if (refused()) return nb_fail_memory(ctx, bytes);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return nb_fail_memory(ctx, bytes);
+    memcpy(out_pointer, &p, sizeof p);
+    return NB_OK;
+#endif
+}
+
+void nbi_pages_free(void *pages, size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    (void)bytes;
+    free(pages);
+#else
+    if (pages) munmap(pages, bytes);
+#endif
+}
+
 nb_status nbi_memory_check(nb_ctx *ctx, size_t bytes) {
     /* address space, not what the heap has left: generated code is mapped */
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -126,6 +126,11 @@ typedef struct nbi_fakequant_params {
     float decay;
 } nbi_fakequant_params;
 
+/* org.nibble::RangeQuant. */
+typedef struct nbi_rangequant_params {
+    bool is_unsigned;
+} nbi_rangequant_params;
+
 /* org.nibble::SchemeMix: candidate i has use[i] and the columns from column[i] on of the params. */
 #define NBI_MIX_MAX 16
 typedef struct nbi_schememix_params {

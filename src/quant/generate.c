@@ -285,9 +285,6 @@ void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers
         int b = nbi_choice_bits(bits[l->weight_site]);
         int a = nbi_choice_bits(bits[net->edge[l->in[0]].site]);
         size_t table = nbi_choice_table_size(bits[l->weight_site]);
-        out->bytes += (double)((l->n_weights * (size_t)b + 7) / 8 + table) +
-                      channels * (5 + nbi_choice_bits(bits[l->bias_site]) / 8) +
-                      (b == 1 && !table) * 2;
         out->bytes_onnx +=
             (double)((l->n_weights * (size_t)nbi_container_bits(b, containers) + 7) / 8) +
             (b <= 4 ? (double)table : 0) + channels * 8;

@@ -21,9 +21,9 @@ typedef struct nbi_qag_options {
 nb_status nbi_generate(nb_ctx *ctx, nbi_graph *graph, const nbi_qag_options *options,
                        nbi_qnet **out);
 
-/* What quantization costs, all of it exact (sums over sites and layers). */
+/* What quantization costs, all of it exact (sums over sites and layers). What the generated C stores is
+ * runtime/footprint.h's. */
 typedef struct nbi_net_cost {
-    double bytes;      /* constants, as the generated C stores them */
     double bytes_onnx; /* weights in ONNX containers + scales + biases */
     double weight_bits, weights;         /* Σ n·b, Σ n */
     double activation_bits, activations; /* likewise, over activation sites */

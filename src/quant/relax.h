@@ -3,7 +3,13 @@
  *            Gumbel noise g; the largest θ decides (qss.md);
  *   widths   every site has a real-valued width bt; its rounding quantizes, dL/dbt = ln2·⟨G, x − x̂⟩,
  *            and a precision loss γ·max(0, B − T)² draws the average widths of weights and of
- *            activations to their targets (qpl.md).
+ *            activations to their targets (qpl.md);
+ *   fractions the real-valued width λ mixes the two candidates around it,
+ *            x̂ = (1 − f)·Q_low(x) + f·Q_high(x), dL/df = ⟨G, Q_high − Q_low⟩, with the loss κ·|B − T|
+ *            (FracBits);
+ *   ranges   every site learns its step d and its range q, and its width follows from them,
+ *            b = ⌈log2(q/d + 1)⌉, one more where there are signs, with the loss λ·max(0, B − T)²
+ *            (differentiable quantization, Uhlich et al.). Both are in search-baselines.md.
  * The network around them is the one of quant/qat.h. */
 #ifndef NIBBLE_QUANT_RELAX_H
 #define NIBBLE_QUANT_RELAX_H
@@ -11,7 +17,13 @@
 #include "quant/qat.h"
 #include "train/loop.h"
 
-typedef enum nbi_relax_kind { NBI_RELAX_SCHEMES, NBI_RELAX_WIDTHS } nbi_relax_kind;
+typedef enum nbi_relax_kind {
+    NBI_RELAX_SCHEMES,
+    NBI_RELAX_WIDTHS,
+    NBI_RELAX_FRACTIONS,
+    NBI_RELAX_RANGES, /* the uniform scheme only */
+    NBI_RELAX_KINDS
+} nbi_relax_kind;
 
 #define NBI_RELAX_CANDIDATES 16
 
@@ -26,11 +38,13 @@ typedef struct nbi_relax_spec {
     const nbi_relax_site *site; /* [n_sites] */
     const nbi_choice *start;    /* [n_sites]; widths start at its bits */
     bool model_wise;            /* schemes: one θ for all weights, one for all activations */
-    /* Widths: targets of the average over all weights and all activations of the network, fixed ones
-     * included; 0: no target. */
-    double weight_target, activation_target;
+    /* All but schemes: targets of the average width over all weights and all activations of the
+     * network, fixed ones included, and of √(bit operations / multiply-accumulates); 0: no target. */
+    double weight_target, activation_target, bops_target;
+    double penalty; /* κ or λ of fractions and ranges; 0: 1 and 10 */
     int epochs;
-    double choice_rate; /* learning rate of θ (Adam) or of widths; 0: 0.02 and 0.05 */
+    double choice_rate; /* learning rate of θ (Adam), widths, λ and log2 of d and q (Adam); 0: 0.02,
+                           0.05, 0.02, 0.02 */
     double learning_rate; /* of everything else, falling as a cosine; 0: 0.01 */
     uint64_t seed;
 } nbi_relax_spec;
@@ -50,7 +64,8 @@ nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *relax, nbi_loop_spec *spec);
 /* Batches of odd index teach θ only, even ones everything else: this share of the samples. */
 #define NBI_RELAX_ALTERNATE 0.2
 /* What was learned: the choice of every site; `value` (NULL: not wanted): widths before rounding, or
- * the probability of the chosen scheme without noise. */
+ * the probability of the chosen scheme without noise. Choices lie between the first and the last
+ * candidate, those of widths and ranges not always on one. */
 void nbi_relax_decode(const nbi_relax *relax, nbi_choice *choice, double *value);
 
 #endif

@@ -1,5 +1,5 @@
-/* How a relaxed network is trained: the hooks of the loop, and what was learned. Recipes of qss.md
- * and qpl.md. */
+/* How a relaxed network is trained: the loop, the pressure of the targets, and the ways of qss.md
+ * (schemes) and qpl.md (widths). */
 #include "quant/relax_parts.h"
 
 #include <math.h>
@@ -13,15 +13,13 @@
 #define RISE           0.3 /* share of the steps in which the precision loss comes in */
 #define FROZEN         0.8 /* from here on widths stay */
 
-static float *value_of(const nbi_relax *r, int tensor) {
-    return r->qat->graph->tensor[tensor]->data;
+float *nbi_relax_value(const nbi_relax *r, int tensor) {
+    return r->graph->tensor[tensor]->data;
 }
 
-int nbi_relax_width(const nbi_relax *r, int site) {
-    const nbi_relax_site *s = &r->spec.site[site];
-    int lo = s->candidate[0] & 255, hi = s->candidate[s->n - 1] & 255;
-    int w = (int)rintf(*value_of(r, r->vertex[site].learned));
-    return w < lo ? lo : w > hi ? hi : w;
+void nbi_relax_set_row(const nbi_relax *r, int site, int which, int bits) {
+    int row = r->vertex[site].row[which];
+    if (row >= 0) *(int64_t *)r->graph->tensor[row]->data = bits - 1;
 }
 
 /* ---- schemes ------------------------------------------------------------------------------- */
@@ -30,7 +28,7 @@ static nb_status begin_schemes(nb_ctx *ctx, void *user, uint64_t step, uint64_t 
     nbi_relax *r = user;
     double done = steps > 1 ? (double)step / (double)(steps - 1) : 1;
     (void)ctx;
-    *value_of(r, r->tau) = (float)(HOTTEST * pow(COLDEST / HOTTEST, done));
+    *nbi_relax_value(r, r->tau) = (float)(HOTTEST * pow(COLDEST / HOTTEST, done));
     return NB_OK;
 }
 
@@ -52,7 +50,93 @@ static nb_status adjust_schemes(nb_ctx *ctx, void *user, uint64_t step, uint64_t
     return NB_OK;
 }
 
+static nbi_choice decode_scheme(const nbi_relax *r, int s, double *value) {
+    const nbi_relax_site *site = &r->spec.site[s];
+    const float *learned = nbi_relax_value(r, r->vertex[s].learned);
+    int best = 0;
+    double sum = 0;
+    for (int i = 1; i < site->n; i++)
+        if (learned[i] > learned[best]) best = i;
+    for (int i = 0; i < site->n; i++) sum += exp((double)learned[i] - (double)learned[best]);
+    *value = 1 / sum;
+    return site->candidate[best];
+}
+
+const nbi_relax_way nbi_relax_schemes = {.vertex = nbi_relax_mixture,
+                                         .begin = begin_schemes,
+                                         .adjust = adjust_schemes,
+                                         .adam = true,
+                                         .decode = decode_scheme};
+
+/* ---- targets ------------------------------------------------------------------------------- */
+
+static double width_of(const nbi_relax *r, int s) {
+    return r->vertex[s].learned >= 0 ? r->way->width(r, s) : (double)(r->spec.start[s] & 255);
+}
+
+static bool counts(const nbi_relax *r, int s, bool weights) {
+    nbi_site_kind kind = r->net->site[s].kind;
+    return r->vertex[s].weights == weights && kind != NBI_SITE_OUTPUT && kind != NBI_SITE_BIAS;
+}
+
+/* φ'(e). */
+static double slope(double strength, bool two_sided, double e) {
+    if (two_sided) return e > 0 ? strength : e < 0 ? -strength : 0;
+    return 2 * strength * fmax(0, e);
+}
+
+/* B = Σ n·b/Σ n, so dB/db = n/Σ n. */
+static void press_average(nbi_relax *r, bool weights, double strength, bool two_sided) {
+    double target = weights ? r->spec.weight_target : r->spec.activation_target, sum = 0, bits = 0;
+    for (int s = 0; s < r->net->n_sites; s++) {
+        if (!counts(r, s, weights)) continue;
+        sum += r->vertex[s].count;
+        bits += r->vertex[s].count * width_of(r, s);
+    }
+    if (!(target > 0) || !(sum > 0)) return;
+    double k = slope(strength, two_sided, bits / sum - target) / sum;
+    for (int s = 0; s < r->net->n_sites; s++)
+        if (counts(r, s, weights)) r->pressure[s] += k * r->vertex[s].count;
+}
+
+/* R = √(Σ m·b_w·b_a/Σ m) over the layers, so dR/db_w = Σ m·b_a/(2·R·Σ m). */
+static void press_bops(nbi_relax *r, double strength, bool two_sided) {
+    const nbi_qnet *net = r->net;
+    double bops = 0, macs = 0;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        bops += l->macs * width_of(r, l->weight_site) * width_of(r, net->edge[l->in[0]].site);
+        macs += l->macs;
+    }
+    if (!(r->spec.bops_target > 0) || !(bops > 0)) return;
+    double root = sqrt(bops / macs);
+    double k = slope(strength, two_sided, root - r->spec.bops_target) / (2 * root * macs);
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        int w = l->weight_site, a = net->edge[l->in[0]].site;
+        r->pressure[w] += k * l->macs * width_of(r, a);
+        r->pressure[a] += k * l->macs * width_of(r, w);
+    }
+}
+
+void nbi_relax_press(nbi_relax *r, double strength, bool two_sided) {
+    for (int s = 0; s < r->net->n_sites; s++) r->pressure[s] = 0;
+    press_average(r, true, strength, two_sided);
+    press_average(r, false, strength, two_sided);
+    press_bops(r, strength, two_sided);
+}
+
 /* ---- widths -------------------------------------------------------------------------------- */
+
+/* FakeQuant's rounding of a width, within the candidates. */
+static int rounded(const nbi_relax *r, int site) {
+    const nbi_relax_site *s = &r->spec.site[site];
+    int lo = s->candidate[0] & 255, hi = s->candidate[s->n - 1] & 255;
+    int w = (int)rintf(*nbi_relax_value(r, r->vertex[site].learned));
+    return w < lo ? lo : w > hi ? hi : w;
+}
 
 static nb_status begin_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps) {
     nbi_relax *r = user;
@@ -60,31 +144,13 @@ static nb_status begin_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t s
     for (int s = 0; s < r->net->n_sites; s++) {
         const nbi_relax_site *site = &r->spec.site[s];
         if (r->vertex[s].learned < 0) continue;
-        float *w = value_of(r, r->vertex[s].learned);
+        float *w = nbi_relax_value(r, r->vertex[s].learned);
         float lo = (float)(site->candidate[0] & 255);
         float hi = (float)(site->candidate[site->n - 1] & 255);
         *w = fminf(fmaxf(*w, lo), hi);
-        if (r->vertex[s].row >= 0)
-            *(int64_t *)r->qat->graph->tensor[r->vertex[s].row]->data = nbi_relax_width(r, s) - 1;
+        nbi_relax_set_row(r, s, 0, rounded(r, s));
     }
     return NB_OK;
-}
-
-/* dL/dbt of γ·max(0, B − T)² is 2γ·max(0, B − T)·n/Σn, B over all tensors of the kind. */
-static double pressure(const nbi_relax *r, bool weights, double *total) {
-    double target = weights ? r->spec.weight_target : r->spec.activation_target, sum = 0, bits = 0;
-    for (int s = 0; s < r->net->n_sites; s++) {
-        const nbi_site *site = &r->net->site[s];
-        const nbi_relax_vertex *v = &r->vertex[s];
-        if (v->weights != weights || site->kind == NBI_SITE_OUTPUT || site->kind == NBI_SITE_BIAS || site->kind == NBI_SITE_BIAS)
-            continue;
-        double width = v->learned >= 0 ? (double)*value_of(r, v->learned)
-                                       : (double)(r->spec.start[s] & 255);
-        sum += v->count;
-        bits += v->count * width;
-    }
-    *total = sum;
-    return target > 0 && sum > 0 ? 2 * fmax(0, bits / sum - target) : 0;
 }
 
 static nb_status adjust_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps, double lr,
@@ -93,15 +159,12 @@ static nb_status adjust_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t 
     int first = r->qat->n_train - r->n_learned;
     double done = steps > 1 ? (double)step / (double)(steps - 1) : 1;
     double rate = r->spec.choice_rate > 0 ? r->spec.choice_rate : WIDTH_RATE;
-    double gamma = fmin(1, done / RISE), total[2], press[2], most = 1e-12;
+    double most = 1e-12;
     (void)ctx;
-    press[0] = pressure(r, true, &total[0]);
-    press[1] = pressure(r, false, &total[1]);
+    nbi_relax_press(r, fmin(1, done / RISE), false);
     for (int s = 0, i = first; s < r->net->n_sites; s++) {
-        const nbi_relax_vertex *v = &r->vertex[s];
-        if (v->learned < 0) continue;
-        int k = v->weights ? 0 : 1;
-        double g = (double)*params[i].gradient + gamma * press[k] * v->count / total[k];
+        if (r->vertex[s].learned < 0) continue;
+        double g = (double)*params[i].gradient + r->pressure[s];
         r->gradient[i - first] = (float)g;
         most = fmax(most, fabs(g));
         i++;
@@ -114,18 +177,32 @@ static nb_status adjust_widths(nb_ctx *ctx, void *user, uint64_t step, uint64_t 
     return NB_OK;
 }
 
+static nbi_choice decode_width(const nbi_relax *r, int s, double *value) {
+    *value = (double)*nbi_relax_value(r, r->vertex[s].learned);
+    return (nbi_choice)((r->spec.site[s].candidate[0] & ~255) | rounded(r, s));
+}
+
+static double real_width(const nbi_relax *r, int s) {
+    return (double)*nbi_relax_value(r, r->vertex[s].learned);
+}
+
+const nbi_relax_way nbi_relax_widths = {.vertex = nbi_relax_rounded,
+                                        .begin = begin_widths,
+                                        .adjust = adjust_widths,
+                                        .decode = decode_width,
+                                        .width = real_width};
+
 /* ---- the loop ------------------------------------------------------------------------------ */
 
 nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *r, nbi_loop_spec *spec) {
     nbi_qat *q = r->qat;
-    bool schemes = r->spec.kind == NBI_RELAX_SCHEMES;
     int n, first = q->n_train - r->n_learned;
     NB_TRY(nbi_alloc(ctx, (size_t)q->n_train + 1, sizeof *r->param, &r->param));
     for (int i = 0; i < q->n_train; i++)
         r->param[i] = (nbi_loop_param){.tensor = q->train[i],
                                        .lr = 1,
                                        .decay = q->decays[i] ? WEIGHT_DECAY : 0,
-                                       .adam = schemes && i >= first};
+                                       .adam = r->way->adam && i >= first};
     n = nbi_qat_losses(q, r->loss, r->loss_weight);
     r->steps_per_epoch = spec->batches ? nbi_batches_per_epoch(spec->batches) : 1;
     spec->graph = q->graph;
@@ -142,30 +219,15 @@ nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *r, nbi_loop_spec *spec) {
         .kind = NBI_LR_COSINE, .lr = r->spec.learning_rate > 0 ? r->spec.learning_rate : RATE};
     spec->seed = r->spec.seed;
     spec->step_user = r;
-    spec->begin = schemes ? begin_schemes : begin_widths;
-    spec->adjust = schemes ? adjust_schemes : adjust_widths;
+    spec->begin = r->way->begin;
+    spec->adjust = r->way->adjust;
     return NB_OK;
 }
 
 void nbi_relax_decode(const nbi_relax *r, nbi_choice *choice, double *value) {
     for (int s = 0; s < r->net->n_sites; s++) {
-        const nbi_relax_site *site = &r->spec.site[s];
-        const nbi_relax_vertex *v = &r->vertex[s];
-        choice[s] = r->spec.start[s];
-        if (value) value[s] = 0;
-        if (v->learned < 0) continue;
-        const float *learned = value_of(r, v->learned);
-        if (r->spec.kind == NBI_RELAX_WIDTHS) {
-            choice[s] = (nbi_choice)((site->candidate[0] & ~255) | nbi_relax_width(r, s));
-            if (value) value[s] = (double)*learned;
-            continue;
-        }
-        int best = 0;
-        double sum = 0;
-        for (int i = 1; i < site->n; i++)
-            if (learned[i] > learned[best]) best = i;
-        for (int i = 0; i < site->n; i++) sum += exp((double)learned[i] - (double)learned[best]);
-        choice[s] = site->candidate[best];
-        if (value) value[s] = 1 / sum;
+        double v = 0;
+        choice[s] = r->vertex[s].learned < 0 ? r->spec.start[s] : r->way->decode(r, s, &v);
+        if (value) value[s] = v;
     }
 }

@@ -98,6 +98,45 @@ static nbi_step_type step_type(const nbi_layer *l) {
     }
 }
 
+/* Tables of a function: one for each channel where a constant of its nodes differs by channel. */
+static size_t table_count(const nbi_qnet *net, const nbi_layer *l) {
+    const nbi_edge *in = &net->edge[l->in[0]];
+    for (int i = 0; i < l->n_nodes && in->rank >= 2 && in->rank <= 4; i++) {
+        const nbi_node *node = net->graph->node[l->node[i]];
+        for (int k = 0; k < node->n_in; k++) {
+            const nbi_tensor *t = node->in[k] < 0 ? NULL : net->graph->tensor[node->in[k]];
+            const float *x = t && t->dtype == NB_DTYPE_F32 ? t->data : NULL;
+            for (int64_t c = 1; x && c < nbi_tensor_count(t); c++)
+                if (x[c] != x[0]) return (size_t)in->c;
+        }
+    }
+    return 1;
+}
+
+static size_t pixel_bytes(const nbi_qnet *net) {
+    const nbi_step lut = {.type = NBI_STEP_LUT};
+    const int channels = net->edge[net->input].c;
+    bool equal = true;
+    for (int c = 1; c < channels && c < (int)NBI_COUNT(net->input_table); c++)
+        equal &= !memcmp(net->input_table[0], net->input_table[c], sizeof net->input_table[0]);
+    return nbi_step_descriptor_bytes(&lut) + 256 * (size_t)(equal ? 1 : channels);
+}
+
+size_t nbi_footprint_fixed(const nbi_qnet *net) {
+    size_t bytes = net->input_is_image ? pixel_bytes(net) : 0;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_layer *l = &net->layer[i];
+        const nbi_step step = {.type = step_type(l)};
+        size_t one = nbi_step_descriptor_bytes(&step);
+        if (l->type == NBI_LAYER_REQUANT) continue;
+        if (l->type == NBI_LAYER_CONV) one += 5 * (size_t)l->geometry.out_c;
+        if (l->type == NBI_LAYER_AVGPOOL) one += 5 * ((size_t)l->pool.kh * (size_t)l->pool.kw + 1);
+        if (l->type == NBI_LAYER_UNARY) one += 256 * table_count(net, l);
+        bytes += one * (size_t)(l->type == NBI_LAYER_COPY ? l->n_copy : 1);
+    }
+    return bytes;
+}
+
 /* Steps with buffers and scratch, but no constants. */
 static nb_status outline(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits, nbi_program *p) {
     size_t edges = (size_t)net->n_edges + 1, capacity = 2 * (size_t)net->n_layers + 1;

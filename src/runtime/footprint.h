@@ -10,8 +10,11 @@
 nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
                             size_t *out_bytes);
 /* Constants of the generated C that depend on the bits: packed weights, biases, and the
- * tables and descriptors of requantizations. The rest of a program's const_bytes is the same for every policy
- * (tables shared between layers aside, which only make a program smaller). */
+ * tables and descriptors of requantizations. */
 size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits);
+/* The rest of a program's const_bytes, the same for every policy: descriptors, multipliers, tables of
+ * functions and of the input's pixels. Tables that turn out equal are stored once, so a program may be
+ * smaller than both together, by little. */
+size_t nbi_footprint_fixed(const nbi_qnet *net);
 
 #endif

@@ -10,7 +10,7 @@ nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget) {
 
 static void free_spare(nbi_prefix_cache *cache, nbi_cached *spare) {
     cache->bytes -= spare->bytes;
-    nbi_free(spare->data);
+    nbi_pages_free(spare->data, spare->bytes);
     *spare = (nbi_cached){0};
 }
 
@@ -42,7 +42,7 @@ static nb_status take_buffer(nb_ctx *ctx, nbi_prefix_cache *cache, size_t bytes,
             cache->spare[i] = (nbi_cached){0};
             return NB_OK;
         }
-    NB_TRY(nbi_alloc_plain(ctx, bytes, 1, out));
+    NB_TRY(nbi_pages_new(ctx, bytes, out));
     cache->bytes += bytes;
     return NB_OK;
 }

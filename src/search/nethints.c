@@ -1,5 +1,5 @@
 /* What a network can tell about its variables without running a policy: squared errors of tensors,
- * the numbers that HAQ's agent sees (specs/search-baselines.md), and which part of the network a
+ * the numbers that HAQ's agent sees (docs/searches.md), and which part of the network a
  * variable is. */
 #include "search/netproblem.h"
 

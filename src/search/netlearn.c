@@ -19,11 +19,20 @@ static void averages(nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits
     out[1] = c.activations > 0 ? c.activation_bits / c.activations : 0;
 }
 
+/* Bit operations as a width: √(bops / multiply-accumulates). */
+static double root_of(const nbi_netproblem *np, double bops) {
+    const nbi_qnet *net = nbi_netproblem_get(np)->net;
+    double macs = 0;
+    for (int i = 0; i < net->n_layers; i++)
+        if (net->layer[i].type == NBI_LAYER_CONV) macs += net->layer[i].macs;
+    return macs > 0 ? sqrt(bops / macs) : 0;
+}
+
 /* How much of the way from the cheapest to the dearest policy the limits allow, for weights (sizes
- * and widths) and for activations (RAM); anything else limits both. Costs are taken as linear: the
- * repair afterwards is exact. */
+ * and widths) and for activations (RAM); bit operations are a target of their own, and anything else
+ * limits both. Costs are taken as linear: the repair afterwards is exact. */
 static nb_status targets(nb_ctx *ctx, nbi_netproblem *np, uint8_t *policy, nbi_choice *bits,
-                         double target[2]) {
+                         double target[3]) {
     const nbi_problem *p = nbi_netproblem_problem(np);
     double low[NBI_COST_COUNT], high[NBI_COST_COUNT], least[2], most[2], part[2] = {2, 2};
     for (int v = 0; v < p->n_vars; v++) policy[v] = 0;
@@ -32,8 +41,13 @@ static nb_status targets(nb_ctx *ctx, nbi_netproblem *np, uint8_t *policy, nbi_c
     for (int v = 0; v < p->n_vars; v++) policy[v] = (uint8_t)(p->n_options[v] - 1);
     NB_TRY(p->cost(ctx, p->self, policy, high));
     averages(np, policy, bits, most);
+    target[2] = 0;
     for (int c = 0; c < NBI_COST_COUNT; c++) {
         if (!(p->limit[c] < INFINITY) || high[c] <= p->limit[c]) continue;
+        if (c == NBI_COST_BOPS) {
+            target[2] = root_of(np, p->limit[c]);
+            continue;
+        }
         double share = fmax(0, (p->limit[c] - low[c]) / (high[c] - low[c]));
         bool weights = c == NBI_COST_BYTES || c == NBI_COST_BYTES_ONNX || c == NBI_COST_AVG_BITS;
         if (c != NBI_COST_RAM) part[0] = fmin(part[0], share);
@@ -63,7 +77,7 @@ static nb_status learn(nb_ctx *ctx, void *self, const nbi_learning *how, uint8_t
     const nbi_netproblem_options *o = nbi_netproblem_get(np);
     const nbi_problem *p = nbi_netproblem_problem(np);
     nbi_choice *choice;
-    double target[2];
+    double target[3];
     nb_status st;
     NB_TRY(nbi_alloc(ctx, (size_t)o->net->n_sites + 1, sizeof *choice, &choice));
     NB_TRYG(targets(ctx, np, policy, choice, target));

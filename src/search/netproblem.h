@@ -38,9 +38,9 @@ typedef struct nbi_netproblem_options {
     /* nbi_problem.hypernetwork; calls nbi_netproblem_set_scorer. NULL: none. */
     nb_status (*hypernetwork)(nb_ctx *ctx, void *user, const struct nbi_meta_settings *settings);
     /* For methods that learn by gradient; NULL: there are none. `choice` [n_sites] holds what to
-     * start from and gets what was learned; target: average widths of weights and of activations
-     * that the limits leave room for, 0: no limit. */
-    nb_status (*learn)(nb_ctx *ctx, void *user, const nbi_learning *how, const double target[2],
+     * start from and gets what was learned; target: what the limits leave room for, average widths of
+     * weights and of activations, and √(bit operations / multiply-accumulates); 0: no limit. */
+    nb_status (*learn)(nb_ctx *ctx, void *user, const nbi_learning *how, const double target[3],
                        nbi_choice *choice);
     /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
      * no curvature. Asked for once a search; the callee keeps what is expensive. */

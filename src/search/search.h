@@ -37,8 +37,16 @@ typedef enum nbi_feature {
 typedef nb_status (*nbi_known_fn)(void *user, const uint8_t *policy, double score);
 
 struct nbi_meta_settings; /* hyper/metaquantnet.h */
-/* How a policy is learned by gradient (autoqnn). */
+/* How a policy is learned by gradient. */
+typedef enum nbi_learning_by { /* quant/relax.h */
+    NBI_LEARN_WIDTHS,    /* autoqnn, schemes before them */
+    NBI_LEARN_FRACTIONS, /* fracbits */
+    NBI_LEARN_RANGES     /* dq */
+} nbi_learning_by;
 typedef struct nbi_learning {
+    const char *method; /* names checkpoints and messages */
+    nbi_learning_by by;
+    double penalty; /* of fractions and ranges: what a cost beyond its target costs; 0: the default */
     int scheme_epochs, width_epochs; /* 0: schemes stay, widths stay */
     bool model_wise;                 /* one scheme for all weights, one for all activations */
     double scheme_rate, width_rate, rate;

@@ -1,4 +1,4 @@
-/* The walk of Goyal et al. (2021; specs/search-baselines.md): weights, then biases, then
+/* The walk of Goyal et al. (2021; docs/searches.md): weights, then biases, then
  * activations, and inside each part layer by layer, a variable goes down step by step while the
  * score rises by no more than a tolerance, with one probe beyond the first failure; every score
  * includes all choices made so far. Ours: the tolerance is what meets the limits. It grows until a

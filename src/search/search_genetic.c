@@ -1,4 +1,4 @@
-/* Genetic algorithm of specs/metaquantnet.md (constants as in MetaPruning's search.py): population
+/* Genetic algorithm of docs/searches.md (constants as in MetaPruning's search.py): population
  * 50, parents = best 10, 25 mutations and 25 crossovers per iteration, gene probability 0.1, 20
  * iterations. Candidates are repaired into the window 0.97..1 of the tightest limit instead of
  * being rejected; nothing infeasible or seen before is ever scored. */

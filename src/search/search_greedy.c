@@ -1,4 +1,4 @@
-/* Greedy walks (specs/search-baselines.md). Down: from the best options, lower by one step the
+/* Greedy walks (docs/searches.md). Down: from the best options, lower by one step the
  * variable with the least (rise of the score) / (excess over the limits removed) until the limits
  * hold. Up: from the cheapest options, raise the variable with the most (fall of the score) / (cost
  * added) while something fits. Each score is measured with all earlier choices applied. With

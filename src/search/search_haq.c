@@ -1,4 +1,4 @@
-/* HAQ (Wang et al. 2019; constants in specs/search-baselines.md): an agent walks over the
+/* HAQ (Wang et al. 2019; constants in docs/searches.md): an agent walks over the
  * variables, its action in [0, 1] picks the option, the reward comes at the end. Ours: the reward
  * is the score in units of the warm-up's spread, because a score is a loss and no accuracy; the
  * limits are met, and used up, by adding one number to all actions, so that what the agent wants

@@ -1,4 +1,4 @@
-/* MetaQuantNet (specs/metaquantnet.md): a network that generates weights for every policy, trained
+/* MetaQuantNet (docs/searches.md): a network that generates weights for every policy, trained
  * once, then the genetic algorithm (or a method it is compared with) over the policies, scored with
  * generated weights. A problem without weights (NULL hypernetwork) is searched by that method alone. */
 #include "hyper/metaquantnet.h"

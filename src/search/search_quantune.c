@@ -1,4 +1,4 @@
-/* Quantune (Lee et al. 2022; the loop of its sibling tuner, specs/search-baselines.md): a few
+/* Quantune (Lee et al. 2022; the loop of its sibling tuner, docs/searches.md): a few
  * random trials, then rounds: boosted trees are fitted to all trials, and the best predicted
  * policies that are not known yet are tried. Ours: candidates are random repaired policies and
  * mutants of the best ones, as policies are too many to list; trees see each variable's option

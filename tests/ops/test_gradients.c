@@ -526,6 +526,75 @@ static void test_scheme_mix(void **state) {
     scheme_mix("activations", "uniform:4", 1, true, false);
 }
 
+/* Values beyond the range have true derivatives (±q, whatever d); inside the gradient is a surrogate,
+ * of which layouts are compared here, and below the sum. */
+static void range_quant(double lo, double hi, bool is_unsigned, bool surrogate) {
+    gc_begin("org.nibble", "RangeQuant", 13);
+    gc.surrogate = surrogate;
+    gc_float(4, DIMS(2, 3, 4, 5), lo, hi);
+    gc_float(1, DIMS(2), surrogate ? -3 : -0.4, surrogate ? 0 : 0.4);
+    gc_node();
+    gc_attr_int("unsigned", is_unsigned);
+    gc_check();
+}
+
+static void test_range_quant(void **state) {
+    (void)state;
+    range_quant(2, 3, false, false);
+    range_quant(-3, -2, false, false);
+    range_quant(2, 3, true, false);
+    range_quant(-3, -2, true, false); /* 0, and no gradient at all */
+    range_quant(-1, 1, false, true);
+    range_quant(0, 1, true, true);
+}
+
+/* With G = 2·(y − x) the step's gradient is 2·ln2·Σ(y − x)² over what is inside: squared errors grow
+ * with the square of the step. The range's is ln2·q·Σ G·sgn(x) over what is outside. */
+static void test_range_quant_sums(void **state) {
+    enum { N = 1000 };
+    static const float s[2] = {-2.3f, 0.4f};
+    const double d = 0.25, q = exp2((double)s[1]);
+    nbi_view in[2], out[1], gout[1], gin[2];
+    double inside = 0, outside = 0;
+    (void)state;
+    gc_begin("org.nibble", "RangeQuant", 13);
+    gc_float(1, DIMS(N), -2, 2);
+    gc_float(1, DIMS(2), 0, 1);
+    memcpy(gc.x[1], s, sizeof s);
+    gc_node();
+    gc_infer();
+    gc_run_forward(in, out, GC_PLAIN);
+    for (int i = 0; i < 2; i++) {
+        gin[i] = gc_shape(gc.in[i]);
+        gc_place(&gin[i], GC_PLAIN, NULL);
+    }
+    gout[0] = gc_shape(gc.node->out[0]);
+    gc_place(&gout[0], GC_PLAIN, out[0].data);
+    for (int i = 0; i < N; i++) {
+        double x = (double)gc.x[0][i], y = (double)((float *)out[0].data)[i];
+        bool beyond = fabs(x) > q;
+        double want = beyond ? copysign(q, x) : copysign(d * rint(fabs(x) / d), x);
+        assert_true(fabs(y - want) < 1e-6);
+        ((float *)gout[0].data)[i] = (float)(2 * (y - x));
+        if (beyond) outside += 2 * (y - x) * copysign(q, x);
+        else inside += 2 * (y - x) * (y - x);
+    }
+    nbi_grad_call call = {gc.ctx, gc.g, gc.node, in, out, gout, gin, 0};
+    assert_int_equal(gc.node->op->backward(&call), NB_OK);
+    for (int i = 0; i < N; i++) {
+        float want = fabs((double)gc.x[0][i]) > q ? 0 : ((float *)gout[0].data)[i];
+        assert_true(((float *)gin[0].data)[i] == want);
+    }
+    const float *ds = gin[1].data;
+    assert_true(fabs((double)ds[0] - log(2) * inside) < 1e-5 * inside);
+    assert_true(fabs((double)ds[1] - log(2) * outside) < 1e-5 * fabs(outside));
+    gc_free_views(in, 2);
+    gc_free_views(out, 1);
+    gc_free_views(gout, 1);
+    gc_free_views(gin, 2);
+    gc_end();
+}
+
 static void test_gumbel_softmax(void **state) {
     (void)state;
     for (uint64_t seed = 0; seed < 3; seed++) {
@@ -623,6 +692,7 @@ int main(void) {
         cmocka_unit_test(test_reduce),         cmocka_unit_test(test_moves),
         cmocka_unit_test(test_slice_pad),      cmocka_unit_test(test_dropout),
         cmocka_unit_test(test_fakequant),
+        cmocka_unit_test(test_range_quant),    cmocka_unit_test(test_range_quant_sums),
         cmocka_unit_test(test_scheme_mix),    cmocka_unit_test(test_gumbel_softmax),
         cmocka_unit_test(test_fake_quant),     cmocka_unit_test(test_dequantize),
         cmocka_unit_test(test_every_operator),

@@ -1,4 +1,4 @@
-/* Fitting against closed forms: mean squared errors on N(0,1) and ReLU(N(0,1)) of specs/schemes.md
+/* Fitting against closed forms: mean squared errors on N(0,1) and ReLU(N(0,1)) of docs/schemes.md
  * ("unit-test oracle"), hostile and degenerate tensors, packing. */
 #include "unit/hand_net.h"
 

@@ -242,6 +242,127 @@ static void widths_of_another_scheme(void **state) {
     close_rig(&r);
 }
 
+/* Fractions and ranges draw the averages to their targets from either side, fractions end on candidates
+ * (not all widths are offered) and stay there. */
+static void widths_that_are_mixed(void **state) {
+    static const int offered[] = {2, 3, 4, 6, 8};
+    nbi_choice list[5];
+    (void)state;
+    rig r = {0};
+    open_rig(&r);
+    for (int i = 0; i < 5; i++) list[i] = choice_of("uniform", offered[i]);
+    for (int start = 3; start <= 6; start += 3) {
+        candidates(&r, 5, list);
+        hand_bits(&r.h, start, start, r.start);
+        nbi_relax_spec spec = {.kind = NBI_RELAX_FRACTIONS, .epochs = 6, .seed = 1,
+                               .weight_target = 4, .activation_target = 6.3,
+                               .choice_rate = 0.1, .penalty = 10};
+        learn(&r, &spec);
+        for (int s = 0; s < r.h.net->n_sites; s++) {
+            bool known = false;
+            for (int i = 0; i < 5; i++) known |= r.learned[s] == list[i];
+            if (r.site[s].n) assert_true(known && r.value[s] == (double)r.learned[s]);
+        }
+        /* rounding moves a tensor by half of a distance of 2 at the most; less than half of the
+         * activations have a width to choose */
+        assert_true(fabs(average(&r, true) - 4) <= 1);
+        assert_true(fabs(average(&r, false) - 6.3) <= 0.5);
+        spec.kind = NBI_RELAX_RANGES;
+        learn(&r, &spec);
+        assert_true(average(&r, true) < 4.3);
+        assert_true(average(&r, false) < 6.5);
+        for (int s = 0; s < r.h.net->n_sites; s++)
+            if (r.site[s].n) assert_true(r.value[s] > 1.5 && r.value[s] <= 8 + 1e-4);
+    }
+    close_rig(&r);
+}
+
+/* Bit operations are a product of widths: a target for them lowers both. */
+static void bit_operations_meet_their_target(void **state) {
+    static const nbi_relax_kind kinds[] = {NBI_RELAX_WIDTHS, NBI_RELAX_FRACTIONS, NBI_RELAX_RANGES};
+    nbi_choice list[8];
+    (void)state;
+    rig r = {0};
+    open_rig(&r);
+    for (int b = 1; b <= 8; b++) list[b - 1] = choice_of("uniform", b);
+    candidates(&r, 8, list);
+    for (size_t k = 0; k < NBI_COUNT(kinds); k++) {
+        nbi_net_cost before, after;
+        double macs = 0;
+        hand_bits(&r.h, 6, 6, r.start);
+        nbi_net_cost_of(r.h.net, r.start, 0, &before);
+        for (int i = 0; i < r.h.net->n_layers; i++) macs += r.h.net->layer[i].macs;
+        nbi_relax_spec spec = {.kind = kinds[k], .epochs = 6, .seed = 1, .bops_target = 6.2,
+                               .choice_rate = 0.1, .penalty = 10};
+        learn(&r, &spec);
+        nbi_net_cost_of(r.h.net, r.learned, 0, &after);
+        assert_true(after.bops < before.bops);
+        double root = sqrt(after.bops / macs);
+        if (!(root < 6.4)) fail_msg("kind %d: %g", (int)kinds[k], root);
+    }
+    close_rig(&r);
+}
+
+/* The loss of one batch at a width of the last layer's weights, behind which nothing is rounded. */
+static double loss_at(hand *h, nbi_loop_spec *loop, nbi_tape *tape, const void *const *in,
+                      float *lambda, float at) {
+    nbi_view v;
+    *lambda = at;
+    HAND_OK(loop->begin(h->ctx, loop->step_user, 0, 100));
+    HAND_OK(nbi_tape_forward(h->ctx, tape, in, 1));
+    HAND_OK(nbi_tape_value(h->ctx, tape, loop->loss[0], &v));
+    return (double)*(const float *)v.data;
+}
+
+/* dL/dλ against central differences: between two candidates x̂ is linear in λ. */
+static void the_slope_of_a_fraction(void **state) {
+    static const float at[] = {2.3f, 3.5f, 4.9f, 7.5f}; /* 4 and 8 are neighbours */
+    static const int offered[] = {2, 3, 4, 8};
+    (void)state;
+    rig r = {0};
+    open_rig(&r);
+    hand *h = &r.h;
+    hand_bits(h, 8, 8, r.start);
+    const nbi_layer *last = NULL;
+    for (int i = 0; i < h->net->n_layers; i++)
+        if (h->net->layer[i].type == NBI_LAYER_CONV) last = &h->net->layer[i];
+    r.site[last->weight_site].n = 4;
+    for (int i = 0; i < 4; i++)
+        r.site[last->weight_site].candidate[i] = choice_of("uniform", offered[i]);
+    nbi_qat_options o = {.batch = BATCH, .per_channel = true, .classes = 10, .temperature = 1};
+    nbi_relax_spec spec = {.kind = NBI_RELAX_FRACTIONS, .site = r.site, .start = r.start,
+                           .epochs = 1};
+    nbi_relax *relax;
+    nbi_loop_spec loop = {0};
+    HAND_OK(nbi_relax_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &spec, &relax));
+    HAND_OK(nbi_relax_loop(h->ctx, relax, &loop));
+    const nbi_qat *q = nbi_relax_qat(relax);
+    int learned = q->train[q->n_train - 1];
+    float *lambda = q->graph->tensor[learned]->data;
+    nbi_tape_spec ts = {.n_wrt = 1, .wrt = &learned, .n_losses = 1, .loss = loop.loss};
+    nbi_tape *tape;
+    HAND_OK(nbi_tape_new(h->ctx, q->graph, &ts, &tape));
+    float *x = calloc(BATCH * 3 * 32 * 32, sizeof *x), target[BATCH * 10] = {0};
+    for (int i = 0; i < BATCH * 3 * 32 * 32; i++) x[i] = (float)nbi_rng_normal(&h->rng);
+    for (int i = 0; i < BATCH; i++) target[i * 10 + i] = 1;
+    const void *const in[] = {x, target};
+    for (size_t k = 0; k < NBI_COUNT(at); k++) {
+        const float step = 1.0f / 64; /* the loss is smooth in x̂: its third derivative is small */
+        double up = loss_at(h, &loop, tape, in, lambda, at[k] + step);
+        double down = loss_at(h, &loop, tape, in, lambda, at[k] - step);
+        double want = (up - down) / (2 * (double)step);
+        loss_at(h, &loop, tape, in, lambda, at[k]);
+        HAND_OK(nbi_tape_backward(h->ctx, tape, NULL));
+        double got = (double)*nbi_tape_gradient(tape, 0);
+        if (!(fabs(got - want) <= 1e-5 + 1e-3 * fabs(want))) /* 2⁻²⁴·loss/step = 1e-5 */
+            fail_msg("at %g: %g, want %g", (double)at[k], got, want);
+    }
+    free(x);
+    nbi_tape_free(tape);
+    nbi_relax_free(relax);
+    close_rig(&r);
+}
+
 static void nothing_to_choose(void **state) {
     (void)state;
     rig r = {0};
@@ -259,6 +380,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_best_scheme_wins),     cmocka_unit_test(all_eight_mix),
         cmocka_unit_test(widths_meet_their_target), cmocka_unit_test(widths_of_another_scheme),
+        cmocka_unit_test(widths_that_are_mixed),    cmocka_unit_test(the_slope_of_a_fraction),
+        cmocka_unit_test(bit_operations_meet_their_target),
         cmocka_unit_test(nothing_to_choose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -568,6 +568,7 @@ static void test_footprint(void **state) {
             size_t rest = stored_bytes - nbi_footprint_variable(h->net, bits);
             if (round == 0) fixed = rest;
             assert_int_equal(rest, fixed);
+            assert_int_equal(rest, nbi_footprint_fixed(h->net));
             assert_true(p->const_bytes <= stored_bytes);
             nbi_program_free(p);
             nbi_frozen_free(frozen);

@@ -1,5 +1,5 @@
 /* Gradients of every scheme against central differences of its smooth surrogate, not of the
- * staircase: rounding residuals and statistics are frozen. Widths as in specs/qpl.md. */
+ * staircase: rounding residuals and statistics are frozen. Widths as in docs/schemes.md. */
 #include "unit/scheme_cases.h"
 
 enum { COUNT = 2000 };

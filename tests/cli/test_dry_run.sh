@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# --dry-run foretells the bytes and the RAM that the same uniform policy has when it is delivered.
+set -uo pipefail
+program=$1 root=$2
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export LC_ALL=C
+# shellcheck source=tests/cli/hostile.sh
+. "$root/tests/cli/hostile.sh"
+
+figure() { # FILE PART KEY
+    tr -d ' \n' < "$1" | sed -E "s/.*\"$2\":\[?\{[^}]*\"$3\":([0-9]+).*/\1/"
+}
+agrees() { # MODEL OPTION…: nothing is larger than foretold, and little is smaller
+    local model=$1 bytes ram
+    shift
+    "$program" quantize "$model" "$@" --dry-run --json > dry.json 2> error.txt ||
+        fail "dry run: $(cat error.txt)"
+    works quantize "$model" "$@" --data builtin:glyphs --limit 64 --calib 16 --threads 1 \
+        --search uniform --max-size 10M --ptq none -o run
+    bytes=$(figure dry.json uniform bytes) ram=$(figure dry.json uniform peak_ram)
+    got=$(figure run/results.json quantized bytes)
+    # equal tables (zero biases, shifts, LUTs) are stored once
+    [[ $got -le $bytes && $got -ge $((bytes - bytes / 50)) ]] ||
+        fail "$model $*: $bytes bytes foretold, $got delivered"
+    [[ $(figure run/results.json quantized peak_ram) == "$ram" ]] ||
+        fail "$model $*: RAM $ram foretold, $(figure run/results.json quantized peak_ram) delivered"
+}
+
+works new resnet8 --seed 3 -o resnet8.onnx
+works new mobilenet_v2 --width 0.25 --seed 3 -o mobile.onnx
+agrees "$root/examples/glyphs.onnx" --weight-bits 4
+agrees "$root/examples/glyphs.onnx" --weight-bits 3 --activation-bits 4 --bias-bits 16
+agrees resnet8.onnx --weight-bits 2 --activation-bits 4
+agrees resnet8.onnx --weight-bits 8 --schemes uniform
+agrees resnet8.onnx --weight-bits pot3 --activation-bits 8
+agrees mobile.onnx --weight-bits 4 --activation-bits 8
+exit $((failures > 0))
