@@ -16,7 +16,7 @@
 
 #define LEAST_CACHE ((size_t)160 << 20) /* prefixes of candidates */
 #define MOST_CACHE  ((size_t)1 << 30)
-#define IMAGE_BYTES ((size_t)384 << 20) /* tensors of one candidate over all images */
+#define IMAGE_BYTES ((size_t)640 << 20) /* tensors of one candidate over all images */
 
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.data = nb_data_options_default(), .max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
