@@ -4,6 +4,7 @@
 
 #include "api/finished.h"
 #include "api/teacher.h"
+#include "schemes/choice.h"
 #include "train/loop.h"
 
 #include <math.h>
@@ -82,16 +83,18 @@ static void note_loss(nb_ctx *ctx, void *user, double loss) {
 
 static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
     training *t = user;
-    double loss[8];
-    char text[160] = "";
+    const nbi_meta_options *o = &t->meta->o;
+    double loss[NBI_META_CHOICES];
+    char text[320] = "";
     json_t *widths = json_object();
     nbi_meta_losses(t->meta, loss);
-    for (int k = 0; k < t->meta->o.n_weight_bits; k++) {
+    for (int k = 0; k < o->n_weights; k++) {
         size_t used = strlen(text);
-        char name[8];
+        char name[NBI_CHOICE_TEXT];
         if (!isfinite(loss[k])) continue;
-        snprintf(name, sizeof name, "%d", t->meta->o.weight_bits[k]);
-        snprintf(text + used, sizeof text - used, ", %s bits %.4f", name, loss[k]);
+        nbi_choice_text(o->weights[k], name);
+        snprintf(text + used, sizeof text - used, ", %s%s %.4f", name,
+                 nbi_choice_scheme(o->weights[k]) ? "" : " bits", loss[k]);
         json_object_set_new(widths, name, json_real(loss[k]));
     }
     nb_log(ctx, NB_LOG_INFO, "metaquantnet: epoch %d of %d: loss %.4f%s; %.0f s, %.0f s left",
@@ -100,18 +103,6 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
                             line->seconds);
     json_object_set_new(row, "by_width", widths);
     json_array_append_new(t->epochs, row);
-}
-
-static nb_status widths_of(const nbi_session *s, const char *what, const nbi_offer *offer,
-                           uint8_t out[8], int *n) {
-    *n = 0;
-    for (int i = 0; i < offer->n; i++) {
-        if (offer->choice[i] > NBI_MAX_BITS)
-            return nb_fail(s->ctx, NB_EUNSUPPORTED, "%s are generated for the uniform scheme only: "
-                           "leave --schemes out", what);
-        out[(*n)++] = (uint8_t)offer->choice[i];
-    }
-    return NB_OK;
 }
 
 static nb_status new_meta(training *t, size_t batch) {
@@ -127,8 +118,11 @@ static nb_status new_meta(training *t, size_t batch) {
                                   .distill = s->o->distill || !s->labelled,
                                   .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
                                   .temperature = s->labelled ? TEMPERATURE : 1}};
-    NB_TRY(widths_of(s, "weights", &s->weights, o.weight_bits, &o.n_weight_bits));
-    NB_TRY(widths_of(s, "activations", &s->activations, o.activation_bits, &o.n_activation_bits));
+    _Static_assert(NBI_META_CHOICES >= NBI_MAX_OFFER, "whatever is offered has room");
+    memcpy(o.weights, s->weights.choice, sizeof s->weights.choice);
+    memcpy(o.activations, s->activations.choice, sizeof s->activations.choice);
+    o.n_weights = s->weights.n;
+    o.n_activations = s->activations.n;
     return nbi_meta_new(s->ctx, s->compared, s->net, s->edge, &o, &t->meta);
 }
 
@@ -276,7 +270,7 @@ done:
 
 static nb_status generated(nb_ctx *ctx, void *user, int layer, const nbi_choice *bits,
                            nbi_coded_weights *out) {
-    return nbi_meta_levels(ctx, user, layer, bits, out->levels, out->scale, &out->sqnr);
+    return nbi_meta_levels(ctx, user, layer, bits, out);
 }
 
 static uint64_t salt_of(const nbi_meta *m) {

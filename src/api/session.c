@@ -474,7 +474,7 @@ static nb_status read_row(nbi_session *s, const char *path, const json_t *row, n
     NB_TRY(nbi_choice_parse(s->ctx, name, text, strlen(text), &choice));
     if (s->net->site[found].kind == NBI_SITE_INPUT) return NB_OK;
     NB_TRY(nbi_session_check(s, found, choice));
-    if (s->net->site[found].kind == NBI_SITE_ACTIVATION)
+    if (s->net->site[found].kind == NBI_SITE_ACTIVATION && !nbi_site_find(&s->net->site[found], choice))
         NB_TRY(nbi_fit_site(s->ctx, s->net, found, choice, s->range));
     bits[found] = choice;
     return NB_OK;

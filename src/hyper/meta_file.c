@@ -5,6 +5,7 @@
 
 #include "onnx/onnx.h"
 #include "ops/op.h"
+#include "schemes/choice.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 
 typedef struct settings {
     int n;
-    char key[12][64], value[12][64];
+    char key[12][64], value[12][1024];
 } settings;
 
 static void set(settings *s, const char *key, const char *value) {
@@ -22,11 +23,14 @@ static void set(settings *s, const char *key, const char *value) {
     snprintf(s->value[s->n++], sizeof s->value[0], "%s", value);
 }
 
-static void set_widths(settings *s, const char *key, const uint8_t *bits, int n) {
-    char text[32] = "";
+/* "2,4", "ternary2,pot3,4" */
+static void set_choices(settings *s, const char *key, const nbi_choice *choice, int n) {
+    char text[1024] = "";
     for (int i = 0; i < n; i++) {
+        char one[NBI_CHOICE_TEXT];
         size_t used = strlen(text);
-        snprintf(text + used, sizeof text - used, "%s%d", i ? "," : "", bits[i]);
+        nbi_choice_text(choice[i], one);
+        snprintf(text + used, sizeof text - used, "%s%s", i ? "," : "", one);
     }
     set(s, key, text);
 }
@@ -41,9 +45,9 @@ static void settings_of(const nbi_meta *m, settings *s) {
     set(s, "context", m->o.context ? text : "all");
     snprintf(text, sizeof text, "%d", m->o.hidden);
     set(s, "hidden", text);
-    set_widths(s, "weight_bits", m->o.weight_bits, m->o.n_weight_bits);
+    set_choices(s, "weight_bits", m->o.weights, m->o.n_weights);
     if (m->n_rows > m->n_weights)
-        set_widths(s, "activation_bits", m->o.activation_bits, m->o.n_activation_bits);
+        set_choices(s, "activation_bits", m->o.activations, m->o.n_activations);
     uint64_t h = nbi_hash(NBI_HASH_START, m->qat->bits,
                           (size_t)m->net->n_sites * sizeof *m->qat->bits);
     snprintf(text, sizeof text, "%016llx", (unsigned long long)h);

@@ -2,6 +2,8 @@
  * and out of it. */
 #include "hyper/meta_parts.h"
 
+#include "quant/fit.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -12,6 +14,16 @@ typedef struct nbi_meta_kept {
     float *weight, *gain, *shift;
     double *mean, *deviation;
 } layer_kept;
+
+/* The grid of an activation by a scheme other than uniform: as calibration fitted it, and room for
+ * what was trained. */
+typedef struct nbi_meta_grid {
+    nbi_site_fit *fit;
+    nbi_qparam kept;
+    const float *kept_params;
+    nbi_levels levels;
+    float params[NBI_SCHEME_MAX_PARAMS];
+} nbi_meta_grid;
 
 void nbi_meta_free(nbi_meta *m) {
     if (!m) return;
@@ -30,7 +42,7 @@ nb_status nbi_meta_new(nb_ctx *ctx, const nbi_graph *source, nbi_qnet *net, int 
     nbi_meta *m = NULL;
     nb_status st;
     size_t sites = (size_t)net->n_sites;
-    if (options->n_weight_bits < 1 || options->n_activation_bits < 1 || options->hidden < 1 ||
+    if (options->n_weights < 1 || options->n_activations < 1 || options->hidden < 1 ||
         (options->context != 0 && options->context != 1 && options->context != 3))
         return nb_fail(ctx, NB_EINVAL, "metaquantnet: widths, hidden units and a context of 1, 3 or "
                        "0 are needed");
@@ -65,16 +77,47 @@ size_t nbi_meta_parameters(const nbi_meta *m) {
 
 /* ---- training -------------------------------------------------------------------------------- */
 
+/* A choice of those that `fits` says, drawn uniformly. */
+static int draw_of(nbi_rng *rng, const nbi_meta_row *r, bool (*fits)(nbi_choice c, int what),
+                   int what) {
+    int n = 0;
+    for (int k = 0; k < r->n; k++) n += fits(r->choice[k], what);
+    int left = n > 1 ? (int)nbi_rng_below(rng, (uint32_t)n) : 0;
+    for (int k = 0; k < r->n; k++)
+        if (fits(r->choice[k], what) && left-- == 0) return k;
+    return 0;
+}
+
+static bool has_width(nbi_choice c, int bits) {
+    return nbi_choice_bits(c) == bits;
+}
+
+static bool has_scheme(nbi_choice c, int scheme) {
+    return nbi_choice_scheme(c) == scheme;
+}
+
+/* A scheme, then one of its choices. */
+static int draw_any(nbi_rng *rng, const nbi_meta_row *r) {
+    int scheme[NBI_META_CHOICES], n = 0;
+    for (int k = 0; k < r->n; k++) {
+        bool known = false;
+        for (int s = 0; s < n; s++) known |= scheme[s] == nbi_choice_scheme(r->choice[k]);
+        if (!known) scheme[n++] = nbi_choice_scheme(r->choice[k]);
+    }
+    return draw_of(rng, r, has_scheme, scheme[n > 1 ? (int)nbi_rng_below(rng, (uint32_t)n) : 0]);
+}
+
 const float *nbi_meta_draw(nbi_meta *m, uint64_t step) {
     nbi_rng rng;
     nbi_rng_seed(&rng, m->o.seed, nbi_hash(NBI_HASH_START, &step, sizeof step));
     float extreme = nbi_rng_uniform(&rng);
     memset(m->input, 0, (size_t)m->n_rows * (size_t)m->columns * sizeof *m->input);
     for (int r = 0; r < m->n_rows; r++) {
-        int n = nbi_meta_widths(m, r);
-        int k = (int)nbi_rng_below(&rng, (uint32_t)n);
-        if (extreme < EXTREME) k = 0;
-        else if (extreme < 2 * EXTREME) k = n - 1;
+        const nbi_meta_row *row = &m->row[r];
+        int least = nbi_choice_bits(row->choice[0]), most = nbi_choice_bits(row->choice[row->n - 1]);
+        int k = draw_any(&rng, row);
+        if (extreme < EXTREME) k = draw_of(&rng, row, has_width, least);
+        else if (extreme < 2 * EXTREME) k = draw_of(&rng, row, has_width, most);
         m->input[r * m->columns + k] = 1;
     }
     return m->input;
@@ -82,15 +125,15 @@ const float *nbi_meta_draw(nbi_meta *m, uint64_t step) {
 
 void nbi_meta_note_loss(nbi_meta *m, double loss) {
     for (int r = 0; r < m->n_weights; r++)
-        for (int k = 0; k < m->o.n_weight_bits; k++)
+        for (int k = 0; k < m->o.n_weights; k++)
             if (m->input[r * m->columns + k] > 0) {
                 m->loss_sum[k] += loss;
                 m->loss_count[k]++;
             }
 }
 
-void nbi_meta_losses(nbi_meta *m, double out[8]) {
-    for (int k = 0; k < 8; k++) {
+void nbi_meta_losses(nbi_meta *m, double out[NBI_META_CHOICES]) {
+    for (int k = 0; k < NBI_META_CHOICES; k++) {
         out[k] = m->loss_count[k] ? m->loss_sum[k] / (double)m->loss_count[k] : NAN;
         m->loss_sum[k] = 0;
         m->loss_count[k] = 0;
@@ -119,6 +162,20 @@ static nb_status keep_layer(nb_ctx *ctx, nbi_meta *m, const nbi_layer *l, layer_
     return NB_OK;
 }
 
+static nb_status keep_grids(nb_ctx *ctx, nbi_meta *m) {
+    const nbi_qnet *net = m->net;
+    size_t n = 0;
+    for (int s = 0; s < net->n_sites; s++)
+        for (const nbi_site_fit *f = net->site[s].more; f; f = f->next) n++;
+    m->grid = nbi_arena_alloc(&m->arena, n + 1, sizeof *m->grid);
+    if (!m->grid) return nb_fail_memory(ctx, n * sizeof *m->grid);
+    for (int s = 0; s < net->n_sites; s++)
+        for (nbi_site_fit *f = net->site[s].more; f; f = f->next)
+            m->grid[m->n_grids++] =
+                (nbi_meta_grid){.fit = f, .kept = f->grid, .kept_params = f->params};
+    return NB_OK;
+}
+
 /* The first time only: installing twice keeps the first values. */
 static nb_status keep(nb_ctx *ctx, nbi_meta *m) {
     const nbi_qnet *net = m->net;
@@ -129,6 +186,7 @@ static nb_status keep(nb_ctx *ctx, nbi_meta *m) {
     for (int l = 0; l < net->n_layers; l++)
         if (m->qat->layer[l].weight >= 0) NB_TRY(keep_layer(ctx, m, &net->layer[l], &kept[l]));
     for (int s = 0; s < net->n_sites; s++) memcpy(m->fit[s], net->site[s].fit, sizeof m->fit[s]);
+    NB_TRY(keep_grids(ctx, m));
     m->kept = kept;
     return NB_OK;
 }
@@ -149,6 +207,10 @@ void nbi_meta_uninstall(nbi_meta *m) {
     }
     for (int s = 0; s < net->n_sites; s++)
         memcpy(m->net->site[s].fit, m->fit[s], sizeof m->fit[s]);
+    for (int i = 0; i < m->n_grids; i++) {
+        m->grid[i].fit->grid = m->grid[i].kept;
+        m->grid[i].fit->params = m->grid[i].kept_params;
+    }
     m->installed = false;
 }
 
@@ -180,6 +242,40 @@ static void install_step(nbi_qparam *p, float step) {
     p->scale = (double)fmaxf(step, 1e-30f);
 }
 
+/* What was trained of a choice: params, and for those that are averaged their averages. */
+static void install_choice(nbi_meta *m, int site, nbi_choice choice, const float *params,
+                           const float *averages) {
+    nbi_site *s = &m->net->site[site];
+    const nbi_site_fit *fit = nbi_site_find(s, choice);
+    nbi_meta_grid *grid = NULL;
+    if (!nbi_choice_scheme(choice)) {
+        install_step(&s->fit[nbi_choice_bits(choice)], *params);
+        return;
+    }
+    for (int i = 0; i < m->n_grids; i++)
+        if (m->grid[i].fit == fit) grid = &m->grid[i];
+    if (!grid) return; /* fitted later: not trained */
+    nbi_scheme_use use = nbi_choice_use(choice, false, s->is_unsigned);
+    int n = nbi_choice_row(choice)->n_params(&use), learned = nbi_meta_learned(choice, &use);
+    bool refits = averages && (nbi_choice_row(choice)->flags & NBI_SCHEME_REFIT);
+    for (int i = 0; i < n; i++)
+        grid->params[i] = refits && i >= learned ? averages[i] : params[i];
+    nbi_choice_grid(choice, s->is_unsigned, grid->params, &s->fit[NBI_MAX_BITS], &grid->levels,
+                    &grid->fit->grid);
+    grid->fit->params = grid->params;
+}
+
+/* A site of one choice, as fine-tuning has it: a step, a scheme's params, or both. */
+static void install_fixed(nbi_meta *m, int site) {
+    const nbi_qat *q = m->qat;
+    nbi_choice c = q->bits[site];
+    int bits = nbi_choice_scheme(c) ? NBI_MAX_BITS : nbi_choice_bits(c);
+    if (q->site_scale[site] >= 0)
+        install_step(&m->net->site[site].fit[bits], *values(m, q->site_scale[site]));
+    if (q->site_params[site] >= 0)
+        install_choice(m, site, c, values(m, q->site_params[site]), NULL);
+}
+
 nb_status nbi_meta_install(nb_ctx *ctx, nbi_meta *m, const nbi_choice *bits) {
     nbi_qnet *net = m->net;
     NB_TRY(keep(ctx, m));
@@ -189,12 +285,13 @@ nb_status nbi_meta_install(nb_ctx *ctx, nbi_meta *m, const nbi_choice *bits) {
             install_layer(m, i);
             if (bits) NB_TRY(nbi_meta_weights(ctx, m, i, bits, net->layer[i].weight));
         }
-    for (int s = 0; s < net->n_sites; s++)
-        if (m->qat->site_scale[s] >= 0)
-            install_step(&net->site[s].fit[m->qat->bits[s]], *values(m, m->qat->site_scale[s]));
-    for (int r = m->n_weights; r < m->n_rows; r++)
-        for (int k = 0; k < m->o.n_activation_bits; k++)
-            install_step(&net->site[m->row[r].site].fit[m->o.activation_bits[k]],
-                         values(m, m->row[r].steps)[k]);
+    for (int s = 0; s < net->n_sites; s++) install_fixed(m, s);
+    for (int r = m->n_weights; r < m->n_rows; r++) {
+        const nbi_meta_row *row = &m->row[r];
+        for (int k = 0; k < row->n; k++)
+            install_choice(m, row->site, row->choice[k],
+                           values(m, row->steps) + k * row->columns,
+                           row->fitted < 0 ? NULL : values(m, row->fitted) + k * row->columns);
+    }
     return NB_OK;
 }

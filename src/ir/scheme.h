@@ -51,7 +51,7 @@ typedef struct nbi_scheme_use {
     int bits;
     bool weights;     /* else activations */
     bool is_unsigned; /* values ≥ 0 known */
-    /* The gradient of the width as the scheme's own row of qpl.md has it; else the default of all
+    /* The gradient of the width as the scheme's own row of docs/schemes.md has it; else the default of all
      * schemes, ln2·(x − x̂). */
     bool exact_bits;
     nbi_range_method range; /* of fit, for uniform, affine and symmetric */
@@ -94,7 +94,7 @@ typedef struct nbi_scheme {
                    size_t n);
     void (*grid)(const nbi_scheme_use *use, const float *params, nbi_scheme_grid *out);
     /* dx[i] from g[i] by the scheme's surrogate (straight-through, masked or learned); adds to
-     * dparams[n_params] (NULL: not wanted) and to *dbits (NULL: not wanted; qpl.md, see
+     * dparams[n_params] (NULL: not wanted) and to *dbits (NULL: not wanted; docs/schemes.md, see
      * use->exact_bits). dx may be g, or NULL. n_group: elements of the whole group, for gradient
      * scales, when x is a chunk of it. */
     void (*backward)(const nbi_scheme_use *use, const float *params, const float *x, const float *g,

@@ -2,11 +2,14 @@
  * called through its const row (ir/scheme.h); no scheme is known here.
  *
  * in:  x; params [groups, P], P ≥ the scheme's n_params at its widest width in use; bits (optional,
- *      one value): its rounded value is the width, and it gets a gradient.
+ *      one value): its rounded value is the width, and it gets a gradient. With candidates: which of
+ *      them quantizes, counted from 0, without a gradient.
  * out: y; new params (optional) [groups, P]; used params (optional) [groups, P], which spares
  *      backward a second fit.
  * Attributes: scheme, role ("weights" | "activations"), bits, unsigned, axis (−1: per tensor),
- * training, decay, exact_bits, range ("mse" …).
+ * training, decay, exact_bits, range ("mse" …); candidates ("lsq:4 pot:3 codebook:2:whole …", in
+ * place of scheme and bits: scheme, width, and whether one group is made of the tensor all the same;
+ * one without an unsigned form uses its signed one).
  *
  * In training a REFIT scheme is fitted to x. New params are then: weights, the fitted ones;
  * activations, decay·params + (1 − decay)·fitted, or the fitted ones where params are all zero (not
@@ -17,6 +20,7 @@
 #include "schemes/schemes.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define CHUNK 65536 /* values of one sum: the border of threads, never of results */
@@ -38,33 +42,86 @@ static nb_status read_range(nb_ctx *ctx, const nbi_node *node, nbi_range_method 
     return fail_text(ctx, node, "range", text, "mse, minmax, percentile or kl");
 }
 
-static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_fakequant_params)));
+/* "SCHEME:BITS" or "SCHEME:BITS:whole" of `n` characters. */
+static nb_status read_candidate(nb_ctx *ctx, const nbi_node *node, const char *text, size_t n,
+                                nbi_fakequant_candidate *out) {
+    const nbi_fakequant_params *p = node->params;
+    char word[48] = "", name[32] = "", rest[8] = "";
+    int bits = 0;
+    if (n < sizeof word) memcpy(word, text, n);
+    int found = sscanf(word, "%31[^:]:%d:%7s", name, &bits, rest);
+    out->scheme = nbi_scheme_find(name);
+    out->whole = found == 3;
+    out->use = p->use;
+    out->use.bits = bits;
+    if (found < 2 || !out->scheme || (found == 3 && strcmp(rest, "whole")) || bits < 1 || bits > 8)
+        return nb_fail(ctx, NB_EFORMAT, "node '%s' (FakeQuant): candidate '%.*s' is not SCHEME:BITS "
+                       "of 'nibble list schemes'", node->name, n < 40 ? (int)n : 40, text);
+    if (!(out->scheme->flags & NBI_SCHEME_UNSIGNED)) out->use.is_unsigned = false;
+    return nbi_scheme_check(ctx, node->name, out->scheme, &out->use);
+}
+
+static nb_status read_candidates(nb_ctx *ctx, nbi_graph *graph, const nbi_node *node,
+                                 const char *text) {
     nbi_fakequant_params *p = node->params;
-    const char *name = nbi_attr_text(node, "scheme", ""), *role = nbi_attr_text(node, "role", "");
+    int n = 1;
+    for (const char *c = text; *c; c++) n += *c == ' ';
+    p->candidate = nbi_arena_alloc(&graph->arena, (size_t)n, sizeof *p->candidate);
+    if (!p->candidate) return nb_fail_memory(ctx, (size_t)n * sizeof *p->candidate);
+    while (*text) {
+        size_t length = strcspn(text, " ");
+        if (length) NB_TRY(read_candidate(ctx, node, text, length, &p->candidate[p->n++]));
+        text += length + (text[length] == ' ');
+    }
+    if (!p->n) return nb_fail(ctx, NB_EFORMAT, "node '%s' (FakeQuant): no candidates", node->name);
+    if (nbi_op_is_omitted(node, 2))
+        return nb_fail(ctx, NB_EFORMAT, "node '%s' (FakeQuant): nothing says which candidate "
+                       "quantizes (input 2)", node->name);
+    p->scheme = p->candidate[0].scheme;
+    p->use = p->candidate[0].use;
+    return NB_OK;
+}
+
+static nb_status read_scheme(nb_ctx *ctx, const nbi_node *node) {
+    nbi_fakequant_params *p = node->params;
+    const char *name = nbi_attr_text(node, "scheme", "");
     p->scheme = nbi_scheme_find(name);
     if (!p->scheme) return fail_text(ctx, node, "scheme", name, "one of 'nibble list schemes'");
-    p->use.weights = !strcmp(role, "weights");
-    if (!p->use.weights && strcmp(role, "activations"))
-        return fail_text(ctx, node, "role", role, "weights or activations");
     int64_t bits = nbi_attr_int(node, "bits", nbi_scheme_max_bits(p->scheme, p->use.weights));
     if (bits < 1 || bits > 8) return nbi_op_fail(ctx, node, "bits", bits, "1 to 8");
     p->use.bits = (int)bits;
+    return nbi_scheme_check(ctx, node->name, p->scheme, &p->use);
+}
+
+static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_fakequant_params)));
+    nbi_fakequant_params *p = node->params;
+    const char *role = nbi_attr_text(node, "role", "");
+    const char *candidates = nbi_attr_text(node, "candidates", NULL);
+    p->use.weights = !strcmp(role, "weights");
+    if (!p->use.weights && strcmp(role, "activations"))
+        return fail_text(ctx, node, "role", role, "weights or activations");
     p->use.is_unsigned = nbi_attr_int(node, "unsigned", 0) != 0;
     p->use.exact_bits = nbi_attr_int(node, "exact_bits", 0) != 0;
     NB_TRY(read_range(ctx, node, &p->use.range));
+    NB_TRY(candidates ? read_candidates(ctx, graph, node, candidates) : read_scheme(ctx, node));
     p->training = nbi_attr_int(node, "training", 0) != 0;
     p->decay = nbi_attr_float(node, "decay", p->scheme->decay > 0 ? p->scheme->decay : 0.9f);
-    if (!(p->decay >= 0 && p->decay < 1))
-        return nb_fail(ctx, NB_EFORMAT, "node '%s' (FakeQuant): decay is %g, want 0 to less than 1",
-                       node->name, (double)p->decay);
-    return nbi_scheme_check(ctx, node->name, p->scheme, &p->use);
+    if (p->decay >= 0 && p->decay < 1) return NB_OK;
+    return nb_fail(ctx, NB_EFORMAT, "node '%s' (FakeQuant): decay is %g, want 0 to less than 1",
+                   node->name, (double)p->decay);
 }
 
 /* Params per group that any width of this node needs. */
 static int widest_params(const nbi_node *node) {
     const nbi_fakequant_params *p = node->params;
     nbi_scheme_use use = p->use;
+    int most = 0;
+    for (int i = 0; i < p->n; i++) {
+        int n = p->candidate[i].scheme->n_params(&p->candidate[i].use);
+        most = n > most ? n : most;
+    }
+    if (p->n) return most;
     if (!nbi_op_is_omitted(node, 2)) use.bits = nbi_scheme_max_bits(p->scheme, use.weights);
     return p->scheme->n_params(&use);
 }
@@ -103,8 +160,11 @@ typedef struct job {
     nb_ctx *ctx;
     const nbi_node *node;
     const nbi_fakequant_params *p;
+    const nbi_scheme *scheme;
     nbi_scheme_use use;
+    int axis;
     size_t groups, n, chunks; /* chunks of one group */
+    size_t rows;              /* of params: groups, or more */
     size_t columns, n_params;
     const float *x, *g;
     float *y; /* x̂, or dx; NULL: not wanted */
@@ -114,16 +174,32 @@ typedef struct job {
     bool want_params, want_bits;
 } job;
 
+/* The candidate at a place that is rounded, and within the list. */
+static void pick(job *j, float place) {
+    int last = j->p->n - 1;
+    const nbi_fakequant_candidate *c =
+        &j->p->candidate[!(place > 0) ? 0 : place >= (float)last ? last : (int)rintf(place)];
+    j->scheme = c->scheme;
+    j->use = c->use;
+    if (c->whole) j->axis = -1;
+}
+
 static nb_status set_use(job *j, const nbi_view *bits, bool given) {
+    j->scheme = j->p->scheme;
     j->use = j->p->use;
+    j->axis = j->p->axis;
     if (!given) return NB_OK;
     float b = *(const float *)bits->data;
-    int most = nbi_scheme_max_bits(j->p->scheme, j->use.weights);
+    int most = nbi_scheme_max_bits(j->scheme, j->use.weights);
     if (!isfinite(b))
         return nb_fail(j->ctx, NB_ENUMERIC, "node '%s' (FakeQuant): its bits are not finite",
                        j->node->name);
+    if (j->p->n) {
+        pick(j, b);
+        return NB_OK;
+    }
     b = rintf(b);
-    b = b < (float)j->p->scheme->min_bits ? (float)j->p->scheme->min_bits : b;
+    b = b < (float)j->scheme->min_bits ? (float)j->scheme->min_bits : b;
     j->use.bits = b > (float)most ? most : (int)b;
     return NB_OK;
 }
@@ -132,21 +208,22 @@ static nb_status make_job(nb_ctx *ctx, const nbi_node *node, const nbi_view *in,
     const nbi_fakequant_params *p = node->params;
     *j = (job){.ctx = ctx, .node = node, .p = p};
     NB_TRY(set_use(j, node->n_in > 2 ? &in[2] : NULL, node->n_in > 2 && in[2].data));
-    j->groups = p->axis < 0 ? 1 : (size_t)in[0].dim[p->axis];
+    j->groups = j->axis < 0 ? 1 : (size_t)in[0].dim[j->axis];
+    j->rows = (size_t)in[1].dim[0];
     j->n = j->groups ? (size_t)nbi_view_count(&in[0]) / j->groups : 0;
     j->chunks = (j->n + CHUNK - 1) / CHUNK;
     j->columns = (size_t)in[1].dim[1];
-    j->n_params = (size_t)p->scheme->n_params(&j->use);
+    j->n_params = (size_t)j->scheme->n_params(&j->use);
     return NB_OK;
 }
 
 static bool refits(const job *j) {
-    return j->p->training && (j->p->scheme->flags & NBI_SCHEME_REFIT);
+    return j->p->training && (j->scheme->flags & NBI_SCHEME_REFIT);
 }
 
 /* How many params of a refitted row come from the input all the same. */
 static size_t n_learned(const job *j) {
-    const nbi_scheme *s = j->p->scheme;
+    const nbi_scheme *s = j->scheme;
     if (!(s->flags & NBI_SCHEME_LEARNED)) return 0;
     return s->n_learned < 0 ? j->n_params : (size_t)s->n_learned;
 }
@@ -163,7 +240,7 @@ static nb_status fit_groups(void *user, size_t begin, size_t end, int worker) {
     size_t learned = n_learned(j);
     (void)worker;
     for (size_t g = begin; g < end; g++) {
-        j->p->scheme->fit(&j->use, j->x + g * j->n, j->n, fitted);
+        j->scheme->fit(&j->use, j->x + g * j->n, j->n, fitted);
         for (size_t i = learned; i < j->n_params; i++) j->used[g * j->columns + i] = fitted[i];
     }
     return NB_OK;
@@ -171,20 +248,20 @@ static nb_status fit_groups(void *user, size_t begin, size_t end, int worker) {
 
 /* Fills j->used (allocated by the caller) from j->old and, where the scheme refits, from x. */
 static nb_status use_params(job *j) {
-    memcpy(j->used, j->old, j->groups * j->columns * sizeof *j->used);
+    memcpy(j->used, j->old, j->rows * j->columns * sizeof *j->used);
     size_t needed = refits(j) ? n_learned(j) : j->n_params;
     for (size_t g = 0; needed && g < j->groups; g++)
         if (is_unset(j->old + g * j->columns, needed))
             return nb_fail(j->ctx, NB_EINVAL, "node '%s' (FakeQuant): '%s' is not fitted: the "
-                           "params of group %zu are 0", j->node->name, j->p->scheme->name, g);
+                           "params of group %zu are 0", j->node->name, j->scheme->name, g);
     return refits(j) ? nbi_parallel(j->ctx, j->groups, 1 + CHUNK / (j->n + 1), fit_groups, j)
                      : NB_OK;
 }
 
 static void new_params(const job *j, float *out) {
-    float keep = j->p->decay;
+    float keep = j->p->n && j->scheme->decay > 0 ? j->scheme->decay : j->p->decay;
     bool average = refits(j) && !j->use.weights;
-    memcpy(out, j->used, j->groups * j->columns * sizeof *out);
+    memcpy(out, j->used, j->rows * j->columns * sizeof *out);
     for (size_t g = 0; average && g < j->groups; g++) {
         const float *old = j->old + g * j->columns;
         if (is_unset(old, j->n_params)) continue;
@@ -221,7 +298,7 @@ static nb_status forward_items(void *user, size_t begin, size_t end, int worker)
     for (size_t i = begin; i < end; i++) {
         size_t g = i / j->chunks, at = i % j->chunks * CHUNK;
         size_t n = j->n - at < CHUNK ? j->n - at : CHUNK;
-        j->p->scheme->forward(&j->use, j->used + g * j->columns, j->x + g * j->n + at,
+        j->scheme->forward(&j->use, j->used + g * j->columns, j->x + g * j->n + at,
                               j->y + g * j->n + at, n);
     }
     return NB_OK;
@@ -240,17 +317,17 @@ static nb_status forward(const nbi_op_call *call) {
     nb_status st;
     NB_TRY(make_job(call->ctx, node, call->in, &j));
     if (!j.groups) return NB_OK;
-    bool direct = nbi_is_grouped(x, j.p->axis) && nbi_same_strides(x, y);
+    bool direct = nbi_is_grouped(x, j.axis) && nbi_same_strides(x, y);
     NB_TRYG(params_rows(call->ctx, &call->in[1], &room[0], &j.old));
-    NB_TRYG(nbi_alloc(call->ctx, 2 * j.groups * j.columns, sizeof *rows, &room[1]));
+    NB_TRYG(nbi_alloc(call->ctx, 2 * j.rows * j.columns, sizeof *rows, &room[1]));
     j.used = room[1];
-    NB_TRYG(nbi_grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
+    NB_TRYG(nbi_grouped(call->ctx, x, j.axis, direct, true, &room[2], &from));
     j.x = from;
     NB_TRYG(use_params(&j));
-    NB_TRYG(nbi_grouped(call->ctx, y, j.p->axis, direct, false, &room[3], &j.y));
+    NB_TRYG(nbi_grouped(call->ctx, y, j.axis, direct, false, &room[3], &j.y));
     NB_TRYG(nbi_parallel(call->ctx, j.groups * j.chunks, items_at_once(&j), forward_items, &j));
-    if (!direct) nbi_ungroup(y, j.p->axis, j.y);
-    rows = j.used + j.groups * j.columns;
+    if (!direct) nbi_ungroup(y, j.axis, j.y);
+    rows = j.used + j.rows * j.columns;
     if (node->n_out > 1 && call->out[1].data) {
         new_params(&j, rows);
         put_params(&call->out[1], rows);
@@ -270,7 +347,7 @@ static nb_status backward_items(void *user, size_t begin, size_t end, int worker
         size_t g = i / j->chunks, at = i % j->chunks * CHUNK, first = g * j->n + at;
         size_t n = j->n - at < CHUNK ? j->n - at : CHUNK;
         double *sums = j->sums + i * (j->n_params + 1);
-        j->p->scheme->backward(&j->use, j->used + g * j->columns, j->x + first, j->g + first, n,
+        j->scheme->backward(&j->use, j->used + g * j->columns, j->x + first, j->g + first, n,
                                j->n, j->y ? j->y + first : NULL, j->want_params ? sums : NULL,
                                j->want_bits ? sums + j->n_params : NULL);
     }
@@ -312,7 +389,7 @@ static nb_status used_params(const nbi_grad_call *call, job *j, float **copy) {
     if (call->node->n_out > 2 && call->out[2].data) {
         const float *rows;
         NB_TRY(params_rows(call->ctx, &call->out[2], copy, &rows));
-        memcpy(j->used, rows, j->groups * j->columns * sizeof *j->used);
+        memcpy(j->used, rows, j->rows * j->columns * sizeof *j->used);
         return NB_OK;
     }
     return use_params(j);
@@ -329,25 +406,25 @@ static nb_status backward(const nbi_grad_call *call) {
     if (!g->data) return no_gradient(call);
     NB_TRY(make_job(call->ctx, node, call->in, &j));
     if (!j.groups) return no_gradient(call);
-    bool direct = nbi_is_grouped(x, j.p->axis) && nbi_same_strides(x, g) &&
+    bool direct = nbi_is_grouped(x, j.axis) && nbi_same_strides(x, g) &&
                   (!dx->data || nbi_same_strides(x, dx));
     float *dbits = node->n_in > 2 ? call->gin[2].data : NULL;
     j.want_params = dparams->data != NULL;
-    j.want_bits = dbits != NULL;
+    j.want_bits = dbits != NULL && !j.p->n;
     NB_TRYG(params_rows(call->ctx, &call->in[1], &room[0], &j.old));
-    NB_TRYG(nbi_alloc(call->ctx, 2 * j.groups * j.columns, sizeof *from, &room[1]));
+    NB_TRYG(nbi_alloc(call->ctx, 2 * j.rows * j.columns, sizeof *from, &room[1]));
     j.used = room[1];
-    NB_TRYG(nbi_grouped(call->ctx, x, j.p->axis, direct, true, &room[2], &from));
+    NB_TRYG(nbi_grouped(call->ctx, x, j.axis, direct, true, &room[2], &from));
     j.x = from;
-    NB_TRYG(nbi_grouped(call->ctx, g, j.p->axis, direct, true, &room[3], &from));
+    NB_TRYG(nbi_grouped(call->ctx, g, j.axis, direct, true, &room[3], &from));
     j.g = from;
-    if (dx->data) NB_TRYG(nbi_grouped(call->ctx, dx, j.p->axis, direct, false, &room[4], &j.y));
+    if (dx->data) NB_TRYG(nbi_grouped(call->ctx, dx, j.axis, direct, false, &room[4], &j.y));
     NB_TRYG(used_params(call, &j, &room[5]));
     NB_TRYG(nbi_alloc(call->ctx, j.groups * j.chunks * (j.n_params + 1), sizeof *sums, &sums));
     j.sums = sums;
     NB_TRYG(nbi_parallel(call->ctx, j.groups * j.chunks, items_at_once(&j), backward_items, &j));
-    if (dx->data && !direct) nbi_ungroup(dx, j.p->axis, j.y);
-    from = j.used + j.groups * j.columns; /* zeroed by nbi_alloc */
+    if (dx->data && !direct) nbi_ungroup(dx, j.axis, j.y);
+    from = j.used + j.rows * j.columns; /* zeroed by nbi_alloc */
     write_sums(&j, j.want_params ? from : NULL, dbits);
     if (j.want_params) put_params(dparams, from);
 done:

@@ -1,5 +1,5 @@
 /* org.nibble::GumbelSoftmax: p = softmax((θ + g)/τ), g = −ln(−ln u), u uniform: the coefficients of
- * a quantizing vertex (qss.md; Jang et al. 2017). Noise follows from the seed of the run, the node's
+ * a quantizing vertex (docs/searches.md; Jang et al. 2017). Noise follows from the seed of the run, the node's
  * name and the place, so that backward and any thread count see the same; a seed of 0, as outside
  * training, means no noise.
  *

@@ -1,5 +1,5 @@
 /* org.nibble::RangeQuant: a step d and a range q, both learned (differentiable quantization, Uhlich
- * et al.; search-baselines.md), d rounded to a power of two; d = 2^round(s0), q = 2^s1:
+ * et al.; docs/searches.md), d rounded to a power of two; d = 2^round(s0), q = 2^s1:
  *   y = sgn(x)·d·round(|x|/d) where |x| ≤ q (inside), else sgn(x)·q
  * Straight-through, dy/dx is 1 inside and 0 outside, dy/dd is (y − x)/d inside and 0 outside, and
  * dy/dq is 0 inside and sgn(x) outside; so

@@ -1,4 +1,4 @@
-/* org.nibble::SchemeMix, the quantizing vertex of a scheme search (qss.md, after AutoQNN): all
+/* org.nibble::SchemeMix, the quantizing vertex of a scheme search (docs/searches.md, after AutoQNN): all
  * candidates quantize the tensor, weighted by p, before the operator reads it:
  *   y = Σ p_i·Q_i(x);   dL/dp_i = ⟨G, Q_i(x)⟩;   dL/dx = Σ p_i·(backward of Q_i).
  * Each candidate is fitted anew to x, to at most SAMPLE evenly spaced values of each group; its

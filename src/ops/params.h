@@ -116,9 +116,18 @@ typedef struct nbi_quant_params {
     int64_t block;
 } nbi_quant_params;
 
+typedef struct nbi_fakequant_candidate {
+    const nbi_scheme *scheme;
+    nbi_scheme_use use;
+    bool whole; /* one group, whatever the axis */
+} nbi_fakequant_candidate;
+
 /* org.nibble::FakeQuant. axis −1: one group, else one per index of the axis. use.bits: the attribute;
- * the bits input, where there is one, replaces it at run time. A trainer may set `training`. */
+ * the bits input, where there is one, replaces it at run time, or, where there are candidates, picks
+ * one. A trainer may set `training`. */
 typedef struct nbi_fakequant_params {
+    int n; /* candidates; 0: there is one scheme */
+    nbi_fakequant_candidate *candidate;
     const nbi_scheme *scheme;
     nbi_scheme_use use;
     int axis;

@@ -1,15 +1,15 @@
 /* Choices made continuous, so that gradient descent learns them together with the weights (AutoQNN):
  *   schemes  every candidate of a site quantizes in parallel, weighted by p = softmax((θ + g)/τ),
- *            Gumbel noise g; the largest θ decides (qss.md);
+ *            Gumbel noise g; the largest θ decides (docs/searches.md);
  *   widths   every site has a real-valued width bt; its rounding quantizes, dL/dbt = ln2·⟨G, x − x̂⟩,
  *            and a precision loss γ·max(0, B − T)² draws the average widths of weights and of
- *            activations to their targets (qpl.md);
+ *            activations to their targets (docs/schemes.md);
  *   fractions the real-valued width λ mixes the two candidates around it,
  *            x̂ = (1 − f)·Q_low(x) + f·Q_high(x), dL/df = ⟨G, Q_high − Q_low⟩, with the loss κ·|B − T|
  *            (FracBits);
  *   ranges   every site learns its step d and its range q, and its width follows from them,
  *            b = ⌈log2(q/d + 1)⌉, one more where there are signs, with the loss λ·max(0, B − T)²
- *            (differentiable quantization, Uhlich et al.). Both are in search-baselines.md.
+ *            (differentiable quantization, Uhlich et al.). Both are in docs/searches.md.
  * The network around them is the one of quant/qat.h. */
 #ifndef NIBBLE_QUANT_RELAX_H
 #define NIBBLE_QUANT_RELAX_H

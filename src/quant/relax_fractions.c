@@ -1,4 +1,4 @@
-/* FracBits (search-baselines.md): a real-valued width λ mixes the two candidates around it,
+/* FracBits (docs/searches.md): a real-valued width λ mixes the two candidates around it,
  *   x̂ = Q_low(x) + f·(Q_high(x) − Q_low(x)),  f = (λ − low)/(high − low),
  * so that the network is continuous in λ, and κ·|cost − target| holds its cost, taken at λ, where
  * it may be. Both quantizers are FakeQuant with the width as an input, and the mixture is made of

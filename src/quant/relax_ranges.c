@@ -1,4 +1,4 @@
-/* Differentiable quantization (Uhlich et al., search-baselines.md): a tensor learns its step d and
+/* Differentiable quantization (Uhlich et al., docs/searches.md): a tensor learns its step d and
  * its range q (org.nibble::RangeQuant), and the width is what they need, b = ⌈log2(q/d + 1)⌉ + s,
  * s = 1 where there are signs; λ·max(0, B − T)² draws the network to its targets. The logarithms of
  * d and q are learned (ours: Adam's steps are then relative); d counts rounded to a power of two,

@@ -1,5 +1,5 @@
-/* How a relaxed network is trained: the loop, the pressure of the targets, and the ways of qss.md
- * (schemes) and qpl.md (widths). */
+/* How a relaxed network is trained: the loop, the pressure of the targets, and the ways of docs/searches.md
+ * (schemes) and docs/schemes.md (widths). */
 #include "quant/relax_parts.h"
 
 #include <math.h>

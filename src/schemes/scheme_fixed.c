@@ -52,7 +52,7 @@ static void grid(const nbi_scheme_use *use, const float *params, nbi_scheme_grid
     else nbi_steps_grid(&s, out);
 }
 
-/* In range ln2·(x − x̂); clipped high ln2·2^e; clipped low 0 (qpl.md). */
+/* In range ln2·(x − x̂); clipped high ln2·2^e; clipped low 0 (docs/schemes.md). */
 static double exact_dbits(const nbi_steps *s, const float *x, const float *g, size_t n) {
     float y[NBI_BLOCK], low = ((float)s->lo - 0.5f) * s->scale;
     float high = ((float)s->hi + 0.5f) * s->scale;

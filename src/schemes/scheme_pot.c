@@ -63,7 +63,7 @@ static void fit(const nbi_scheme_use *use, const float *x, size_t n, float *para
     if (error_of(use, second, x, n) < error_of(use, params, x, n)) params[1] = 1;
 }
 
-/* Q_(b+1)(x) − Q_b(x) below 4 bits (qpl.md). */
+/* Q_(b+1)(x) − Q_b(x) below 4 bits (docs/schemes.md). */
 static double exact_dbits(const nbi_scheme_use *use, const float *params, const float *x,
                           const float *g, size_t n) {
     nbi_scheme_use wider = *use;

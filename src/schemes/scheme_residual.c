@@ -97,7 +97,7 @@ static void encode(const nbi_scheme_use *use, const float *params, const float *
     }
 }
 
-/* One more bit would add a_(b+1)·sign(x − x̂) (qpl.md). */
+/* One more bit would add a_(b+1)·sign(x − x̂) (docs/schemes.md). */
 static double exact_dbits(const nbi_scheme_use *use, const float *params, const float *x,
                           const float *g, size_t n) {
     float y[NBI_BLOCK];

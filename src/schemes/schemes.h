@@ -15,7 +15,7 @@ int nbi_scheme_deploy_bits(const nbi_scheme *scheme, bool weights);
 /* NB_EINVAL when the scheme has no such form or width; `who` names the tensor or node. */
 nb_status nbi_scheme_check(nb_ctx *ctx, const char *who, const nbi_scheme *scheme,
                            const nbi_scheme_use *use);
-/* Σ g·ln2·(x − x̂): the default gradient of the width (qpl.md). */
+/* Σ g·ln2·(x − x̂): the default gradient of the width (docs/schemes.md). */
 double nbi_scheme_default_dbits(const nbi_scheme *scheme, const nbi_scheme_use *use,
                                 const float *params, const float *x, const float *g, size_t n);
 

@@ -1,4 +1,4 @@
-/* Differentiable quantization (Uhlich et al. 2020; specs/search-baselines.md): every tensor learns
+/* Differentiable quantization (Uhlich et al. 2020; docs/searches.md): every tensor learns
  * its step and its range, from which its width follows; quant/relax_ranges.c. */
 #include "search/learned.h"
 

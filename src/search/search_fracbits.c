@@ -1,4 +1,4 @@
-/* FracBits (Yang and Jin 2021; specs/search-baselines.md): real-valued widths that mix the two
+/* FracBits (Yang and Jin 2021; docs/searches.md): real-valued widths that mix the two
  * offered ones around them, learned together with the weights under |cost − target|;
  * quant/relax_fractions.c. */
 #include "search/learned.h"

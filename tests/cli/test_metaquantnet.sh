@@ -79,8 +79,36 @@ for key in weights=shared weights=tables context=3 context=all; do
         --activation-bits 4,8 -o "$key"
 done
 
+# ---- several schemes -----------------------------------------------------------------------------------
+# The network kept is of other choices: trained anew. The policy is the same when read again, at any
+# number of threads; weights and activations by schemes are scored and fine-tuned.
+mixed=(--weight-bits ternary2,pot3,2,4 --activation-bits pact4,unsigned4,8)
+cp -r one mixed
+works quantize "${job[@]}" "${mixed[@]}" --search "$search" --avg-bits 3 --finetune 1 -o mixed
+says err "trained anew: 'mixed/meta.onnx' was trained for something else: its weight_bits is 2,4, here it is 2,ternary2,pot3,4"
+grep -qE '"scheme": "(ternary|pot)"' mixed/policy.json || fail "no weights by a scheme"
+tr -d ' \n' < mixed/results.json > flat
+grep -qE '"by_width":\{[^}]*"pot3":[0-9.]+' flat || fail "results.json tells no loss by choice"
+given_mixed="$search,meta=mixed/meta.onnx"
+for threads in 1 2; do
+    works quantize "${job[@]}" "${mixed[@]}" --threads $threads --search "$given_mixed" --ptq none \
+        --avg-bits 3 -o mixed$threads
+done
+same mixed1 mixed2
+works quantize "${job[@]}" "${mixed[@]}" --policy mixed1/policy.json --search "$given_mixed" \
+    --ptq none -o mixed3
+[[ -n $(loss mixed3) && $(loss mixed3) == "$(loss mixed1)" ]] ||
+    fail "a given policy of schemes scores $(loss mixed3), the search says $(loss mixed1)"
+for key in weights=tables context=3; do
+    works quantize "${job[@]}" "${mixed[@]}" --search "$search,epochs=1,$key" --avg-bits 3 -o "m$key"
+done
+works quantize "${job[@]}" --weight-bits 2,4 --rule 'conv1:pot3,' --search "$search,epochs=1" \
+    --avg-bits 3 -o ruled
+
 # ---- what is wrong -------------------------------------------------------------------------------------
 refuses 2 "its weight_bits is 2,4, here it is 2,3,4" quantize "${job[@]}" --weight-bits 2,3,4 \
+    --search "$given" --avg-bits 3 -o wrong
+refuses 2 "its weight_bits is 2,4, here it is pot2,2,4" quantize "${job[@]}" --weight-bits 2,pot2,4 \
     --search "$given" --avg-bits 3 -o wrong
 refuses 2 "its weights is generated, here it is shared" quantize "${job[@]}" --search "$given,weights=shared" \
     --avg-bits 3 -o wrong

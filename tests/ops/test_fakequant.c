@@ -252,6 +252,86 @@ static void test_bits_input(void **state) {
     }
 }
 
+/* ---- candidates ------------------------------------------------------------------------------- */
+
+/* Every candidate computes what a node of that scheme alone computes, with the same rows of params. */
+static void test_candidates(void **state) {
+    static const struct {
+        const char *scheme;
+        int bits;
+        bool whole;
+        float place;
+    } cases[] = {{"lsq", 3, false, -2},       {"pot", 3, false, 0.8f},   {"codebook", 2, true, 2},
+                 {"apot", 4, true, 3.2f}, {"ternary", 2, false, 99}};
+    (void)state;
+    for (size_t k = 0; k < NBI_COUNT(cases); k++) {
+        const nbi_scheme *s = nbi_scheme_find(cases[k].scheme);
+        nbi_scheme_use use = {.bits = cases[k].bits, .weights = true};
+        int P = 4, axis = cases[k].whole ? -1 : 0;
+        size_t groups = cases[k].whole ? 1 : 4, n = 256 / groups;
+        bench one, all;
+        begin(&one, 2, DIMS(4, 64), (int64_t)groups, P, false);
+        describe(&one, s->name, &use, axis);
+        begin(&all, 2, DIMS(4, 64), 4, P, true);
+        text(&all, "candidates", "lsq:3 pot:3 codebook:2:whole apot:4:whole ternary:2");
+        text(&all, "role", "weights");
+        number(&all, "axis", 0);
+        *data(&all.in[2]) = cases[k].place;
+        fill_normal(data(&one.in[0]), 256, 6, NULL);
+        fill_normal(data(&one.gout[0]), 256, 7, NULL);
+        memcpy(data(&all.in[0]), data(&one.in[0]), 256 * sizeof(float));
+        memcpy(data(&all.gout[0]), data(&one.gout[0]), 256 * sizeof(float));
+        for (size_t g = 0; g < groups; g++)
+            s->fit(&use, data(&one.in[0]) + g * n, n, data(&one.in[1]) + g * (size_t)P);
+        memcpy(data(&all.in[1]), data(&one.in[1]), groups * (size_t)P * sizeof(float));
+        for (int training = 0; training < 2; training++) {
+            number(&one, "training", training);
+            number(&all, "training", training);
+            assert_int_equal(nbi_node_prepare(one.ctx, one.g, one.node), NB_OK);
+            assert_int_equal(nbi_node_prepare(all.ctx, all.g, all.node), NB_OK);
+            one.node->op = all.node->op = NULL;
+            assert_int_equal(forward(&one), NB_OK);
+            assert_int_equal(forward(&all), NB_OK);
+            backward(&one);
+            backward(&all);
+            assert_memory_equal(data(&all.out[0]), data(&one.out[0]), 256 * sizeof(float));
+            assert_memory_equal(data(&all.gin[0]), data(&one.gin[0]), 256 * sizeof(float));
+            for (int i = 1; i < 3; i++)
+                assert_memory_equal(data(&all.out[i]), data(&one.out[i]),
+                                    groups * (size_t)P * sizeof(float));
+            assert_memory_equal(data(&all.gin[1]), data(&one.gin[1]),
+                                groups * (size_t)P * sizeof(float));
+            for (size_t i = groups * (size_t)P; i < 4 * (size_t)P; i++)
+                assert_true(data(&all.gin[1])[i] == 0);
+            assert_true(*data(&all.gin[2]) == 0);
+        }
+        end(&one);
+        end(&all);
+    }
+}
+
+static void test_bad_candidates(void **state) {
+    static const char *const cases[][2] = {
+        {"lsq:3 nothing:2", "candidate 'nothing:2' is not"},
+        {"lsq:3 pot", "candidate 'pot' is not"},
+        {"lsq:3 pot:3:half", "candidate 'pot:3:half' is not"},
+        {"pot:5", "1 to 4 bits for weights, not 5"},
+        {"lsq:3 codebook:4", "params have 2 columns, want 16"},
+        {"", "no candidates"}};
+    (void)state;
+    for (size_t i = 0; i <= NBI_COUNT(cases); i++) {
+        bench b;
+        bool last = i == NBI_COUNT(cases);
+        begin(&b, 2, DIMS(4, 16), 1, 2, !last);
+        text(&b, "candidates", last ? "lsq:3" : cases[i][0]);
+        text(&b, "role", "weights");
+        nb_status st = nbi_node_infer(b.ctx, b.g, b.node);
+        if (st == NB_OK || !strstr(nb_ctx_message(b.ctx), last ? "(input 2)" : cases[i][1]))
+            fail_msg("case %zu: '%s'", i, nb_ctx_message(b.ctx));
+        end(&b);
+    }
+}
+
 /* ---- threads --------------------------------------------------------------------------------- */
 
 static void test_threads(void **state) {
@@ -285,7 +365,7 @@ static void test_threads(void **state) {
 
 #define MUST(call) assert_int_equal((call), NB_OK)
 
-/* loss = mean (x̂ − x)² of a refitted scheme: its gradient to the width is −2·ln2·loss (qpl.md), and
+/* loss = mean (x̂ − x)² of a refitted scheme: its gradient to the width is −2·ln2·loss (docs/schemes.md), and
  * the average of its params moves by the tape's states. */
 static void test_tape(void **state) {
     enum { N = 1000 };
@@ -451,6 +531,7 @@ static void test_empty(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_groups),        cmocka_unit_test(test_averages),
+        cmocka_unit_test(test_candidates),    cmocka_unit_test(test_bad_candidates),
         cmocka_unit_test(test_bits_input),    cmocka_unit_test(test_threads),
         cmocka_unit_test(test_no_gradient),   cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_bad_attributes), cmocka_unit_test(test_not_fitted),

@@ -1,9 +1,10 @@
 /* MetaQuantNet: gradients of the generator, the shared-weight control bit for bit, what is generated
- * is what the training graph simulates, files, policies drawn. */
+ * is what the training graph simulates, files, policies drawn; of widths, and of schemes and widths. */
 #include "hand_net.h"
 
 #include "hyper/metaquantnet.h"
-#include "schemes/schemes.h"
+#include "quant/fit.h"
+#include "schemes/choice.h"
 
 #define BATCH   4
 #define CLASSES 5
@@ -13,7 +14,15 @@ typedef struct case_of {
     nbi_choice *fixed, *bits;
     nbi_meta *meta;
     float *target;
+    bool mixed; /* several schemes are offered */
 } case_of;
+
+enum { WEIGHTS = 6, ACTIVATIONS = 4, COLUMNS = 6 };
+static nbi_choice scheme(const char *text) {
+    nbi_choice c;
+    assert_int_equal(nbi_choice_parse(NULL, "test", text, strlen(text), &c), NB_OK);
+    return c;
+}
 
 /* Residual stream, a depthwise convolution, negative scales of normalization. */
 static void network(case_of *c, uint64_t seed) {
@@ -40,17 +49,30 @@ static void network(case_of *c, uint64_t seed) {
 }
 
 static nbi_meta_options options_of(const case_of *c, nbi_meta_kind kind, int context) {
-    return (nbi_meta_options){.kind = kind, .context = context, .hidden = 8,
-                              .weight_bits = {1, 2, 4, 8}, .n_weight_bits = 4,
-                              .activation_bits = {2, 4, 8}, .n_activation_bits = 3,
-                              .fixed = c->fixed, .seed = 9,
-                              .qat = {.batch = BATCH, .per_channel = true, .classes = CLASSES}};
+    nbi_meta_options o = {.kind = kind, .context = context, .hidden = 8,
+                          .weights = {1, 2, 4, 8}, .n_weights = 4,
+                          .activations = {2, 4, 8}, .n_activations = 3,
+                          .fixed = c->fixed, .seed = 9,
+                          .qat = {.batch = BATCH, .per_channel = true, .classes = CLASSES}};
+    if (!c->mixed) return o;
+    /* one by one group, one that rescales, one that is learned; activations without a table */
+    const nbi_choice w[WEIGHTS] = {scheme("ternary2"), scheme("codebook2"), scheme("dorefa3"),
+                                   scheme("pot3"), 4, scheme("apot4")};
+    const nbi_choice a[ACTIVATIONS] = {scheme("unsigned3"), scheme("pact4"), 4, 8};
+    memcpy(o.weights, w, sizeof w);
+    memcpy(o.activations, a, sizeof a);
+    o.n_weights = WEIGHTS;
+    o.n_activations = ACTIVATIONS;
+    return o;
 }
 
 static nbi_meta *new_meta(case_of *c, nbi_meta_kind kind, int context) {
     hand *h = &c->h;
     nbi_meta_options o = options_of(c, kind, context);
     nbi_meta *m;
+    for (int s = 0; s < h->net->n_sites; s++)
+        for (int k = 0; k < o.n_activations; k++)
+            HAND_OK(nbi_fit_site(h->ctx, h->net, s, o.activations[k], NBI_RANGE_MSE));
     HAND_OK(nbi_meta_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &m));
     return m;
 }
@@ -69,11 +91,9 @@ static void set_policy(case_of *c, nbi_rng *rng, float *input) {
     memset(input, 0, (size_t)(m->n_rows * m->columns) * sizeof *input);
     for (int i = 0; i < c->h.net->n_sites; i++) c->bits[i] = c->fixed[i];
     for (int r = 0; r < m->n_rows; r++) {
-        bool weight = r < m->n_weights;
-        int n = weight ? m->o.n_weight_bits : m->o.n_activation_bits;
-        int k = (int)nbi_rng_below(rng, (uint32_t)n);
+        int k = (int)nbi_rng_below(rng, (uint32_t)m->row[r].n);
         input[r * m->columns + k] = 1;
-        c->bits[m->row[r].site] = weight ? m->o.weight_bits[k] : m->o.activation_bits[k];
+        c->bits[m->row[r].site] = m->row[r].choice[k];
     }
 }
 
@@ -129,12 +149,11 @@ static nbi_tape *run_plain(case_of *c, nbi_qat **out) {
 
 /* Shared weights, free tables that are still alike, and a generator with C = 0 compute what the
  * training graph of the policy itself computes, at every policy. */
-static void test_shared(void **state) {
-    (void)state;
+static void shared(bool mixed) {
     for (int kind = NBI_META_HYPER; kind <= NBI_META_TABLES; kind++)
         for (int context = 0; context < (kind == NBI_META_HYPER ? 4 : 1); context += context ? 2 : 1) {
-            case_of c = {0};
-            float input[HAND_SITES * 4];
+            case_of c = {.mixed = mixed};
+            float input[HAND_SITES * COLUMNS];
             nbi_rng rng;
             nbi_rng_seed(&rng, 1, 1);
             network(&c, 3);
@@ -157,13 +176,19 @@ static void test_shared(void **state) {
         }
 }
 
+static void test_shared(void **state) {
+    (void)state;
+    shared(false);
+    shared(true);
+}
+
 /* What is scored is what is trained: levels times scale are FakeQuant's values. */
 static void test_levels(void **state) {
     (void)state;
     for (int context = 1; context <= 3; context += 2) {
         case_of c = {0};
         hand *h = &c.h;
-        float input[HAND_SITES * 4];
+        float input[HAND_SITES * COLUMNS];
         nbi_rng rng;
         nbi_rng_seed(&rng, 2, 1);
         network(&c, 4);
@@ -180,10 +205,9 @@ static void test_levels(void **state) {
                 const nbi_layer *l = &h->net->layer[c.meta->row[r].layer];
                 int8_t levels[600];
                 float scale[8];
-                double sqnr;
+                nbi_coded_weights w8 = {.levels = levels, .scale = scale};
                 assert_true(l->n_weights <= sizeof levels);
-                HAND_OK(nbi_meta_levels(h->ctx, c.meta, c.meta->row[r].layer, c.bits, levels, scale,
-                                        &sqnr));
+                HAND_OK(nbi_meta_levels(h->ctx, c.meta, c.meta->row[r].layer, c.bits, &w8));
                 int width = c.bits[l->weight_site];
                 nbi_scheme_use use = {.bits = width, .weights = true};
                 for (size_t i = 0; i < l->n_weights; i++) {
@@ -204,11 +228,108 @@ static void test_levels(void **state) {
     }
 }
 
+/* Likewise by a scheme: its params are those that are selected, or fitted to what is generated. Weights
+ * of a turned channel are coded turned. */
+static void test_levels_of_schemes(void **state) {
+    (void)state;
+    case_of c = {.mixed = true};
+    hand *h = &c.h;
+    nbi_rng rng;
+    float input[HAND_SITES * COLUMNS];
+    nbi_rng_seed(&rng, 2, 1);
+    network(&c, 4);
+    c.meta = new_meta(&c, NBI_META_HYPER, 1);
+    for (int policy = 0; policy < 6; policy++) {
+        set_policy(&c, &rng, input);
+        HAND_OK(nbi_meta_install(h->ctx, c.meta, c.bits));
+        for (int r = 0; r < c.meta->n_weights; r++) {
+            int layer = c.meta->row[r].layer;
+            const nbi_layer *l = &h->net->layer[layer];
+            nbi_choice choice = c.bits[l->weight_site];
+            nbi_coded_weights got = {.levels = calloc(l->n_weights, 1), .scale = calloc(8, 4)};
+            nbi_coded_weights want = {.levels = calloc(l->n_weights, 1), .scale = calloc(8, 4)};
+            HAND_OK(nbi_meta_levels(h->ctx, c.meta, layer, c.bits, &got));
+            assert_true(got.sqnr > 0);
+            const char *name = nbi_choice_row(choice)->name;
+            /* what is refitted: as if these weights were the layer's own (but for DoReFa's constant) */
+            if (!strcmp(name, "ternary") || !strcmp(name, "pot") || !strcmp(name, "dorefa")) {
+                HAND_OK(nbi_fit_weight_choice(h->ctx, l, choice, true, &want));
+                assert_memory_equal(got.levels, want.levels, l->n_weights);
+                assert_int_equal(got.has_table, want.has_table);
+                if (got.has_table) assert_memory_equal(got.table, want.table, (size_t)1 << choice % 256);
+                for (int k = 0; k < l->geometry.out_c && *name != 'd'; k++)
+                    assert_true(got.scale[k] == want.scale[k]);
+            }
+            free(got.levels), free(got.scale), free(want.levels), free(want.scale);
+        }
+    }
+    /* a width that is not offered: the scheme's nearest one's weights, fitted */
+    for (int i = 0; i < h->net->n_sites; i++) c.bits[i] = c.fixed[i] ? c.fixed[i] : scheme("pot2");
+    nbi_coded_weights near = {.levels = calloc(600, 1), .scale = calloc(8, 4)};
+    float *a = malloc(600 * sizeof *a), *b = malloc(600 * sizeof *b);
+    int layer = c.meta->row[0].layer;
+    HAND_OK(nbi_meta_levels(h->ctx, c.meta, layer, c.bits, &near));
+    assert_true(near.has_table);
+    HAND_OK(nbi_meta_weights(h->ctx, c.meta, layer, c.bits, a));
+    c.bits[h->net->layer[layer].weight_site] = scheme("pot3");
+    HAND_OK(nbi_meta_weights(h->ctx, c.meta, layer, c.bits, b));
+    assert_memory_equal(a, b, h->net->layer[layer].n_weights * sizeof *a);
+    c.bits[h->net->layer[layer].weight_site] = scheme("ternary2");
+    HAND_OK(nbi_meta_weights(h->ctx, c.meta, layer, c.bits, b));
+    assert_memory_not_equal(a, b, h->net->layer[layer].n_weights * sizeof *a);
+    free(near.levels), free(near.scale), free(a), free(b);
+    release(&c);
+}
+
+/* Activations: what is refitted is averaged in the row of the choice at hand and in no other, what was
+ * trained becomes the site's grid, and uninstalling brings calibration's back. */
+static void test_activations(void **state) {
+    (void)state;
+    case_of c = {.mixed = true};
+    hand *h = &c.h;
+    network(&c, 4);
+    c.meta = new_meta(&c, NBI_META_SHARED, 1);
+    nbi_meta *m = c.meta;
+    int row = m->n_weights;
+    while (row < m->n_rows && m->row[row].fitted < 0) row++;
+    assert_true(row < m->n_rows);
+    const nbi_meta_row *r = &m->row[row];
+    nbi_site *site = &h->net->site[r->site];
+    assert_true(r->choice[0] == scheme("unsigned3") && r->choice[1] == scheme("pact4"));
+    float *fitted = m->qat->graph->tensor[r->fitted]->data;
+    float *steps = m->qat->graph->tensor[r->steps]->data, was = fitted[0];
+    assert_true(was > 0 && fitted[r->columns] == 0 && steps[0] == 0 && steps[r->columns] > 0);
+    nbi_tape *tape;
+    nbi_tape_spec spec = {.n_losses = 1, .loss = &m->qat->label_loss, .n_states = m->qat->n_states,
+                          .state = m->qat->state};
+    HAND_OK(nbi_tape_new(h->ctx, m->qat->graph, &spec, &tape));
+    for (int k = 1; k >= 0; k--) { /* pact first: nothing is averaged */
+        memset(m->input, 0, (size_t)(m->n_rows * m->columns) * sizeof *m->input);
+        for (int i = 0; i < m->n_rows; i++) m->input[i * m->columns + (i < m->n_weights ? 4 : k)] = 1;
+        for (size_t i = 0; i < h->images * h->count; i++) h->input[i] *= 1.5f;
+        HAND_OK(nbi_tape_forward(h->ctx, tape, (const void *const[]){h->input, c.target, m->input}, 0));
+        nbi_tape_advance(tape);
+        assert_true((fitted[0] == was) == (k == 1));
+        for (int i = 1; i < r->n * r->columns; i++) assert_true(fitted[i] == 0);
+    }
+    nbi_tape_free(tape);
+    steps[r->columns] *= 2; /* pact's clipping value */
+    double fit = nbi_site_grid(site, r->choice[1])->scale;
+    double average = nbi_site_grid(site, r->choice[0])->scale;
+    HAND_OK(nbi_meta_install(h->ctx, m, NULL));
+    assert_true(fabs(nbi_site_grid(site, r->choice[1])->scale - 2 * fit) < 1e-6 * fit);
+    assert_true(nbi_site_grid(site, r->choice[0])->scale != average);
+    nbi_meta_uninstall(m);
+    assert_true(nbi_site_grid(site, r->choice[1])->scale == fit);
+    assert_true(nbi_site_grid(site, r->choice[0])->scale == average);
+    release(&c);
+}
+
 static void test_install(void **state) {
     (void)state;
     case_of c = {0};
     hand *h = &c.h;
-    float input[HAND_SITES * 4];
+    float input[HAND_SITES * COLUMNS];
     nbi_rng rng;
     nbi_rng_seed(&rng, 3, 1);
     network(&c, 5);
@@ -250,8 +371,10 @@ static double generated_sum(case_of *c, const float *flow) {
 static void test_gradients(void **state) {
     static const char *const names[] = {"C", "A", "a", ""};
     (void)state;
-    for (int context = 0; context <= 3; context += context ? 2 : 1) {
-        case_of c = {0};
+    for (int round = 0; round < 6; round++) {
+        static const int contexts[] = {0, 1, 3};
+        int context = contexts[round % 3];
+        case_of c = {.mixed = round > 2};
         hand *h = &c.h;
         network(&c, 6);
         c.meta = new_meta(&c, NBI_META_HYPER, context);
@@ -319,7 +442,7 @@ static void test_draw(void **state) {
     nbi_meta *m = c.meta;
     int least = 0, most = 0, count[4] = {0}, n = 2000;
     size_t bytes = (size_t)(m->n_rows * m->columns) * sizeof(float);
-    float first[HAND_SITES * 4];
+    float first[HAND_SITES * COLUMNS];
     for (int s = 0; s < n; s++) {
         const float *p = nbi_meta_draw(m, (uint64_t)s);
         bool all_least = true, all_most = true;
@@ -336,6 +459,24 @@ static void test_draw(void **state) {
         most += all_most;
         if (s == 17) memcpy(first, p, bytes);
     }
+    release(&c);
+    c = (case_of){.mixed = true};
+    network(&c, 7);
+    c.meta = m = new_meta(&c, NBI_META_SHARED, 1);
+    int choice[WEIGHTS] = {0};
+    for (int s = 0; s < n; s++) {
+        const float *p = nbi_meta_draw(m, (uint64_t)s);
+        for (int k = 0; k < WEIGHTS; k++) choice[k] += p[m->columns + k] > 0;
+    }
+    /* of six schemes one each, but for the extremes: ternary or codebook, uniform or APoT */
+    for (int k = 0; k < WEIGHTS; k++) {
+        double share = 0.8 / 6 + (k < 2 || k > 3 ? 0.05 : 0);
+        assert_in_range(choice[k], share * n - 70, share * n + 70);
+    }
+    release(&c);
+    c = (case_of){0};
+    network(&c, 7);
+    c.meta = m = new_meta(&c, NBI_META_SHARED, 1);
     /* a tenth each, give or take 4 standard deviations of 2,000 draws */
     assert_in_range(least, 146, 254);
     assert_in_range(most, 146, 254);
@@ -372,10 +513,15 @@ static void test_files(void **state) {
     HAND_OK(nbi_meta_weights(h->ctx, again, layer, c.bits, b));
     assert_memory_equal(a, b, n * sizeof *a);
     nbi_meta_free(again);
-    o.weight_bits[0] = 3, o.n_weight_bits = 1;
+    o.weights[0] = 3, o.n_weights = 1;
     HAND_OK(nbi_meta_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &again));
     assert_int_equal(nbi_meta_read(h->ctx, again, path, 1, &of), NB_EINVAL);
     assert_non_null(strstr(nb_ctx_message(h->ctx), "weight_bits is 1,2,4,8, here it is 3"));
+    nbi_meta_free(again);
+    o.weights[1] = scheme("pot3"), o.n_weights = 2; /* another encoding */
+    HAND_OK(nbi_meta_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &again));
+    assert_int_equal(nbi_meta_read(h->ctx, again, path, 1, &of), NB_EINVAL);
+    assert_non_null(strstr(nb_ctx_message(h->ctx), "weight_bits is 1,2,4,8, here it is 3,pot3"));
     nbi_meta_free(again);
     remove(path);
     free(a);
@@ -386,6 +532,7 @@ static void test_files(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shared),    cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_levels_of_schemes), cmocka_unit_test(test_activations),
         cmocka_unit_test(test_install),   cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_draw),      cmocka_unit_test(test_files),
     };

@@ -104,7 +104,7 @@ static double average(const rig *r, bool weights) {
     return bits / n;
 }
 
-/* qss.md, test 4: squared error on N(0,1) at 3 bits is least for C (0.0374; F, Z, R have 0.058 and
+/* docs/searches.md, test 4: squared error on N(0,1) at 3 bits is least for C (0.0374; F, Z, R have 0.058 and
  * more), and θ finds it. */
 static void the_best_scheme_wins(void **state) {
     enum { N = 4096, STEPS = 150 };

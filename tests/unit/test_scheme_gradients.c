@@ -153,7 +153,7 @@ static void test_own(void **state) {
 
 /* ---- width ----------------------------------------------------------------------------------- */
 
-/* G = dMSE/dx̂ with the default D gives dMSE/db = −2·ln2·MSE (qpl.md, test 1). */
+/* G = dMSE/dx̂ with the default D gives dMSE/db = −2·ln2·MSE (docs/schemes.md, test 1). */
 static void default_width(const nbi_scheme *s, const nbi_scheme_use *use) {
     double mse = 0, dbits = 0;
     start(s, use);
