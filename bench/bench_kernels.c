@@ -94,6 +94,7 @@ static const layer LAYERS[] = {
     {"resnet20 32>64 /2", 16, 0, 32, 64, 3, 3, 2, 1, false},
     {"resnet20 64>64 8x8", 8, 0, 64, 64, 3, 3, 1, 5, false},
     {"resnet20 fc", 1, 0, 64, 10, 1, 1, 1, 1, false},
+    {"resnet18 256>256 14x14", 14, 0, 256, 256, 3, 3, 1, 0, false},
     {"dscnn 10x4", 10, 49, 1, 64, 10, 4, 2, 0, false},
     {"dscnn 1x1 64>64", 5, 25, 64, 64, 1, 1, 1, 0, false},
     {"mobilenet 1x1 16>32", 48, 0, 16, 32, 1, 1, 1, 0, false},

@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies select demo speed train qat plan bias schemes
+Sections: float ptq ptq_learned limits code qdq policies sensitivity growth select demo speed train qat plan bias schemes
 (default: all; speed and the seconds of the others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md, docs/accuracy.md."""
@@ -235,6 +235,61 @@ def run_policies(job):
         say("policies", key, results.get(key))
 
 
+# ---- the sensitivity table
+
+def run_sensitivity(job):
+    results = job.results("nibble_sensitivity", "`nibble sensitivity`: every convolution at 1 to 8 "
+                                                "bits; set-up: the same with one width")
+    layers = ["--first-last", "searched", "--activation-bits", "8", "--threads", "2", "--json"]
+    for key, widths in (("table", "1,2,3,4,5,6,7,8"), ("set-up", "8")):
+        if results.done(key):
+            continue
+        text, run = timed(job.nibble("sensitivity", job.model("resnet20"), *job.cifar, *TRANSFORM,
+                                     *layers, "--weight-bits", widths, *job.limited))
+        found = json.loads(text)
+        tensors = [t for t in found["tensors"] if t["kind"] == "weight"]
+        results.put(key, {"tensors": len(tensors), "widths": len(tensors[0]["options"]),
+                          "images": found["images"], **run})
+        say("sensitivity", key, results.get(key))
+
+
+# ---- growth
+
+GROWTH_POLICIES, GROWTH_IMAGES = 200, 128
+
+
+def growth_data(path):
+    """Noise on coarse squares: a network of random weights asks for no more."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", GROWTH_IMAGES), ("val", GROWTH_IMAGES), ("test", 8)):
+        x = rng.random((n, 3, 14, 14), dtype=np.float32).repeat(16, 2).repeat(16, 3) * 200
+        arrays["x_" + split] = (x + rng.random(x.shape, dtype=np.float32) * 55).astype(np.uint8)
+        arrays["y_" + split] = rng.integers(0, 1000, n)
+    np.savez(path, **arrays)
+
+
+def run_growth(job):
+    results = job.results("nibble_growth", "random search on ResNet-18 of random weights at 224x224, "
+                                           "2 threads, corrections included")
+    if results.done("resnet18"):
+        return
+    model, data = (os.path.join(job.work, name) for name in ("resnet18.onnx", "resnet18.npz"))
+    timed(job.nibble("new", "resnet18", "--output", model))
+    growth_data(data)
+    count = min(GROWTH_POLICIES, job.args.limit or GROWTH_POLICIES)
+    folder = os.path.join(job.work, "growth")
+    _, run = timed(job.nibble("quantize", model, "--data", data, "--search",
+                              "random:trials=%d" % count, "--weight-bits", "2,4,8", "--max-size",
+                              "5M", "--ptq", "none", "--threads", "2", "--output", folder))
+    study = sqlite3.connect(os.path.join(folder, "study.db"))
+    seconds = [row[0] for row in study.execute("SELECT seconds FROM trials ORDER BY ordinal LIMIT ?",
+                                               (count,))]
+    results.put("resnet18", {"policies": len(seconds), "images": 2 * GROWTH_IMAGES,
+                             "policies_seconds": round(sum(seconds), 1), **run})
+    say("growth", results.get("resnet18"))
+
+
 # ---- exact selection
 
 def run_select(job):
@@ -317,7 +372,8 @@ def speed_row(rounds, engine, threads):
 
 SECTIONS = {"float": run_float, "ptq": run_ptq,
             "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
-            "qdq": run_qdq, "policies": run_policies, "select": run_select, "demo": run_demo, "speed": run_speed,
+            "qdq": run_qdq, "policies": run_policies,
+            "sensitivity": run_sensitivity, "growth": run_growth, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias,
             "schemes": run_schemes}
 

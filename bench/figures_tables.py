@@ -171,6 +171,22 @@ def policies_table():
                   "GMAC per CPU second", "MACs saved by the cache"], rows)
 
 
+def sensitivity_table():
+    rows = [[key, r["tensors"], r["widths"], "%.1f s" % r["wall_seconds"],
+             "%.1f s" % r["cpu_seconds"], "%.0f MB" % r["peak_memory_mb"], r["load_average"]]
+            for key, r in results("nibble_sensitivity").items()]
+    return table(["", "tensors", "widths", "wall", "CPU", "memory", "load at the end"], rows)
+
+
+def growth_table():
+    rows = [[r["policies"], r["images"], "%.0f s" % r["policies_seconds"],
+             "%.0f s" % r["wall_seconds"], "%.0f s" % r["cpu_seconds"],
+             "%.0f MB" % r["peak_memory_mb"], verdict(r["policies_seconds"] <= 300)]
+            for r in results("nibble_growth").values()]
+    return table(["policies", "images", "scoring them", "whole run", "CPU of it", "memory",
+                  "scored within 300 s"], rows)
+
+
 def select_table():
     rows = [[r["groups"], r["options"], r["limits"], r["instances"], "%.1f ms" % r["median_ms"],
              "%.1f ms" % r["p90_ms"], "%.0f ms" % r["worst_ms"], r["open"],
@@ -259,7 +275,8 @@ def bias_table():
 
 TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
-          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "select": select_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "sensitivity": sensitivity_table, "growth": growth_table, "select": select_table,
           "speed": speed_table, "demo": demo_table,
           **{name: lambda make=make: make(results, verdict, table)
              for name, make in ACCURACY.items()}}

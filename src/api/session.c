@@ -14,8 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE_BYTES ((size_t)160 << 20) /* prefixes of candidates */
-#define IMAGE_BYTES ((size_t)384 << 20) /* tensors of one candidate over all images */
+#define LEAST_CACHE ((size_t)160 << 20) /* prefixes of candidates */
+#define MOST_CACHE  ((size_t)1 << 30)
+#define IMAGE_BYTES ((size_t)640 << 20) /* tensors of one candidate over all images */
 
 nb_quantize_options nb_quantize_options_default(void) {
     return (nb_quantize_options){.data = nb_data_options_default(), .max_drop = -1, .target = "c", .opset = 21, .schemes = "uniform",
@@ -323,11 +324,18 @@ static nb_status write_improvement(nb_ctx *ctx, void *user, const nbi_choice *bi
     return st;
 }
 
+/* A policy's whole path, where that is possible: less costs a sensitivity table nearly all of what
+ * its rows share. */
+static size_t cache_bytes(const nbi_session *s) {
+    size_t path = nbi_scorer_path_bytes(s->net, s->images.n);
+    return path < LEAST_CACHE ? LEAST_CACHE : path > MOST_CACHE ? MOST_CACHE : path;
+}
+
 nbi_scorer_options nbi_session_scorer_options(const nbi_session *s) {
     return (nbi_scorer_options){.images = s->images.n,
                                 .inputs = s->inputs,
                                 .stat_images = s->o->correct ? s->calib : 0,
-                                .cache_bytes = CACHE_BYTES,
+                                .cache_bytes = cache_bytes(s),
                                 .per_channel = s->per_channel};
 }
 

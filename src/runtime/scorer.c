@@ -27,6 +27,8 @@ struct nbi_scorer {
     bool whole_policy;
     nbi_choice *asked;    /* by site: the policy being run */
     uint64_t *key;        /* by edge */
+    uint64_t *wanted;     /* by edge: the keys that may stay in the cache, while has_wanted */
+    bool has_wanted;
     int *alias;           /* by edge: the edge that holds its values */
     nbi_cached **buffer;  /* by edge, pinned while needed */
     bool *needed;         /* by edge */
@@ -54,6 +56,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->asked);
     nbi_free(s->site);
     nbi_free(s->key);
+    nbi_free(s->wanted);
     nbi_free(s->alias);
     nbi_free(s->buffer);
     nbi_free(s->needed);
@@ -105,6 +108,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites + 1, sizeof *s->asked, &s->asked));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->key, &s->key));
+    NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->wanted, &s->wanted));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->alias, &s->alias));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->buffer, &s->buffer));
     NB_TRYG(nbi_alloc(ctx, edges, sizeof *s->needed, &s->needed));
@@ -297,7 +301,7 @@ static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_cho
 
 /* Outputs that only an addition reads at once are not worth keeping. */
 static bool worth_keeping(const nbi_scorer *s, int edge) {
-    if (!caches(s)) return false;
+    if (!caches(s) || (s->has_wanted && s->key[edge] != s->wanted[edge])) return false;
     for (int i = 0; i < s->net->n_layers; i++) {
         const nbi_layer *l = &s->net->layer[i];
         for (int k = 0; k < l->n_in; k++)
@@ -414,10 +418,11 @@ static void find_needed(nbi_scorer *s, int edge) {
     memset(s->readers, 0, (size_t)net->n_edges * sizeof *s->readers);
     memset(s->buffer, 0, (size_t)net->n_edges * sizeof *s->buffer);
     /* all of this candidate's own path, the beginning last: the next candidate in order shares it,
-     * even where this one starts behind it */
-    for (int i = net->n_layers - 1; i >= 0; i--)
-        nbi_cache_touch(&s->cache, s->key[net->layer[i].out]);
-    nbi_cache_touch(&s->cache, s->key[net->input]);
+     * even where this one starts behind it; beside one policy the next one changes the layer before */
+    for (int i = 0; i < net->n_layers; i++)
+        nbi_cache_touch(&s->cache,
+                        s->key[net->layer[s->has_wanted ? i : net->n_layers - 1 - i].out]);
+    if (!s->has_wanted) nbi_cache_touch(&s->cache, s->key[net->input]);
     s->needed[s->alias[edge]] = true;
     s->readers[s->alias[edge]] = 1;
     for (int i = net->n_layers - 1; i >= 0; i--) {
@@ -510,6 +515,27 @@ static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int 
         if (s->buffer[i]) nbi_cache_unpin(&s->cache, s->buffer[i]);
     nbi_arena_free(&s->arena);
     return st;
+}
+
+nb_status nbi_scorer_stay_near(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
+    s->has_wanted = false;
+    if (!bits) return NB_OK;
+    NB_TRY(set_policy(ctx, s, bits));
+    memcpy(s->wanted, s->key, (size_t)s->net->n_edges * sizeof *s->wanted);
+    s->has_wanted = true;
+    return NB_OK;
+}
+
+size_t nbi_scorer_path_bytes(const nbi_qnet *net, size_t images) {
+    size_t bytes = 0, largest = 0;
+    for (int e = 0; e < net->n_edges; e++) {
+        const nbi_edge *edge = &net->edge[e];
+        size_t n = (size_t)edge->h * (size_t)edge->w * (size_t)edge->c;
+        bytes += n;
+        if (n > largest) largest = n;
+    }
+    bytes += 3 * largest; /* what a candidate beside it needs at once */
+    return images > SIZE_MAX / 2 / bytes ? SIZE_MAX / 2 : bytes * images;
 }
 
 nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,

@@ -52,6 +52,12 @@ void nbi_scorer_set_rounding(nbi_scorer *scorer, nbi_rounding_fn rounding, void 
 /* Grids [n_sites] that activation sites have instead of their fit while a rounding is set
  * (dtype NONE: the fit); NULL: none. Not copied. */
 void nbi_scorer_set_grids(nbi_scorer *scorer, const nbi_qparam *grid);
+/* From now on policies come that differ from this one in a few layers, the last layers first: only
+ * outputs that they share with it stay in the cache. NULL: no more. */
+nb_status nbi_scorer_stay_near(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *bits);
+/* cache_bytes that hold all outputs of one policy, and those of a second one that are alive at
+ * once. */
+size_t nbi_scorer_path_bytes(const nbi_qnet *net, size_t images);
 /* Multiply-accumulates computed and saved by the cache so far. */
 void nbi_scorer_counts(const nbi_scorer *scorer, double *computed, double *saved);
 

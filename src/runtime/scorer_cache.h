@@ -14,8 +14,9 @@ typedef struct nbi_cached {
     uint8_t *data;
 } nbi_cached;
 
-/* A fresh buffer of many MiB costs its page faults and its zeros: the last few are kept. */
-#define NBI_CACHE_SPARES 4
+/* A fresh buffer of many MiB costs its page faults and its zeros: the last few are kept, as many as
+ * a network's stages have sizes and a stage has tensors at once. */
+#define NBI_CACHE_SPARES 12
 
 typedef struct nbi_prefix_cache {
     nbi_cached *slot;

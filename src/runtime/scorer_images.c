@@ -109,13 +109,17 @@ static nb_status sum_chunk(void *user, size_t begin, size_t end, int worker) {
     int32_t *acc = (int32_t *)(void *)(scratch + acc_offset(j->ready));
     int64_t *work = (int64_t *)(void *)(scratch + moments_offset(j->ready));
     for (size_t n = begin; n < end; n++) {
+        int32_t *place = j->sums->kept ? j->sums->sums + n * pixels * channels : NULL;
+        /* as wide as those of the image before: at once in their place */
+        const bool wide = place && n > begin && !j->sums->halved[n - 1];
+        int32_t *to = wide ? place : acc;
         j->ready->kernel->sums(&conv->p, &conv->range, j->ready->packed,
-                               j->in[0] + n * j->in_bytes[0], acc, scratch);
-        if (!j->sums->kept) {
-            add_moments(j, acc, n, work);
+                               j->in[0] + n * j->in_bytes[0], to, scratch);
+        if (!place || wide) {
+            if (place) j->sums->halved[n] = false;
+            add_moments(j, to, n, work);
             continue;
         }
-        int32_t *place = j->sums->sums + n * pixels * channels;
         j->sums->halved[n] = simple->halve(acc, pixels, channels, j->sums->shift,
                                            (int16_t *)(void *)place, work, work + channels);
         if (j->sums->halved[n]) {

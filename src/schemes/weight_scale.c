@@ -4,6 +4,7 @@
 #include <math.h>
 
 #define STEPS 100
+#define LANES 4 /* divides STEPS */
 
 static int level_of(float w, double inverse, int lo, int hi) {
     double k = rint((double)w * inverse);
@@ -18,6 +19,26 @@ static double error_of(const float *w, size_t n, size_t stride, double s, int lo
         sum += e * e;
     }
     return sum;
+}
+
+/* The same for LANES scales at once, each sum in the order of the weights: as many independent chains
+ * of additions. A level is rounded to even by what no double of that size has room for. */
+static void errors_of(const float *w, size_t n, size_t stride, const double s[LANES], int lo, int hi,
+                      double sum[LANES]) {
+    const double round = 0x1.8p52, low = lo, high = hi;
+    double inverse[LANES], part[LANES] = {0};
+    for (int j = 0; j < LANES; j++) inverse[j] = 1.0 / s[j];
+    for (size_t i = 0; i < n; i++) {
+        const double x = (double)w[i * stride];
+        for (int j = 0; j < LANES; j++) {
+            double k = x * inverse[j];
+            k = k < low ? low : k;
+            k = k > high ? high : k;
+            const double e = x - s[j] * (k + round - round);
+            part[j] += e * e;
+        }
+    }
+    for (int j = 0; j < LANES; j++) sum[j] = part[j];
 }
 
 /* One least-squares step: the best scale for the levels that s gives. */
@@ -42,10 +63,12 @@ static double scale_of(const float *w, size_t n, size_t stride, int bits) {
     if (top == 0) return 1;
     int lo = -(1 << (bits - 1)), hi = -lo - 1;
     double best = INFINITY, scale = top / hi;
-    for (int i = 1; i <= STEPS; i++) {
-        double s = 1.2 * top * i / STEPS / ((double)(hi - lo) / 2);
-        double e = error_of(w, n, stride, s, lo, hi);
-        if (e < best) best = e, scale = s;
+    for (int i = 1; i <= STEPS; i += LANES) {
+        double s[LANES], e[LANES];
+        for (int j = 0; j < LANES; j++) s[j] = 1.2 * top * (i + j) / STEPS / ((double)(hi - lo) / 2);
+        errors_of(w, n, stride, s, lo, hi, e);
+        for (int j = 0; j < LANES; j++)
+            if (e[j] < best) best = e[j], scale = s[j];
     }
     for (int round = 0; round < 8; round++) {
         double s = refit(w, n, stride, scale, lo, hi), e = error_of(w, n, stride, s, lo, hi);

@@ -297,6 +297,7 @@ static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
         total += np->n_options[k];
     }
     nbi_netproblem_bits(np, policy, np->bits);
+    NB_TRYG(nbi_scorer_stay_near(ctx, np->o.scorer, np->bits));
     NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &best));
     /* last layers first: what comes before the changed layer is in the cache */
     while (v > 0 && nb_seconds(ctx) < np->deadline) {
@@ -318,6 +319,7 @@ static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
         copy_rows(np, delta, true);
     }
 done:
+    (void)nbi_scorer_stay_near(ctx, np->o.scorer, NULL); /* cannot fail */
     nbi_free(policy);
     return st;
 }

@@ -272,6 +272,23 @@ static void test_boundaries(void **state) {
         }
 }
 
+/* So many weights that Winograd takes large groups of tiles, the last one a rest. */
+static void test_large_weights(void **state) {
+    (void)state;
+    const shape large = {14, 17, 160, 130, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, false};
+    size_t n, seen = 0;
+    const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
+    problem q = problem_make(&large, 0); /* random values */
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i]->isa == NBI_ISA_REF || rows[i]->isa > nbi_cpu_isa() || rows[i]->depthwise)
+            continue;
+        seen += strstr(rows[i]->name, "wino") && rows[i]->supports(&q.p, &q.range);
+        check_row(rows[i], &q, 0, 0);
+    }
+    if (nbi_cpu_isa() >= NBI_ISA_AVX2) assert_true(seen > 0);
+    problem_free(&q);
+}
+
 static void test_selection(void **state) {
     (void)state;
     problem q = problem_make(&SHAPES[0], 0), body = problem_make(&SHAPES[1], 0);
@@ -299,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_all_kernels),
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_boundaries),
+        cmocka_unit_test(test_large_weights),
         cmocka_unit_test(test_selection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

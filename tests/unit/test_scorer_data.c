@@ -132,6 +132,44 @@ static void test_scores_do_not_depend_on_how(void **state) {
     }
 }
 
+/* Policies that differ from one in a layer, the last layer first, as a sensitivity table asks for them:
+ * with room for a path only what lies behind the change is computed; the scores never change. */
+static void test_policies_near_one_share_its_beginning(void **state) {
+    fixture *f = *state;
+    enum { MOST = 5 };
+    const size_t room[] = {0, nbi_scorer_path_bytes(f->net, IMAGES), (size_t)1 << 20};
+    int edge = nbi_score_edge(f->net), order[MOST], n = 0;
+    nbi_choice bits[256];
+    static float plain[MOST][IMAGES * 10], near[IMAGES * 10];
+    double behind[MOST], macs = 0, before, computed, saved;
+    for (int i = f->net->n_layers - 1; i >= 0 && n < MOST; i--) {
+        const nbi_layer *l = &f->net->layer[i];
+        if (l->type != NBI_LAYER_CONV) continue;
+        macs += l->macs;
+        behind[n] = macs;
+        if (!f->net->site[l->weight_site].fixed_bits) order[n++] = l->weight_site;
+    }
+    nb_ctx_set_threads(f->ctx, 2);
+    make_bits(f, 0, bits);
+    for (size_t r = 0; r < NBI_COUNT(room); r++) {
+        nbi_scorer *s = new_scorer(f, room[r]);
+        if (r) assert_int_equal(nbi_scorer_stay_near(f->ctx, s, bits), NB_OK);
+        assert_int_equal(nbi_scorer_run(f->ctx, s, bits, edge, near), NB_OK);
+        for (int k = 0; k < n; k++) {
+            nbi_choice own = bits[order[k]];
+            bits[order[k]] = own == 3 ? 2 : 3;
+            nbi_scorer_counts(s, &before, &saved);
+            assert_int_equal(nbi_scorer_run(f->ctx, s, bits, edge, r ? near : plain[k]), NB_OK);
+            nbi_scorer_counts(s, &computed, &saved);
+            if (r) assert_memory_equal(near, plain[k], sizeof near);
+            if (r == 1) assert_true(computed - before <= behind[k] * IMAGES);
+            bits[order[k]] = own;
+        }
+        assert_int_equal(nbi_scorer_stay_near(f->ctx, s, NULL), NB_OK);
+        nbi_scorer_free(s);
+    }
+}
+
 /* Layers whose sums do not fit are computed twice: some of them, then all. */
 static void test_scores_do_not_depend_on_room_for_sums(void **state) {
     fixture *f = *state;
@@ -240,6 +278,7 @@ static void test_wrong_widths_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scores_do_not_depend_on_how),
+        cmocka_unit_test(test_policies_near_one_share_its_beginning),
         cmocka_unit_test(test_scores_do_not_depend_on_room_for_sums),
         cmocka_unit_test(test_frozen_program_is_what_was_scored),
         cmocka_unit_test(test_corrections_are_small_at_8_bits),

@@ -239,21 +239,22 @@ static void init_quick(nbi_requant *q, int i) {
 
 void nbi_requant_init(nbi_requant *q, const nbk_conv *p, const int32_t *had, int first,
                       int channels) {
-    *q = (nbi_requant){.lo = p->out_lo,
-                       .hi = p->out_hi,
-                       .zero = p->out_zero,
-                       .type = p->out_type,
-                       .fast = true,
-                       .stride = (size_t)p->out_c,
-                       .first = first,
-                       .channels = channels};
+    /* every array is filled below: clearing it first took as long */
+    q->lo = p->out_lo;
+    q->hi = p->out_hi;
+    q->zero = p->out_zero;
+    q->type = p->out_type;
+    q->fast = true;
+    q->stride = (size_t)p->out_c;
+    q->first = first;
+    q->channels = channels;
     const int32_t *bias = p->bias;
     for (int i = 0; i < NBI_LANES; i++) {
         const int shift = i < channels ? p->shift[first + i] : 32;
         q->mult[i] = i < channels ? p->mult[first + i] : 0;
         q->shift[i] = shift;
         q->shift_high[i] = shift - 32;
-        if (had && i < channels) q->missing[i] = (int64_t)bias[first + i] - had[first + i];
+        q->missing[i] = had && i < channels ? (int64_t)bias[first + i] - had[first + i] : 0;
         const uint64_t half = ((uint64_t)1 << (shift - 1)) +
                               (uint64_t)q->missing[i] * (uint64_t)q->mult[i]; /* modulo 2^64 */
         (i % 2 ? q->half_odd : q->half_even)[i / 2] = (int64_t)half;

@@ -8,8 +8,9 @@
  * every later step is linear, so the result is 576·Y modulo 2^32; times the inverse of 9 it is
  * 64·Y, from which an arithmetic shift gives Y as long as |Y| < 2^25 (`supports`).
  *
- * Groups of TILES tiles: transform their inputs, [place][tile][channel]; then for each block of 16
- * output channels multiply, [place][tile][16 channels], transform back, requantize. */
+ * Groups of 4 tiles: transform their inputs, [place][tile][channel]; then for each block of 16
+ * output channels multiply, [place][tile][16 channels], transform back, requantize. Where weights are
+ * larger than the second cache, groups of 16, which read them a quarter as often. */
 #include "kernels/x86/conv_x86.h"
 
 #include <string.h>
@@ -18,9 +19,11 @@
 #include "kernels/x86/requant_avx2.h"
 
 enum { SIDE = 4, WINDOW = 6, PLACES = WINDOW * WINDOW, TILES = 4, TOGETHER = TILES };
-enum { TILE_PIXELS = SIDE * SIDE };
-#define MOST_PACKED                                                                                \
-    ((size_t)3 << 19) /* bytes; behind it reading weights takes longer than products */
+enum { TILE_PIXELS = SIDE * SIDE, LARGE_GROUP = 16 };
+/* Bytes of packed weights; behind it reading them takes longer than products: in groups of TILES, and
+ * in larger ones. */
+#define MOST_PACKED ((size_t)3 << 19)
+#define MOST_LARGE  ((size_t)3 << 21)
 
 static inline __m256i load(const void *at) {
     return _mm256_loadu_si256((const __m256i *)at);
@@ -33,6 +36,7 @@ static inline void store(void *at, __m256i v) {
 
 typedef struct geometry {
     size_t rows, columns;    /* of tiles */
+    size_t tiles;            /* of a group */
     size_t c, blocks;        /* input channels; blocks of 16 output channels */
     size_t outside;          /* bytes of a row outside of the image */
     size_t input, product;   /* bytes of a group's transformed inputs, of its products */
@@ -49,12 +53,13 @@ static geometry geometry_of(const nbk_conv *p) {
                   .columns = ((size_t)p->out_w + SIDE - 1) / SIDE,
                   .c = (size_t)p->in_c,
                   .blocks = ((size_t)p->out_c + NBI_LANES - 1) / NBI_LANES};
+    g.block_bytes = PLACES * g.c * NBI_LANES * sizeof(int16_t);
+    g.tiles = g.blocks * g.block_bytes > MOST_PACKED ? LARGE_GROUP : TILES;
     g.outside = round_up((size_t)p->in_w * g.c, 64);
-    g.input = PLACES * TILES * g.c * sizeof(int16_t);
-    g.product = PLACES * TILES * NBI_LANES * sizeof(int32_t);
+    g.input = PLACES * g.tiles * g.c * sizeof(int16_t);
+    g.product = PLACES * g.tiles * NBI_LANES * sizeof(int32_t);
     g.requant = g.blocks * sizeof(nbi_requant);
     g.no_bias = (size_t)p->out_c * sizeof(int32_t);
-    g.block_bytes = PLACES * g.c * NBI_LANES * sizeof(int16_t);
     return g;
 }
 
@@ -79,7 +84,8 @@ static bool supports(const nbk_conv *p, const nbi_conv_range *range) {
     const int64_t w = -range->w_min > range->w_max ? -range->w_min : range->w_max;
     const int64_t most = 9 * x * w * p->in_c;
     const int64_t bound = most < 2 * range->acc_bound ? most : 2 * range->acc_bound; /* of |Y| */
-    if (bound >= 1 << 25 || g.blocks * g.block_bytes > MOST_PACKED) return false;
+    if (bound >= 1 << 25 || g.blocks * g.block_bytes > MOST_LARGE) return false;
+    if (g.tiles > TILES && g.rows * g.columns < g.tiles) return false;
     const size_t computed = 100 * g.rows * g.columns * TILE_PIXELS;
     const size_t wanted = (size_t)p->out_h * (size_t)p->out_w;
     const size_t percent = nbi_chunk_of(range, p->in_type, 1) == 0 ? 200 : g.c < 32 ? 115 : 135;
@@ -164,8 +170,7 @@ static inline void transform(const source *s, size_t first, size_t n, int16_t *t
     }
 }
 
-static void transform_tiles(const source *s, size_t n, int16_t *to) {
-    const size_t apart = TILES * s->c;
+static void transform_tiles(const source *s, size_t n, int16_t *to, size_t apart) {
     for (size_t c = 0; c < s->c; c += NBI_LANES) {
         if (s->type == NBK_U8)
             transform(s, c, n, to + c, apart, NBK_U8);
@@ -242,9 +247,8 @@ static inline __m256i divide(__m256i v, __m256i bias) {
     return _mm256_add_epi32(bias, _mm256_srai_epi32(v, 6));
 }
 
-/* The columns of a tile's 8 channels, m: [place]. */
-static inline void columns(const int32_t *m, __m256i t[SIDE][WINDOW]) {
-    const size_t place = TILES * NBI_LANES * sizeof *m;
+/* The columns of a tile's 8 channels, m: [place], so many bytes apart. */
+static inline void columns(const int32_t *m, size_t place, __m256i t[SIDE][WINDOW]) {
     for (size_t x = 0; x < WINDOW; x++)
         backward((const char *)m + x * place, WINDOW * place, &t[0][x], WINDOW);
 }
@@ -255,13 +259,13 @@ static inline void row_of(const __m256i t[WINDOW], __m256i y[SIDE]) {
     for (size_t k = 0; k < SIDE; k++) y[k] = ninth(y[k]);
 }
 
-/* 16 channels of a tile: m: [place], acc: 4 rows of 4 pixels, so many elements apart. */
-static void untransform(const int32_t *m, const int32_t *bias, int32_t *acc, size_t row,
-                        size_t pixel) {
+/* 16 channels of a tile, m as in columns; acc: 4 rows of 4 pixels, so many elements apart. */
+static void untransform(const int32_t *m, size_t place, const int32_t *bias, int32_t *acc,
+                        size_t row, size_t pixel) {
     for (size_t half = 0; half < NBI_LANES; half += 8) {
         const __m256i b = load(bias + half);
         __m256i t[SIDE][WINDOW], y[SIDE];
-        columns(m + half, t);
+        columns(m + half, place, t);
         for (size_t r = 0; r < SIDE; r++) {
             row_of(t[r], y);
             for (size_t k = 0; k < SIDE; k++)
@@ -271,14 +275,14 @@ static void untransform(const int32_t *m, const int32_t *bias, int32_t *acc, siz
 }
 
 /* A whole tile as bytes, without its sums in memory. out: its first pixel, rows of so many bytes. */
-static inline void untransform_bytes(const int32_t *m, const nbi_requant *q, uint8_t type,
-                                     uint8_t *out, size_t row) {
+static inline void untransform_bytes(const int32_t *m, size_t place, const nbi_requant *q,
+                                     uint8_t type, uint8_t *out, size_t row) {
     const quick k = quick_of(q, 64);
     const limits l = limits_of(q);
     const __m256i none = _mm256_setzero_si256();
     __m256i t[2][SIDE][WINDOW];
-    columns(m, t[0]);
-    columns(m + 8, t[1]);
+    columns(m, place, t[0]);
+    columns(m + 8, place, t[1]);
     for (size_t r = 0; r < SIDE; r++, out += row) {
         __m256i y[2][SIDE], v[2], differ = none;
         row_of(t[0][r], y[0]);
@@ -313,13 +317,13 @@ typedef struct job {
     const int16_t *w;
     void *out;
     int32_t *acc;         /* not NULL: the sums instead of out */
-    int16_t *input;       /* [place][TILES][c] */
-    int32_t *product;     /* [place][TILES][16] */
+    int16_t *input;       /* [place][tiles][c] */
+    int32_t *product;     /* [place][tiles][16] */
     nbi_requant *requant; /* [block] */
     int32_t *no_bias;     /* [channels] of 0 */
 } job;
 
-/* Neighbouring tiles of a group, all in one row of tiles. */
+/* Neighbouring tiles of a group, all in one row of tiles; TILES at most. */
 typedef struct run_of_tiles {
     size_t slot, n;       /* in the group */
     size_t y, x;          /* first pixel */
@@ -331,6 +335,7 @@ static run_of_tiles find_run(const job *j, size_t first, size_t slot, size_t n) 
     const size_t w = (size_t)j->p->out_w, h = (size_t)j->p->out_h;
     run_of_tiles r = {.slot = slot, .y = tile / j->g.columns * SIDE, .x = column * SIDE};
     r.n = j->g.columns - column < n - slot ? j->g.columns - column : n - slot;
+    if (r.n > TILES) r.n = TILES;
     r.width = w - r.x < r.n * SIDE ? w - r.x : r.n * SIDE;
     r.height = h - r.y < SIDE ? h - r.y : SIDE;
     return r;
@@ -346,16 +351,17 @@ static void finish_run(const job *j, const nbi_requant *q, const int32_t *bias,
     const bool direct = j->acc && whole, bytes = !j->acc && whole && q->fast && q->type != NBK_S32;
     const size_t pixel = direct ? q->stride : NBI_LANES;
     const size_t row = direct ? width * q->stride : r->n * SIDE * NBI_LANES;
+    const size_t place = j->g.tiles * NBI_LANES * sizeof(int32_t);
     int32_t *acc = direct ? j->acc + start * q->stride + (size_t)q->first : rows;
     for (size_t k = 0; k < r->n; k++) {
         const int32_t *m = j->product + (r->slot + k) * NBI_LANES;
         uint8_t *out = (uint8_t *)j->out + (start + k * SIDE) * q->stride + (size_t)q->first;
         if (!bytes)
-            untransform(m, bias, acc + k * SIDE * pixel, row, pixel);
+            untransform(m, place, bias, acc + k * SIDE * pixel, row, pixel);
         else if (q->type == NBK_U8)
-            untransform_bytes(m, q, NBK_U8, out, width * q->stride);
+            untransform_bytes(m, place, q, NBK_U8, out, width * q->stride);
         else
-            untransform_bytes(m, q, NBK_S8, out, width * q->stride);
+            untransform_bytes(m, place, q, NBK_S8, out, width * q->stride);
     }
     for (size_t y = 0; y < r->height && !direct && !bytes; y++, acc += row) {
         const size_t first = start + y * width;
@@ -374,8 +380,8 @@ static void run_block(const job *j, size_t first, size_t n, size_t block) {
     _Alignas(32) int32_t bias[NBI_LANES] = {0};
     for (size_t place = 0; place < PLACES; place++, w += g->c * NBI_LANES)
         for (size_t t = 0; t < n; t += TOGETHER)
-            multiply(j->input + (place * TILES + t) * g->c, g->c, w,
-                     j->product + (place * TILES + t) * NBI_LANES);
+            multiply(j->input + (place * g->tiles + t) * g->c, g->c, w,
+                     j->product + (place * g->tiles + t) * NBI_LANES);
     if (j->acc) /* else the requantization adds it */
         memcpy(bias, (const int32_t *)j->p->bias + q->first, (size_t)q->channels * sizeof *bias);
     for (size_t t = 0; t < n;) {
@@ -407,7 +413,7 @@ static void transform_group(const job *j, const uint8_t *in, const uint8_t *outs
             const long y = (long)(r.y + k) - p->pt;
             s.row[k] = y >= 0 && y < p->in_h ? in + (size_t)y * row : outside;
         }
-        transform_tiles(&s, r.n, j->input + t * j->g.c);
+        transform_tiles(&s, r.n, j->input + t * j->g.c, j->g.tiles * j->g.c);
         t += r.n;
     }
 }
@@ -418,7 +424,7 @@ typedef struct range_of_work {
 } range_of_work;
 
 static range_of_work all_work(const geometry *g) {
-    return (range_of_work){0, (g->rows * g->columns + TILES - 1) / TILES, 0, g->blocks};
+    return (range_of_work){0, (g->rows * g->columns + g->tiles - 1) / g->tiles, 0, g->blocks};
 }
 
 /* By groups if there are enough of them; else every part transforms the inputs for its blocks. */
@@ -447,7 +453,8 @@ static void run_work(const nbk_conv *p, const void *packed, const void *in, void
     init_requant(&j);
     const size_t tiles = j.g.rows * j.g.columns;
     for (size_t group = work.group; group < work.groups; group++) {
-        const size_t first = group * TILES, n = tiles - first < TILES ? tiles - first : TILES;
+        const size_t first = group * j.g.tiles;
+        const size_t n = tiles - first < j.g.tiles ? tiles - first : j.g.tiles;
         transform_group(&j, in, outside, first, n);
         for (size_t b = work.block; b < work.blocks; b++) run_block(&j, first, n, b);
     }
