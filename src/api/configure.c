@@ -277,14 +277,21 @@ static nb_status search(configuring *c, nb_quantize_options *out, json_t **about
                           .result = &result};
     if (c->given->time_limit > 0) run.deadline = start + TIME_SHARE * c->given->time_limit;
     NB_TRY(method->run(ctx, &run));
-    if (nb_cancelled(ctx))
-        return nb_fail(ctx, NB_ECANCELLED, "stopped while settings were searched");
+    bool cancelled = nb_cancelled(ctx);
+    if (cancelled && !isfinite(result.score))
+        return nb_fail(ctx, NB_ECANCELLED, "stopped before any settings were scored");
     values_of(c, policy, value);
     if (isfinite(result.score))
         apply(value, out);
     else
         nb_log(ctx, NB_LOG_WARNING,
                "settings: none was scored within the limits, the given ones stay");
+    if (cancelled) { /* the best so far, delivered without delay */
+        nb_log(ctx, NB_LOG_WARNING, "stopped: the best settings so far; a resumed run goes on");
+        nbi_cancel_clear(ctx);
+        out->search = "uniform";
+        out->finetune = 0;
+    }
     double seconds = nb_seconds(ctx) - start;
     if (out->time_limit > 0) out->time_limit = fmax(out->time_limit - seconds, 1e-3);
     *about = describe(out, method->name, &result, seconds);

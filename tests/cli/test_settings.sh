@@ -38,6 +38,13 @@ wait $job 2> /dev/null
 works quantize "$model" "${quick[@]}" --settings grid --resume -o killed
 cmp -s killed/model.onnx grid/model.onnx || fail "killed and resumed, another network"
 
+# Ctrl-C: the best so far is delivered, and a resumed run ends as one that was not interrupted
+interrupted "first and last" quantize "$model" "${quick[@]:0:6}" --verbose "${quick[@]:7}" \
+    --settings grid -o stopped
+[[ -s stopped/model.onnx ]] || fail "Ctrl-C: no model"
+works quantize "$model" "${quick[@]}" --settings grid --resume -o stopped
+cmp -s stopped/model.onnx grid/model.onnx || fail "Ctrl-C and resumed, another network"
+
 # another seed's study teaches: all that is tried first is predicted
 mkdir taught && cp grid/study.db taught/
 works quantize "$model" "${quick[@]}" --seed 5 --settings quantune:round=3 --trials 3 -o taught
