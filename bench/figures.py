@@ -119,28 +119,33 @@ def limit_row(run, folder):
 
 def run_limits(job):
     results = job.results("nibble_limits", "`nibble quantize` under a size limit, ResNet-20, "
-                                           "activations 8; keys: limit/method/seed")
+                                           "activations 8; keys: limit/method/rounding/seed")
     for name, options in (("100K", ["--max-size", "100K"]), ("80K", ["--max-size", "80K"]),
                           ("w8a8", uniform_options(8, 8)), ("w4a8", uniform_options(4, 8)),
                           ("w4a4", uniform_options(4, 4))):
         if not results.done("table/" + name):
-            folder, run = quantize(job, "w4a8_seed0" if name == "w4a8" else name, "resnet20",
-                                   *options)
+            folder, run = quantize(job, name, "resnet20", *options)
             results.put("table/" + name, limit_row(run, folder))
             say("limits table/" + name, results.get("table/" + name))
-    key = "uniform_w%d/%s/seed%d"
-    for seed, width in [(0, 3), (0, 4), (1, 3), (2, 3)]:
-        uniform, auto = (key % (width, method, seed) for method in ("uniform", "auto"))
-        if not results.done(uniform):
-            folder, run = quantize(job, "w%da8_seed%d" % (width, seed), "resnet20",
-                                   *uniform_options(width, 8), "--seed", str(seed))
-            results.put(uniform, limit_row(run, folder))
-        if not results.done(auto):
-            folder, run = quantize(job, "limit_w%d_auto_seed%d" % (width, seed), "resnet20",
-                                   "--max-size", str(results.get(uniform)["bytes"]), "--seed",
-                                   str(seed))
-            results.put(auto, limit_row(run, folder))
-            say("limits", auto, results.get(auto))
+    for seed, width in [(0, 2), (0, 3), (0, 4), (1, 3), (2, 3)]:
+        for rounding in ("none", "gram"):
+            limit_pair(job, results, seed, width, rounding)
+
+
+def limit_pair(job, results, seed, width, rounding):
+    """Uniform widths, and what the default search finds within their bytes; weights rounded alike."""
+    key = "uniform_w%d/%s/%s/seed%d"
+    uniform, auto = (key % (width, method, rounding, seed) for method in ("uniform", "auto"))
+    common = ["--ptq", rounding, "--seed", str(seed)]
+    if not results.done(uniform):
+        folder, run = quantize(job, uniform.replace("/", "_"), "resnet20",
+                               *uniform_options(width, 8), *common)
+        results.put(uniform, limit_row(run, folder))
+    if not results.done(auto):
+        size = str(results.get(uniform)["bytes"])
+        folder, run = quantize(job, auto.replace("/", "_"), "resnet20", "--max-size", size, *common)
+        results.put(auto, limit_row(run, folder))
+        say("limits", auto, results.get(auto))
 
 
 # ---- the QDQ model in ONNX Runtime
@@ -195,8 +200,8 @@ def run_qdq(job):
 
 def record_trace(job, path):
     """The policies of a genetic search in its order, from its study."""
-    size = job.rival("nibble_limits")["results"]["uniform_w3/uniform/seed0"]["bytes"]
-    folder, _ = quantize(job, "limit_w3_genetic_seed0", "resnet20", "--max-size", str(size),
+    size = job.rival("nibble_limits")["results"]["uniform_w3/uniform/none/seed0"]["bytes"]
+    folder, _ = quantize(job, "trace", "resnet20", "--max-size", str(size),
                          "--search", "genetic", "--seed", "0")
     with open(os.path.join(folder, "results.json")) as file:
         sites = json.load(file)["policy"]

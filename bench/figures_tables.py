@@ -105,17 +105,19 @@ def limits_table():
     found = results("nibble_limits")
     rows = []
     for key, row in found.items():
-        group, method, seed = key.split("/")[0], *(key.split("/") + [""])[1:3]
+        group, *rest = key.split("/")
         if group == "table":
             continue
-        base = found["%s/uniform/%s" % (group, seed)]["top1"]
-        rows.append([group[-1] + " bits", seed[4:], method, "{:,}".format(row["bytes"]),
-                     "%.2f" % row["top1"], "" if method == "uniform" else
-                     "%+.2f" % (row["top1"] - base), row["trials"], "%.0f s" % row["wall_seconds"],
-                     "%.0f s" % row["cpu_seconds"], "%.0f MB" % row["peak_memory_mb"],
-                     "%.1f" % row["load_average"]])
-    return table(["size of uniform", "seed", "search", "bytes", "top-1", "against uniform",
-                  "policies", "wall", "CPU", "memory", "load at the end"], rows)
+        method, rounding, seed = rest
+        base = found["%s/uniform/%s/%s" % (group, rounding, seed)]["top1"]
+        rows.append([group[-1] + " bits", seed[4:], "learned" if rounding == "gram" else "plain",
+                     method, "{:,}".format(row["bytes"]), "%.2f" % row["top1"],
+                     "" if method == "uniform" else "%+.2f" % (row["top1"] - base), row["trials"],
+                     "%.0f s" % row["wall_seconds"], "%.0f s" % row["cpu_seconds"],
+                     "%.0f MB" % row["peak_memory_mb"], "%.1f" % row["load_average"]])
+    rows.sort(key=lambda row: (row[0], row[1], row[2] != "plain"))
+    return table(["size of uniform", "seed", "rounding", "search", "bytes", "top-1",
+                  "against uniform", "policies", "wall", "CPU", "memory", "load at the end"], rows)
 
 
 def main_table():

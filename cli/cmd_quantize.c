@@ -37,6 +37,10 @@ static const opt limits[] = {
 static const opt how[] = {
     {"search", 's', "METHOD[:key=value,...]",
      "default auto; 'nibble list searches' names methods and keys", OPT_TEXT, O(search), 0, 0},
+    {"settings", 0, "METHOD[:key=value,...]",
+     "first searches how the network is calibrated (--calib, --range, --granularity, --first-last, "
+     "--schemes fixed), with uniform policies: quantune, grid, random or genetic",
+     OPT_TEXT, O(settings), 0, 0},
     {"trials", 0, "N", "policies to try (default: the method's)", OPT_LONG, O(trials), 1, 1e9},
     {"time-limit", 0, "TIME", "stop the search after, e.g. 10m", OPT_SECONDS, O(time_limit), 1e-3,
      1e9},

@@ -234,6 +234,8 @@ typedef struct nb_quantize_options {
     size_t n_rules;
     const char *policy;          /* a policy.json: no search */
     const char *search;          /* "auto" or METHOD[:key=value,…] */
+    const char *settings;        /* METHOD[:key=value,…] that first searches calib, range, granularity,
+                                    first_last and the scheme "fixed" (docs/searches.md); NULL: as given */
     long trials;                 /* 0: the method's default */
     double time_limit;           /* seconds; 0: none */
     size_t calib;                /* images; 0: 512 */

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
-#define MAX_OPTIONS  32           /* of a search method */
 #define DROP_ROUNDS  8            /* of the bisection on size */
 #define DROP_DEFAULT 1.0          /* points, when no limit is given */
 
@@ -124,9 +123,8 @@ done:
 
 /* ---- searches -------------------------------------------------------------------------------- */
 
-/* "name:key=value,…" → row and values. */
-static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **out,
-                              double *values, size_t room) {
+nb_status nbi_parse_search(nb_ctx *ctx, const char *text, const nbi_search **out,
+                           double values[NBI_SEARCH_OPTIONS]) {
     char name[64];
     size_t len = strcspn(text, ":");
     if (len >= sizeof name) len = sizeof name - 1;
@@ -144,26 +142,20 @@ static nb_status parse_search(nb_ctx *ctx, const char *text, const nbi_search **
         }
         return nb_fail(ctx, NB_EINVAL, "search: there is no method '%s'; there are %s", name, list);
     }
-    if (s->n_options > room) return nb_fail(ctx, NB_EUNSUPPORTED, "%s has too many options", name);
+    if (s->n_options > NBI_SEARCH_OPTIONS) return nb_fail(ctx, NB_EUNSUPPORTED, "%s has too many options", name);
     *out = s;
     return nbi_options_parse(ctx, name, s->options, s->n_options,
                              text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL,
                              values);
 }
 
-nb_status nbi_check_search(nb_ctx *ctx, const char *text) {
-    const nbi_search *method;
-    double values[MAX_OPTIONS];
-    return parse_search(ctx, text, &method, values, MAX_OPTIONS);
-}
-
 /* `share` of the time limit, counted from the start of the job, is this search's. */
 static nb_status run_search(nbi_session *s, const char *text, double share, uint8_t *policy,
                             nbi_outcome *out) {
     const nbi_search *method = NULL;
-    double values[MAX_OPTIONS];
+    double values[NBI_SEARCH_OPTIONS];
     nbi_search_result result = {.policy = policy, .score = INFINITY};
-    NB_TRY(parse_search(s->ctx, text, &method, values, NBI_COUNT(values)));
+    NB_TRY(nbi_parse_search(s->ctx, text, &method, values));
     nbi_search_run run = {.problem = s->problem, .options = values, .max_trials = s->o->trials,
                           .deadline = INFINITY, .seed = nb_ctx_seed(s->ctx), .result = &result};
     if (s->o->time_limit > 0) run.deadline = s->started + share * s->o->time_limit;
@@ -232,8 +224,8 @@ done:
 /* What the named method does to scores before it searches. */
 static nb_status prepare_scores(nbi_session *s) {
     const nbi_search *method;
-    double values[MAX_OPTIONS];
-    NB_TRY(parse_search(s->ctx, s->o->search, &method, values, NBI_COUNT(values)));
+    double values[NBI_SEARCH_OPTIONS];
+    NB_TRY(nbi_parse_search(s->ctx, s->o->search, &method, values));
     nbi_search_run run = {.problem = s->problem, .options = values, .deadline = INFINITY,
                           .seed = nb_ctx_seed(s->ctx)};
     if (s->o->time_limit > 0) run.deadline = s->started + s->o->time_limit;

@@ -103,6 +103,7 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *out, nbi_tuning_result *tuni
     if (tuning->lines) json_object_set_new(r, "finetune", tuning->lines);
     tuning->lines = NULL;
     if (s->about_meta) json_object_set(r, "hypernetwork", s->about_meta);
+    if (s->about_settings) json_object_set(r, "settings_search", s->about_settings);
     add_limits(s, out, r);
     NB_TRYG(check_latency(s, out, r));
     json_object_set_new(r, "met", json_boolean(out->feasible));

@@ -124,8 +124,13 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     nbi_json_begin();
     nbi_session s = {0};
     nbi_outcome out = {0};
-    json_t *result = NULL;
-    nb_status st = nbi_session_open(ctx, path, options, &s);
+    json_t *result = NULL, *about = NULL;
+    nb_quantize_options own = *options;
+    nb_status st = NB_OK;
+    if (options->settings && !options->dry_run)
+        st = nbi_configure(ctx, path, options, &own, &about);
+    if (st == NB_OK) st = nbi_session_open(ctx, path, &own, &s);
+    s.about_settings = about;
     if (st == NB_OK) st = quantize(&s, &out, &result);
     if (result && !options->dry_run) { /* also where fine-tuning failed */
         nb_status reported = nb_report(ctx, options->output, NULL);

@@ -29,6 +29,7 @@ nb_quantize_options nb_quantize_options_default(void) {
 
 void nbi_session_close(nbi_session *s) {
     json_decref(s->about_meta);
+    json_decref(s->about_settings);
     nbi_meta_free(s->meta);
     nbi_netproblem_free(s->np);
     nbi_scorer_free(s->scorer);
@@ -155,9 +156,11 @@ nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
 
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
+    const nbi_search *method;
+    double values[NBI_SEARCH_OPTIONS];
     *s = (nbi_session){.ctx = ctx, .o = o, .folder = o->output, .started = nb_seconds(ctx)};
     NB_TRY(parse_options(s));
-    NB_TRY(nbi_check_search(ctx, o->search));
+    NB_TRY(nbi_parse_search(ctx, o->search, &method, values));
     NB_TRY(nbi_check_ptq(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     NB_TRY(nbi_equalize_model(ctx, o, s->model->graph));

@@ -72,6 +72,7 @@ typedef struct nbi_session {
     json_t *about_meta;    /* what results.json says of it */
     nbi_tune_start start;  /* of fine-tuning */
     float *searched;       /* nbi_trained_take of the last policy that was learned; NULL: none */
+    json_t *about_settings; /* of the search for settings; NULL: none */
     nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_learner *learner;  /* of the weights of one policy: */
@@ -147,8 +148,15 @@ typedef struct nbi_outcome {
 
 /* Picks the policy. NB_OK also when infeasible (outcome->feasible says so). */
 nb_status nbi_choose(nbi_session *s, nbi_outcome *out);
-/* NB_EINVAL when `text`, METHOD[:key=value,…], names no method or none of its options. */
-nb_status nbi_check_search(nb_ctx *ctx, const char *text);
+/* METHOD[:key=value,…] → row and values of its options. NB_EINVAL when `text` names no method or none
+ * of its options. */
+#define NBI_SEARCH_OPTIONS 32 /* of a method, at most */
+nb_status nbi_parse_search(nb_ctx *ctx, const char *text, const nbi_search **out,
+                           double values[NBI_SEARCH_OPTIONS]);
+/* Searches how the network is calibrated, by given->settings: *out is `given` with what was chosen, and
+ * with the time that is left; *about says how (the caller's). */
+nb_status nbi_configure(nb_ctx *ctx, const char *path, const nb_quantize_options *given,
+                        nb_quantize_options *out, json_t **about);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */

@@ -178,7 +178,7 @@ typedef struct job {
 static void pick(job *j, float place) {
     int last = j->p->n - 1;
     const nbi_fakequant_candidate *c =
-        &j->p->candidate[place <= 0 ? 0 : place >= (float)last ? last : (int)rintf(place)];
+        &j->p->candidate[!(place > 0) ? 0 : place >= (float)last ? last : (int)rintf(place)];
     j->scheme = c->scheme;
     j->use = c->use;
     if (c->whole) j->axis = -1;

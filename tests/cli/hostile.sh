@@ -1,32 +1,4 @@
-# Sourced by the tests of bad input: counts failures, runs the program, makes ONNX files byte by
-# byte. Expects `program` and a work folder as the current one.
-failures=0
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# refuses STATUS TEXT ARGS...: exit STATUS and exactly one error line, which holds TEXT; warnings
-# and progress do not count, the hint after wrong usage neither. $out and $err are left.
-refuses() {
-    local want=$1 text=$2 got lines
-    shift 2
-    timeout 60 "$program" "$@" > out 2> err
-    got=$?
-    [[ $got == "$want" ]] || fail "nibble $*: exit status $got, want $want: $(head -c 400 err)"
-    lines=$(grep '^nibble: ' err | grep -vcE '^nibble: (warning: |[a-z ]+: [0-9]+( of |$))')
-    [[ $lines == 1 ]] || fail "nibble $*: $lines error lines: $(head -c 600 err)"
-    grep '^nibble: ' err | grep -qF -e "$text" || fail "nibble $*: '$text' is not in: $(cat err)"
-    if grep -vE '^(nibble: |see )' err | grep -q .; then fail "nibble $*: strange lines: $(cat err)"; fi
-}
-works() { # ARGS...
-    timeout 120 "$program" "$@" > out 2> err || fail "nibble $*: exit status $?: $(head -c 400 err)"
-}
-says() { # FILE TEXT
-    grep -qF -e "$2" "$1" || fail "'$2' is not in $1: $(head -c 400 "$1")"
-}
-
-# ---- protobuf as hexadecimal text --------------------------------------------------------------
+# Sourced by the tests of bad input: makes ONNX files byte by byte, as hexadecimal text.
 varint() {
     local n=$1 hex=""
     while ((n > 127 || n < 0)); do

@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
 # --search autoqnn: schemes and widths learned, limits kept, interrupted and gone on with.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
 quick=(--threads 1 --data builtin:glyphs --limit 400 --calib 32 --batch 32 --quiet --max-size 24K
     --schemes uniform,pot,ternary --weight-bits 2,3,4,8 --activation-bits 4,8)

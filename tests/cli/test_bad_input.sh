@@ -2,11 +2,8 @@
 # Bad files, bad folders, limits out of reach: one clear line that names the culprit, the right exit
 # status, no crash, and what is on disk stays whole.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 # shellcheck source=tests/cli/hostile.sh
 . "$root/tests/cli/hostile.sh"
 good=$root/examples/glyphs.onnx

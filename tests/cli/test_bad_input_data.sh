@@ -3,13 +3,8 @@
 # none, limits out of reach, folders that cannot be written, no memory, kill -9. One clear line, the
 # right exit status, nothing half-written, nothing lost.
 set -uo pipefail
-program=$1 root=$2 data=$3
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 models=$data/models
 mkdir cifar # 400 training images and 100 test images of CIFAR-10
 head -c $((3073 * 400)) "$data/cifar-10-batches-bin/data_batch_1.bin" > cifar/data_batch_1.bin

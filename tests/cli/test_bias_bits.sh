@@ -2,13 +2,8 @@
 # --bias-bits: one width for all, several to choose from, rules, a policy that is read again; the C
 # with narrow biases computes what the engine does and holds fewer bytes.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
 quick=(--threads 1 --data builtin:glyphs --limit 100 --calib 32 --quiet)
 uniform=("${quick[@]}" --weight-bits 4 --search uniform --max-size 1M --emit c)

@@ -2,28 +2,8 @@
 # How the program is called: help names every option of its tables, wrong usage exits 2 with a hint,
 # a missing file exits 1 with one line, --json prints one object. No numerics.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# run STATUS ARGS...: the program must exit with STATUS; leaves $dir/out and $dir/err.
-run() {
-    local want=$1 got
-    shift
-    "$program" "$@" > out 2> err
-    got=$?
-    [[ $got == "$want" ]] || fail "nibble $*: exit status $got, want $want ($(head -c 300 err))"
-}
-# says FILE TEXT WHAT...: the file must hold the text.
-says() {
-    grep -qF -e "$2" "$1" || fail "${*:3}: '$2' is not in $1: $(head -c 300 "$1")"
-}
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 silent() {
     [[ ! -s $1 ]] || fail "${*:2}: $1 is not empty: $(head -c 300 "$1")"
 }
@@ -75,7 +55,7 @@ commands=$(sed -nE 's/^    \{"([a-z-]+)", cmd_[a-z_]+, .*/\1/p' "$root/cli/main.
 [[ $(wc -w <<< "$commands") -ge 9 ]] || fail "too few commands found in main.c: $commands"
 for command in $commands; do
     says overview "  $command " "the overview"
-    source=$root/cli/cmd_$command.c
+    source=$root/cli/cmd_${command//-/_}.c
     names="$(options_of "$source") $(options_of "$root/cli/cli_options.c")"
     if grep -q CLI_DATA_GROUP "$source"; then
         names+=" $(table_of "$root/cli/cli_groups.c" cli_data_options)"

@@ -1,13 +1,8 @@
 #!/usr/bin/env bash
 # --dry-run foretells the bytes and the RAM that the same uniform policy has when it is delivered.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 
 figure() { # FILE PART KEY
     tr -d ' \n' < "$1" | sed -E "s/.*\"$2\":\[?\{[^}]*\"$3\":([0-9]+).*/\1/"

@@ -2,13 +2,8 @@
 # nibble quantize --finetune on drawn glyphs: simulation and integer program agree, the same seed gives
 # the same bytes, kill -9 and Ctrl-C lose nothing, a resumed run ends like an uninterrupted one.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C OMP_WAIT_POLICY=passive
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 job=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 256 --calib 64 --threads 1
     --search uniform --weight-bits 2 --activation-bits 2 --max-size 1M --batch 32 --lr 0.003)
 field() { sed -n "s/.*\"$2\": \([-0-9.]*\).*/\1/p" "$1/results.json" | tail -1; }
@@ -42,15 +37,7 @@ wait "$pid" 2> waiting
 works "${job[@]}" --quiet --finetune 3 --resume -o killed
 cmp -s whole/model.onnx killed/model.onnx || fail "the resumed run ends with other bytes"
 
-"$program" "${job[@]}" --finetune 400 -o stopped > out 2> err & pid=$!
-for ((i = 0; i < 2000; i++)); do
-    grep -q 'epoch 1 of 400' err && break
-    sleep 0.01
-done
-kill -INT "$pid" 2> waiting
-wait "$pid"
-status=$?
-[[ $status == 0 ]] || fail "Ctrl-C: exit status $status ($(tail -c 200 err))"
+interrupted 'epoch 1 of 400' "${job[@]}" --finetune 400 -o stopped
 [[ -s stopped/model.onnx && -s stopped/results.json ]] || fail "Ctrl-C: nothing was delivered"
 
 refuses 2 "lr" quantize "$root/examples/glyphs.onnx" --lr 0 -o x

@@ -2,13 +2,8 @@
 # nibble finetune DIR on drawn glyphs: it goes on from trained values or from the float model, never
 # makes a run worse, replaces all files together, and can be interrupted anywhere.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C OMP_WAIT_POLICY=passive
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 cp "$root/examples/glyphs.onnx" float.onnx
 job=(quantize float.onnx --data builtin:glyphs --limit 256 --calib 64 --threads 1 --search uniform
     --weight-bits 2 --activation-bits 2 --max-size 1M --batch 32 --quiet)
@@ -85,15 +80,7 @@ same whole/tuned.npz killed/tuned.npz "resumed after kill -9"
 
 for epoch in 1 3; do # early, and when its best epoch may have been delivered
     rm -r stopped && cp -r hurt stopped
-    "$program" finetune stopped "${long[@]}" > out 2> err & pid=$!
-    for ((i = 0; i < 2000; i++)); do
-        grep -q "epoch $epoch of 4" err && break
-        sleep 0.01
-    done
-    kill -INT "$pid" 2> waiting
-    wait "$pid"
-    status=$?
-    [[ $status == 0 ]] || fail "Ctrl-C: exit status $status ($(tail -c 300 err))"
+    interrupted "epoch $epoch of 4" finetune stopped "${long[@]}"
     works finetune stopped "${long[@]}" --quiet --resume
     same whole/model.onnx stopped/model.onnx "resumed after Ctrl-C in epoch $epoch"
     same whole/tuned.npz stopped/tuned.npz "resumed after Ctrl-C in epoch $epoch"

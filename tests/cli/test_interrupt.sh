@@ -2,13 +2,8 @@
 # Interrupted searches (kill -9, Ctrl-C, --time-limit) lose nothing, --resume ends where the
 # uninterrupted run ends, and the same seed gives the same bytes at any number of threads.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 job=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 96 --calib 24
     --avg-bits 3.5 --weight-bits 2,3,4,6 --quiet
     --search "genetic:population=10,iterations=3,parents=4")

@@ -2,13 +2,8 @@
 # MetaQuantNet from end to end on the glyphs: trained once, kept, used again for another limit; the
 # same bytes after kill -9 and --resume; meta-train's file serves quantize, at any number of threads.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 job=("$root/examples/glyphs.onnx" --data builtin:glyphs --limit 640 --calib 24 --batch 32
     --weight-bits 2,4 --threads 1)
 search="metaquantnet:epochs=2,hidden=4,population=8,parents=3,iterations=2"

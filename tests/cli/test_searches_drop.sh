@@ -2,13 +2,8 @@
 # --max-drop with every search method: the one that was named runs, the bound is kept and reported.
 # And what `run --expect` says of an output that differs.
 set -uo pipefail
-program=$1 root=$2
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-export LC_ALL=C
-# shellcheck source=tests/cli/hostile.sh
-. "$root/tests/cli/hostile.sh"
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
 quick=(--threads 1 --data builtin:glyphs --limit 200 --calib 32 --weight-bits 2,4,8 --max-drop 20 --quiet)
 

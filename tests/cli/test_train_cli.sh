@@ -2,26 +2,8 @@
 # nibble new and nibble train on drawn glyphs: kill -9 and Ctrl-C lose nothing, a resumed run writes
 # the bytes of one that was not interrupted, and wrong wishes are refused by name.
 set -uo pipefail
-program=$1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-failures=0
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-# run STATUS ARGS...: the program must exit with STATUS; leaves out and err.
-run() {
-    local want=$1 got
-    shift
-    "$program" "$@" > out 2> err
-    got=$?
-    [[ $got == "$want" ]] || fail "nibble $*: exit status $got, want $want ($(head -c 300 err))"
-}
-says() { # FILE TEXT WHAT
-    grep -qF -e "$2" "$1" || fail "$3: '$2' is not in $1: $(head -c 400 "$1")"
-}
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
 
 run 0 new resnet8 --width 0.5 --seed 3 -o net.onnx --json
 says out '"parameters":19954' "new"

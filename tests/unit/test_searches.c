@@ -11,7 +11,7 @@
 /* Methods that reach the optimum of small problems, whatever these look like. The others are walks
  * or learners: they are held to the easy problem and to the middle of what is feasible. */
 static bool searches_well(const nbi_search *s) {
-    static const char *const names[] = {"random", "sensitivity", "genetic"};
+    static const char *const names[] = {"random", "sensitivity", "genetic", "grid"};
     for (size_t i = 0; i < NBI_COUNT(names); i++)
         if (strcmp(s->name, names[i]) == 0) return true;
     return false;

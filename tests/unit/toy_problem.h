@@ -181,7 +181,8 @@ static inline double toy_optimum(const toy *t, double *closest) {
 /* Small networks and few rounds where the defaults are made for an afternoon. */
 static inline const char *toy_options(const nbi_search *method) {
     static const char *const quick[][2] = {{"haq", "episodes=60,hidden=16"},
-                                             {"quantune", "trials=100,pool=60,trees=40"}};
+                                             {"quantune", "trials=100,pool=60,trees=40"},
+                                             {"grid", "trials=4000"}};
     for (size_t i = 0; i < NBI_COUNT(quick); i++)
         if (strcmp(method->name, quick[i][0]) == 0) return quick[i][1];
     return NULL;

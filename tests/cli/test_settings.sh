@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# --settings: how a network is calibrated, searched before its policies; kept, gone on with, and learned
+# from by a later search.
+set -uo pipefail
+# shellcheck source=tests/cli/program.sh
+. "$2/tests/cli/program.sh"
+model=$root/examples/glyphs.onnx
+quick=(--threads 1 --data builtin:glyphs --limit 60 --quiet --ptq none --weight-bits 8
+    --activation-bits 8 --max-size 60K)
+
+# number FILE KEY: of settings_search
+number() { tr -d ' \n' < "$1" | sed -E "s/.*\"settings_search\":\{[^}]*\"$2\":([0-9.e+-]+).*/\1/"; }
+
+# {1, 60 images} × {uniform, fixed} × {minmax, kl, mse} × {tensor, channel}; first and last have 8 bits
+works quantize "$model" "${quick[@]}" --settings grid -o grid
+says grid/results.json '"settings_search"'
+[[ $(number grid/results.json trials) == 24 ]] || fail "not 24 configurations"
+range=$(tr -d ' \n' < grid/results.json | sed -E 's/.*"chosen":\{[^}]*"range":"([a-z]+)".*/\1/')
+tr -d ' \n' < grid/results.json | sed -E 's/.*"settings":\{//' > flat
+says flat "\"range\":\"$range\""
+best=$(number grid/results.json loss)
+
+for method in quantune random genetic; do
+    works quantize "$model" "${quick[@]}" --settings $method --trials 6 -o $method
+    [[ $(number $method/results.json trials) == 6 ]] || fail "$method: not 6 trials"
+    awk "BEGIN {exit !($(number $method/results.json loss) >= $best)}" || fail "$method beats the grid"
+done
+
+# a trial that is known is not made again, and the result is the same
+works quantize "$model" "${quick[@]}" --settings grid --trials 5 -o part
+works quantize "$model" "${quick[@]}" --settings grid --resume -o part
+cmp -s part/model.onnx grid/model.onnx || fail "resumed, another network"
+"$program" quantize "$model" "${quick[@]}" --settings grid -o killed &
+job=$!
+sleep 1
+kill -9 $job 2> /dev/null
+wait $job 2> /dev/null
+works quantize "$model" "${quick[@]}" --settings grid --resume -o killed
+cmp -s killed/model.onnx grid/model.onnx || fail "killed and resumed, another network"
+
+# another seed's study teaches: all that is tried first is predicted
+mkdir taught && cp grid/study.db taught/
+works quantize "$model" "${quick[@]}" --seed 5 --settings quantune:round=3 --trials 3 -o taught
+works quantize "$model" "${quick[@]}" --settings quantune --time-limit 2s -o timed
+
+"$program" quantize "$model" "${quick[@]}" --max-size 1K --settings grid --trials 2 -o none > out 2> err
+[[ $? -eq 3 ]] || fail "a limit that cannot be met: not exit 3"
+refuses 2 "grid, random, genetic or quantune" quantize "$model" "${quick[@]}" --settings hawq -o bad
+refuses 2 "no method 'nothing'" quantize "$model" "${quick[@]}" --settings nothing -o bad
+refuses 2 "a policy that is given" quantize "$model" "${quick[@]}" --settings grid \
+    --policy grid/policy.json -o bad
+
+if ((failures)); then
+    echo "$failures failures"
+    exit 1
+fi
+echo "settings are searched, kept, and learned from"
