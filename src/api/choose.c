@@ -62,7 +62,7 @@ nb_status nbi_set_limits(nbi_session *s) {
     NB_TRY(load_costs(s));
     if (o->max_latency > 0) limit[NBI_COST_LATENCY] = o->max_latency;
     if (o->max_energy > 0) limit[NBI_COST_ENERGY] = o->max_energy;
-    return NB_OK;
+    return nbi_netproblem_bound_ram(s->ctx, s->np);
 }
 
 /* ---- drop of the metric ---------------------------------------------------------------------- */

@@ -5,8 +5,10 @@
 #include "api/teacher.h"
 
 #include "exec/exec.h"
+#include "hyper/metaquantnet.h"
 #include "quant/dampen.h"
 #include "quant/reestimate.h"
+#include "quant/trained.h"
 #include "runtime/lower.h"
 #include "train/loop.h"
 
@@ -35,7 +37,7 @@ typedef struct tuning {
     size_t reference_count;
     nbi_metrics deployed, sim;
     json_t *epochs;
-    nbi_tuned_info from; /* id: "float", "random", or of the file of trained values */
+    nbi_tuned_info from; /* id: "float", "random", "search", or of the file of trained values */
     double before;       /* merit of what there was; NAN: it does not count */
 } tuning;
 
@@ -166,6 +168,12 @@ static const char *merit_name(const nbi_session *s) {
     return s->labelled ? "top-1" : s->loss == NBI_LOSS_KL ? "kl" : "mse";
 }
 
+static const char *start_text(const tuning *t) {
+    if (!strcmp(t->from.id, "search")) return "the weights that the search trained";
+    if (!strcmp(t->from.id, "random")) return "random weights";
+    return t->s->further.tuned ? "what was trained before" : "the float weights";
+}
+
 /* What fine-tuning has to beat: trained values as they are, or the policy as the search left it. */
 static nb_status judge_before(tuning *t, const nbi_choice *bits) {
     nbi_session *s = t->s;
@@ -178,8 +186,8 @@ static nb_status judge_before(tuning *t, const nbi_choice *bits) {
     nbi_program_free(program);
     nbi_frozen_free(frozen);
     if (st == NB_OK)
-        nb_log(s->ctx, NB_LOG_INFO, "before fine-tuning: validation %s %.4g deployed",
-               merit_name(s), fabs(t->before));
+        nb_log(s->ctx, NB_LOG_INFO, "before fine-tuning: validation %s %.4g deployed; it starts from %s",
+               merit_name(s), fabs(t->before), start_text(t));
     return st;
 }
 
@@ -200,10 +208,55 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+/* He et al. 2015 for weights; normalization begins as the identity. */
+static nb_status randomize(nb_ctx *ctx, nbi_qat *q) {
+    nbi_rng rng;
+    for (int i = 0; i < q->net->n_layers; i++) {
+        const nbi_layer *l = &q->net->layer[i];
+        const nbi_qat_layer *t = &q->layer[i];
+        const int constants[] = {t->gamma, t->beta, t->mean, t->variance, t->bias};
+        static const float to[] = {1, 0, 0, 1, 0};
+        if (t->weight < 0) continue;
+        double fan = (double)l->n_weights / l->geometry.out_c;
+        float *w = q->graph->tensor[t->weight]->data;
+        nbi_rng_seed(&rng, nb_ctx_seed(ctx), (uint64_t)i + 0x9e37);
+        for (size_t k = 0; k < l->n_weights; k++)
+            w[k] = (float)(sqrt((l->is_last ? 1 : 2) / fan) * nbi_rng_normal(&rng));
+        for (size_t k = 0; k < NBI_COUNT(constants); k++)
+            for (int c = 0; constants[k] >= 0 && c < l->geometry.out_c; c++)
+                ((float *)q->graph->tensor[constants[k]]->data)[c] = to[k];
+        if (t->weight_scale >= 0) NB_TRY(nbi_trained_fit(ctx, q, i));
+    }
+    return NB_OK;
+}
+
+/* The graph of a policy. With generated weights the network holds what --start says while it is built,
+ * and afterwards what scores the policy. */
+static nb_status build(tuning *t, const nbi_graph *source, const nbi_choice *bits,
+                       const nbi_qat_options *o, nbi_qat **out) {
+    nbi_session *s = t->s;
+    if (s->meta && s->start == NBI_START_SEARCH) NB_TRY(nbi_meta_install(s->ctx, s->meta, bits));
+    else if (s->meta) nbi_meta_uninstall(s->meta);
+    nb_status st = nbi_qat_new(s->ctx, source, s->net, bits, s->edge, o, out);
+    if (st == NB_OK && s->meta) st = nbi_meta_install(s->ctx, s->meta, NULL);
+    return st;
+}
+
+/* The values that the first fine-tuning starts from. */
+static nb_status first_start(tuning *t) {
+    nbi_session *s = t->s;
+    bool searched = s->start == NBI_START_SEARCH && (s->meta || s->searched);
+    bool random = s->start == NBI_START_RANDOM;
+    snprintf(t->from.id, sizeof t->from.id, "%s", searched ? "search" : random ? "random" : "float");
+    if (random) return randomize(s->ctx, t->qat);
+    return searched && s->searched ? nbi_trained_give(s->ctx, s->searched, t->qat) : NB_OK;
+}
+
 /* The values that training starts from. An unfinished fine-tuning that is gone on with started from
  * what its best epoch has replaced since; its checkpoint knows everything else. */
 static nb_status set_start(tuning *t, const nbi_choice *bits) {
     const nbi_session *s = t->s;
+    if (!s->further.on) return first_start(t);
     snprintf(t->from.id, sizeof t->from.id, "%s", s->further.fresh ? "random" : "float");
     if (!s->further.tuned) return NB_OK;
     NB_TRY(nbi_tuned_load(t->s, s->further.tuned, bits, t->qat, &t->from));
@@ -233,13 +286,13 @@ static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
                              .classes = (size_t)o.classes,
                              .transform = s->transform};
     const nbi_graph *source = s->further.fresh ? s->further.fresh : s->compared;
-    NB_TRY(nbi_qat_new(s->ctx, source, s->net, bits, s->edge, &o, &t->qat));
+    NB_TRY(build(t, source, bits, &o, &t->qat));
     NB_TRY(set_start(t, bits));
     spec.seed = seed_of(t);
     NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &spec.augment));
     NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
     o.evaluate = true;
-    NB_TRY(nbi_qat_new(s->ctx, source, s->net, bits, s->edge, &o, &t->simulated));
+    NB_TRY(build(t, source, bits, &o, &t->simulated));
     nbi_tape_spec forward = {0};
     NB_TRY(nbi_tape_new(s->ctx, t->simulated->graph, &forward, &t->tape));
     if (t->qat->teacher >= 0)
@@ -353,7 +406,9 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
 
 static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
                           nbi_tuning_result *out) {
-    bool file = t->s->further.tuned && strcmp(t->from.id, "float") != 0;
+    static const char *const names[] = {"float", "random", "search"};
+    bool file = t->s->further.tuned != NULL;
+    for (size_t i = 0; i < NBI_COUNT(names); i++) file &= strcmp(t->from.id, names[i]) != 0;
     out->lines = json_pack(
         "{s:i,s:i,s:f,s:f,s:O,s:s,s:i}", "epochs", r->epochs, "best_epoch",
         better ? r->best_epoch : 0, "seconds", r->seconds, "images_per_second",

@@ -303,7 +303,6 @@ nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *se
     nbi_session *s = user;
     nbi_arena texts = {0};
     nb_status st = NB_OK;
-    s->tune_from = settings->init;
     if (s->meta) return NB_OK; /* of an earlier search of the same job: one text names both */
     const char *keys = strchr(s->o->search, ':');
     nbi_hyper_files f = {.given = nbi_options_text(&texts, keys ? keys + 1 : NULL, "meta")};
@@ -316,31 +315,4 @@ nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *se
     nbi_arena_free(&texts);
     NB_TRY(st);
     return rescore(s);
-}
-
-/* He et al. 2015 for weights; normalization begins as the identity. */
-static void randomize(nbi_session *s) {
-    nbi_rng rng;
-    for (int i = 0; i < s->net->n_layers; i++) {
-        const nbi_layer *l = &s->net->layer[i];
-        if (l->type != NBI_LAYER_CONV) continue;
-        double fan = (double)l->n_weights / l->geometry.out_c;
-        nbi_rng_seed(&rng, nb_ctx_seed(s->ctx), (uint64_t)i + 0x9e37);
-        for (size_t k = 0; k < l->n_weights; k++)
-            l->weight[k] = (float)(sqrt((l->is_last ? 1 : 2) / fan) * nbi_rng_normal(&rng));
-        for (int c = 0; c < l->geometry.out_c; c++) {
-            l->gain[c] = 1;
-            l->shift[c] = 0;
-            l->mean[c] = 0;
-            l->deviation[c] = 1;
-        }
-    }
-}
-
-nb_status nbi_hyper_start_tuning(nbi_session *s, const nbi_choice *bits) {
-    if (!s->meta) return NB_OK;
-    if (s->tune_from == NBI_META_GENERATED) return nbi_meta_install(s->ctx, s->meta, bits);
-    nbi_meta_uninstall(s->meta);
-    if (s->tune_from == NBI_META_RANDOM) randomize(s);
-    return NB_OK;
 }

@@ -19,7 +19,5 @@ nb_status nbi_hyper_ready(nbi_session *s, const nbi_meta_settings *settings,
                           const nbi_hyper_files *files, nbi_meta **out, json_t **about);
 /* nbi_netproblem_options.hypernetwork with a session as user. */
 nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *settings);
-/* Before the fine-tuning of a policy: what it is to start from is in s->net afterwards. */
-nb_status nbi_hyper_start_tuning(nbi_session *s, const nbi_choice *bits);
 
 #endif

@@ -1,5 +1,5 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
-#include "api/hyper.h"
+#include "api/session.h"
 
 #include "base/stage.h"
 #include "exec/exec.h"
@@ -68,10 +68,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
 /* The drop that counts is the one after fine-tuning. What was trained when a request to stop came
  * is still measured and delivered. */
 nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) {
-    if (s->meta) NB_TRY(nbi_hyper_start_tuning(s, out->bits));
     nb_status st = nbi_finetune(s, out->bits, result);
-    /* without a tuned network the policy is delivered as it was scored */
-    if (s->meta && !s->tuned) NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
     out->cancelled = nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
     if (st != NB_OK && st != NB_ECANCELLED) return st;

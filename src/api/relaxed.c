@@ -4,6 +4,7 @@
 #include "api/teacher.h"
 
 #include "quant/relax.h"
+#include "quant/trained.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -148,29 +149,60 @@ static void stage_key(const relaxing *r, const nbi_relax_spec *spec, char key[20
              spec->bops_target);
 }
 
-static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double deadline,
-                             nbi_choice *choice) {
+/* The trained values of a stage are kept beside its choices: fine-tuning may start from them. */
+static nb_status keep_stage(relaxing *r, const char *key, const nbi_choice *choice, bool whole) {
+    nbi_session *s = r->s;
+    size_t n = nbi_trained_count(s->net);
+    char more[220];
+    nbi_free(s->searched);
+    s->searched = NULL;
+    NB_TRY(nbi_alloc(s->ctx, n, sizeof *s->searched, &s->searched));
+    nbi_relax_trained(r->relax, s->searched);
+    if (!whole || !s->study) return NB_OK;
+    snprintf(more, sizeof more, "%s values", key);
+    NB_TRY(nbi_study_put(s->ctx, s->study, more, s->searched, n * sizeof *s->searched));
+    return nbi_study_put(s->ctx, s->study, key, choice, (size_t)s->net->n_sites * sizeof *choice);
+}
+
+/* *found: a stage that was finished before, in choice and s->searched. */
+static nb_status kept_stage(relaxing *r, const char *key, nbi_choice *choice, bool *found) {
     nbi_session *s = r->s;
     size_t bytes = (size_t)s->net->n_sites * sizeof *choice, size = 0;
-    void *kept = NULL;
+    size_t room = nbi_trained_count(s->net) * sizeof *s->searched, length = 0;
+    void *kept = NULL, *values = NULL;
+    char more[220];
+    nb_status st;
+    *found = false;
+    if (!s->study) return NB_OK;
+    snprintf(more, sizeof more, "%s values", key);
+    NB_TRYG(nbi_study_get(s->ctx, s->study, key, &kept, &size));
+    NB_TRYG(nbi_study_get(s->ctx, s->study, more, &values, &length));
+    *found = kept && size == bytes && values && length == room;
+    if (!*found) goto done;
+    memcpy(choice, kept, bytes);
+    nbi_free(s->searched);
+    s->searched = values;
+    values = NULL;
+done:
+    nbi_free(kept);
+    nbi_free(values);
+    return st;
+}
+
+static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double deadline,
+                             nbi_choice *choice) {
     char key[200];
-    bool whole = false;
-    nb_status st = NB_OK;
+    bool whole = false, found = false;
     int open = 0;
-    for (int i = 0; i < s->net->n_sites; i++) open += spec->site[i].n > 0;
+    for (int i = 0; i < r->s->net->n_sites; i++) open += spec->site[i].n > 0;
     if (!open || !spec->epochs) return NB_OK;
     stage_key(r, spec, key);
-    if (s->study) NB_TRY(nbi_study_get(s->ctx, s->study, key, &kept, &size));
-    if (kept && size == bytes) {
-        memcpy(choice, kept, bytes);
-    } else {
-        st = train(r, spec, deadline, &whole);
-        if (st == NB_OK) nbi_relax_decode(r->relax, choice, NULL);
-        if (st == NB_OK && whole && s->study)
-            st = nbi_study_put(s->ctx, s->study, key, choice, bytes);
-        stop(r);
-    }
-    nbi_free(kept);
+    NB_TRY(kept_stage(r, key, choice, &found));
+    if (found) return NB_OK;
+    nb_status st = train(r, spec, deadline, &whole);
+    if (st == NB_OK) nbi_relax_decode(r->relax, choice, NULL);
+    if (st == NB_OK) st = keep_stage(r, key, choice, whole);
+    stop(r);
     return st;
 }
 

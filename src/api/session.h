@@ -33,6 +33,12 @@ typedef struct nbi_tuning_result {
     bool nothing;    /* stopped before an epoch was judged */
 } nbi_tuning_result;
 
+typedef enum nbi_tune_start { /* --start */
+    NBI_START_SEARCH, /* weights that the search trained, if it trained any */
+    NBI_START_FLOAT,
+    NBI_START_RANDOM
+} nbi_tune_start;
+
 typedef struct nbi_session {
     nb_ctx *ctx;
     const nb_quantize_options *o;
@@ -64,8 +70,9 @@ typedef struct nbi_session {
     nbi_study *study;
     struct nbi_meta *meta;  /* the network that generates weights, once asked for */
     json_t *about_meta;    /* what results.json says of it */
+    nbi_tune_start start;  /* of fine-tuning */
+    float *searched;       /* nbi_trained_take of the last policy that was learned; NULL: none */
     json_t *about_settings; /* of the search for settings; NULL: none */
-    int tune_from;         /* nbi_meta_init: what fine-tuning starts from */
     nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
     nbi_learner *learner;  /* of the weights of one policy: */

@@ -22,18 +22,11 @@ typedef enum nbi_meta_kind {
     NBI_META_TABLES  /* control: a free set of weights for each choice */
 } nbi_meta_kind;
 
-typedef enum nbi_meta_init { /* what the chosen policy's fine-tuning starts from */
-    NBI_META_GENERATED,
-    NBI_META_FLOAT,
-    NBI_META_RANDOM
-} nbi_meta_init;
-
 /* What a search asks for. */
 typedef struct nbi_meta_settings {
     nbi_meta_kind kind;
     int context; /* as below */
     int hidden, epochs;
-    nbi_meta_init init;
     double lr, smoothing;
     double deadline; /* nb_seconds to have finished at; INFINITY: none */
 } nbi_meta_settings;

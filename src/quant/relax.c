@@ -4,6 +4,7 @@
 #include "quant/fit.h"
 #include "ops/op.h"
 #include "quant/relax_parts.h"
+#include "quant/trained.h"
 #include "schemes/schemes.h"
 
 #include <math.h>
@@ -157,6 +158,7 @@ static nb_status steps_by_width(nbi_relax_grower *b, int n, int *out) {
             *row = (float)b->site->fit[w].scale;
     }
     trains(b, in[0]);
+    mine->steps = in[0];
     for (int i = 0; i < n; i++) {
         NB_TRY(nbi_relax_constant(b, "row", NB_DTYPE_S64, 0, NULL, &in[1]));
         mine->row[i] = in[1];
@@ -259,7 +261,7 @@ static nb_status copy_spec(nb_ctx *ctx, nbi_relax *r, const nbi_relax_spec *spec
     r->spec.site = site;
     r->spec.start = start;
     for (size_t s = 0; s < n; s++)
-        r->vertex[s] = (nbi_relax_vertex){.learned = -1,
+        r->vertex[s] = (nbi_relax_vertex){.learned = -1, .steps = -1,
                                           .row = {-1, -1},
                                           .count = (double)r->net->site[s].count,
                                           .weights = r->net->site[s].kind == NBI_SITE_WEIGHT};
@@ -302,4 +304,22 @@ void nbi_relax_free(nbi_relax *r) {
 
 nbi_qat *nbi_relax_qat(nbi_relax *r) {
     return r->qat;
+}
+
+void nbi_relax_trained(const nbi_relax *r, float *out) {
+    const nbi_qnet *net = r->net;
+    nbi_trained_take(r->qat, out);
+    for (int s = 0; s < net->n_sites; s++) {
+        if (r->vertex[s].steps < 0) continue;
+        const nbi_tensor *t = r->graph->tensor[r->vertex[s].steps];
+        const float *from = t->data;
+        size_t groups = (size_t)t->dim[1];
+        int layer = net->site[s].layer;
+        bool weights = net->site[s].kind == NBI_SITE_WEIGHT;
+        size_t row = weights ? (size_t)net->layer[layer].geometry.out_c : 1;
+        float *to = weights ? nbi_trained_weight_steps(net, layer, out)
+                            : nbi_trained_site_steps(net, s, out);
+        for (int w = 0; w < WIDTHS; w++) memcpy(to + (size_t)w * row, from + (size_t)w * groups,
+                                                groups * sizeof *to);
+    }
 }

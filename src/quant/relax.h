@@ -63,6 +63,8 @@ nbi_qat *nbi_relax_qat(nbi_relax *relax);
 nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *relax, nbi_loop_spec *spec);
 /* Batches of odd index teach θ only, even ones everything else: this share of the samples. */
 #define NBI_RELAX_ALTERNATE 0.2
+/* Everything else that was learned, as nbi_trained_take: weights, normalization, steps of every width. */
+void nbi_relax_trained(const nbi_relax *relax, float *out);
 /* What was learned: the choice of every site; `value` (NULL: not wanted): widths before rounding, or
  * the probability of the chosen scheme without noise. Choices lie between the first and the last
  * candidate, those of widths and ranges not always on one. */

@@ -7,6 +7,7 @@
 typedef struct nbi_relax_vertex {
     int learned;   /* θ [n], a width [1] or a range [2]; −1: this site keeps its start */
     int row[2];    /* the constants that select the steps of a width, fractions: of both; −1: none */
+    int steps;     /* learned steps of all widths [8, groups, 1]; −1: none */
     int width[2];  /* fractions: the constants of both widths */
     int inverse;   /* fractions: 1 / the difference of the widths */
     bool weights, is_unsigned;

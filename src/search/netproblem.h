@@ -63,6 +63,10 @@ void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
 /* false while sensitivities are not measured, or some were estimated. */
 bool nbi_netproblem_measured(const nbi_netproblem *np);
+/* Once the limits are set: options that need more RAM than allowed whatever the others are, are no
+ * options. (Peak memory is no sum: a method that looks for cheaper options would not find that wider
+ * weights, which need no scratch, take less.) Policies of before mean nothing afterwards. */
+nb_status nbi_netproblem_bound_ram(nb_ctx *ctx, nbi_netproblem *np);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

@@ -12,7 +12,7 @@ extern const nbi_search nbi_search_genetic, nbi_search_random, nbi_search_haq;
 /* Training has that share of the time that is left where there is a deadline. */
 #define TRAINING_SHARE 0.7
 
-enum { META, EPOCHS, KIND, CONTEXT, HIDDEN, LR, SMOOTHING, INIT, BY };
+enum { META, EPOCHS, KIND, CONTEXT, HIDDEN, LR, SMOOTHING, BY };
 static const nbi_option options[] = {
     [META] = {"meta", NBI_OPT_TEXT, 0, 0, 0, NULL,
               "a trained one, of meta-train (default: DIR/meta.onnx, trained where it is missing)"},
@@ -24,8 +24,6 @@ static const nbi_option options[] = {
     [HIDDEN] = {"hidden", NBI_OPT_INT, 32, 1, 4096, NULL, "hidden units of each layer's generator"},
     [LR] = {"lr", NBI_OPT_REAL, 0.02, 1e-9, 100, NULL, "largest learning rate, falling as a cosine"},
     [SMOOTHING] = {"smoothing", NBI_OPT_REAL, 0.1, 0, 0.99, NULL, "of labels"},
-    [INIT] = {"init", NBI_OPT_CHOICE, 0, 0, 2, "generated|float|random",
-              "where --finetune starts from"},
     [BY] = {"by", NBI_OPT_CHOICE, 0, 0, 2, "genetic|random|haq",
             "the search over policies; the last two are what it is compared with"},
     {"population", NBI_OPT_INT, 50, 2, 10000, NULL, "policies kept"},
@@ -70,7 +68,6 @@ static nb_status prepare(nb_ctx *ctx, const nbi_search_run *r) {
                                   .context = contexts[(int)o[CONTEXT]],
                                   .hidden = (int)o[HIDDEN],
                                   .epochs = (int)o[EPOCHS],
-                                  .init = (nbi_meta_init)o[INIT],
                                   .lr = o[LR],
                                   .smoothing = o[SMOOTHING],
                                   .deadline = INFINITY};

@@ -32,6 +32,21 @@ works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epo
 works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=24 -o four
 cmp -s three/model.onnx four/model.onnx || fail "resumed, another policy"
 
+# fine-tuning from the weights that were trained, also those of a run before, or from the float ones
+tuned=(--search $search --finetune 1)
+for start in search float random; do
+    works quantize "$model" "${quick[@]}" "${tuned[@]}" --start $start -o $start
+    grep -q "\"from\": \"$start\"" $start/results.json || fail "$start: another start"
+done
+works quantize "$model" "${quick[@]}" "${tuned[@]}" -o one --resume
+trained() { sed -n '/"finetune"/,/statistics_restated/p' "$1/results.json" | grep '"loss"'; } # by epoch
+[[ -n $(trained search) && $(trained one) == "$(trained search)" ]] ||
+    fail "what was kept of the search starts another fine-tuning"
+[[ $(trained search) != "$(trained float)" ]] || fail "search and float weights are trained alike"
+works quantize "$model" "${quick[@]}" --search sensitivity:refine=0 --finetune 1 -o plain
+grep -q '"from": "float"' plain/results.json || fail "sensitivity trains no weights"
+refuses 2 "start" quantize "$model" "${quick[@]}" --start nowhere -o seven
+
 works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=1,width_epochs=0,scope=model -o five
 works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=200,width_epochs=200 \
     --time-limit 4s -o six

@@ -62,11 +62,17 @@ loss() { sed -n 's/^  "loss": \([0-9.e-]*\),*$/\1/p' "$1/results.json"; }
 [[ $? == 2 ]] || fail "--policy with --search random is no wrong usage"
 
 # ---- fine-tuning from all three ------------------------------------------------------------------------
-for init in generated float random; do
-    works quantize "${job[@]}" --search "$given,init=$init" --avg-bits 2.8 --finetune 1 -o "$init"
-    grep -q '"epochs": 1' "$init/results.json" || fail "$init: not fine-tuned"
+for start in search float random; do
+    works quantize "${job[@]}" --search "$given" --start $start --avg-bits 2.8 --finetune 1 -o $start
+    grep -q '"epochs": 1' $start/results.json || fail "$start: not fine-tuned"
+    grep -q "\"from\": \"$start\"" $start/results.json || fail "$start: started from something else"
 done
-cmp -s generated/model.onnx float/model.onnx && fail "generated and float weights end alike"
+trained() { sed -n '/"finetune"/,/statistics_restated/p' "$1/results.json" | grep '"loss"'; } # by epoch
+for start in float random; do
+    [[ $(sed -n 's/.*"before": //p' search/results.json) == "$(sed -n 's/.*"before": //p' $start/results.json)" ]] ||
+        fail "$start: another start, another merit of what there was"
+    [[ $(trained search) != "$(trained $start)" ]] || fail "search and $start are trained alike"
+done
 
 # ---- controls and contexts -----------------------------------------------------------------------------
 for key in weights=shared weights=tables context=3 context=all; do
@@ -92,6 +98,7 @@ done
 same mixed1 mixed2
 works quantize "${job[@]}" "${mixed[@]}" --policy mixed1/policy.json --search "$given_mixed" \
     --ptq none -o mixed3
+grep -q '"from": "search"' mixed/results.json || fail "mixed: started from something else"
 [[ -n $(loss mixed3) && $(loss mixed3) == "$(loss mixed1)" ]] ||
     fail "a given policy of schemes scores $(loss mixed3), the search says $(loss mixed1)"
 for key in weights=tables context=3; do
