@@ -19,13 +19,13 @@ build: deps
 	  generator='-G Ninja'; fi; \
 	cmake -S . -B $(BUILD) $$generator -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) \
 	  -DCMAKE_INSTALL_PREFIX=$(PREFIX) $(CMAKE_FLAGS)
-	@cmake --build $(BUILD) --parallel $(JOBS) $(if $(TARGET),--target $(TARGET))
+	@cmake --build $(BUILD) --parallel $(JOBS) $(if $(ONLY_TARGET),--target $(ONLY_TARGET))
 
 test: build
 	@cd $(BUILD) && ctest --output-on-failure -j2
 
 # The program alone: tests take half of a build.
-demo: TARGET = nibble_cli
+demo: ONLY_TARGET = nibble_cli
 demo: build
 	@BUILD=$(BUILD) bash scripts/demo.sh
 

@@ -32,7 +32,8 @@ def network(root, work, name):
 
 def run(args, nibble, cifar, model, folder, w, a, epochs, seed):
     small = ["--limit", str(args.limit)] if args.limit else []
-    command = [nibble, "quantize", model, "--data", cifar, *TRANSFORM, "--val", "5000", "--val-seed", "0", *small,
+    command = [nibble, "quantize", model, "--data", cifar, *TRANSFORM, "--val", "5000", "--val-seed", "0",
+               *small,
                *uniform_options(w, a), "--finetune", str(epochs), "--seed", str(seed), "--resume",
                "--quiet", "--threads", args.threads, "-o", folder]
     _, usage = timed(command)

@@ -530,8 +530,8 @@ nb_status nbi_netproblem_bound_ram(nb_ctx *ctx, nbi_netproblem *np) {
         var->n_options = np->n_options[v] = n;
     }
     if (left)
-        nb_log(ctx, NB_LOG_INFO, "max-ram: %d of the options need more memory in any policy, and are "
-               "left out", left);
+        nb_log(ctx, NB_LOG_INFO, "max-ram: %d of the options exceed it beside the cheapest and beside the "
+               "dearest of all others, and are left out", left);
 done:
     nbi_free(fits);
     return st;
