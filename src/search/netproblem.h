@@ -63,8 +63,8 @@ void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
 /* false while sensitivities are not measured, or some were estimated. */
 bool nbi_netproblem_measured(const nbi_netproblem *np);
-/* Once the limits are set: options that need more RAM than allowed whatever the others are, are no
- * options. (Peak memory is no sum: a method that looks for cheaper options would not find that wider
+/* Once the limits are set: options that need more RAM than allowed beside the cheapest and beside the dearest
+ * options of all others are no options (one that fits beside some mixture only is lost, too). (Peak memory is no sum: a method that looks for cheaper options would not find that wider
  * weights, which need no scratch, take less.) Policies of before mean nothing afterwards. */
 nb_status nbi_netproblem_bound_ram(nb_ctx *ctx, nbi_netproblem *np);
 /* Policy → choice of every site. */
