@@ -2,7 +2,7 @@
 
     PY bench/figures.py --data DATA [--build build] [--work FOLDER] [SECTION...]
 
-Sections: float ptq ptq_learned limits code qdq policies sensitivity growth select demo speed train qat plan bias schemes
+Sections: float ptq ptq_learned limits code qdq policies mpi sensitivity growth select demo speed train qat plan bias schemes
 (default: all; speed and the seconds of the others want a quiet machine). PY has numpy, onnx and onnxruntime (bench/requirements.txt); DATA holds
 cifar-10-batches-bin/ and models/. --limit N makes every section small, for a try; then nothing is
 kept. What is measured, and against whom: docs/benchmarks.md, docs/accuracy.md."""
@@ -21,6 +21,7 @@ import time
 import numpy as np
 
 from figures_code import run_code
+from figures_mpi import run_mpi
 from figures_ptq import run_ptq_learned
 from figures_qat import run_plan, run_qat, run_train
 from figures_run import (CIFAR, TRANSFORM, Job, dig, json_of, quantize, timed, uniform_options)
@@ -373,7 +374,7 @@ def speed_row(rounds, engine, threads):
 SECTIONS = {"float": run_float, "ptq": run_ptq,
             "ptq_learned": run_ptq_learned, "limits": run_limits, "code": run_code,
             "qdq": run_qdq, "policies": run_policies,
-            "sensitivity": run_sensitivity, "growth": run_growth, "select": run_select, "demo": run_demo, "speed": run_speed,
+            "mpi": run_mpi, "sensitivity": run_sensitivity, "growth": run_growth, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias,
             "schemes": run_schemes}
 

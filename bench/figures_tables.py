@@ -171,6 +171,15 @@ def policies_table():
                   "GMAC per CPU second", "MACs saved by the cache"], rows)
 
 
+def mpi_table():
+    rows = [[r["processes"], r["threads"], r["policies"], "%.1f s" % r["search_seconds"],
+             "%.1f s" % r["wall_seconds"], "%.1f s" % r["cpu_seconds"], r["load_average"],
+             "%.2f, %.2f" % (r["times_search"], r["times_wall"]) if "same" in r else "",
+             verdict(r["same"]) if "same" in r else ""] for r in results("nibble_mpi").values()]
+    return table(["processes", "threads of each", "policies", "search", "whole run", "CPU",
+                  "load at the end", "faster: search, whole run", "the same result"], rows)
+
+
 def sensitivity_table():
     rows = [[key, r["tensors"], r["widths"], "%.1f s" % r["wall_seconds"],
              "%.1f s" % r["cpu_seconds"], "%.0f MB" % r["peak_memory_mb"], r["load_average"]]
@@ -275,7 +284,7 @@ def bias_table():
 
 TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
-          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table,
+          "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "mpi": mpi_table,
           "sensitivity": sensitivity_table, "growth": growth_table, "select": select_table,
           "speed": speed_table, "demo": demo_table,
           **{name: lambda make=make: make(results, verdict, table)

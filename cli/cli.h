@@ -27,6 +27,8 @@ typedef struct cli {
     int argc;                   /* what follows the command's name */
     char **argv;
     char *command_line; /* as typed, for comments in files that are written */
+    int processes;      /* that work on this command; 0 and 1: this one alone */
+    bool follows;       /* another one leads */
     /* options of every command */
     int threads;
     uint64_t seed;

@@ -133,14 +133,15 @@ void cli_progress_start(cli *c) {
     interrupted_ctx = c->ctx;
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
+    action.sa_handler = c->follows ? SIG_IGN : on_interrupt;
     action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
+    if (c->processes > 1) sigaction(SIGUSR1, &action, NULL); /* mpirun keeps Ctrl-C for itself */
 }
 
 void cli_progress_stop(void) {
     cli_progress_clear();
-    signal(SIGINT, SIG_DFL);
+    if (!state.c || !state.c->follows) signal(SIGINT, SIG_DFL);
     interrupted_ctx = NULL;
 }

@@ -94,7 +94,25 @@ static char *join(int n, char **words) {
     return text;
 }
 
-static int run(const command *row, int argc, char **argv, char *command_line) {
+/* Is its work spread over the processes that mpirun starts? Elsewhere the first one works alone. */
+static bool spreads(const command *row) {
+    return row && (row->run == cmd_quantize || row->run == cmd_sensitivity);
+}
+
+/* Joins the other processes, if there are any; all but the first one are silent from then on. */
+static int join_others(cli *c) {
+    if (nb_ctx_join(c->ctx, &c->processes) != NB_OK) {
+        cli_say("%s", nb_ctx_message(c->ctx));
+        return CLI_FAILED;
+    }
+    c->follows = c->processes > 1 && nb_process_rank() > 0;
+    if (!c->follows) return CLI_GO_ON;
+    bool silent = freopen("/dev/null", "w", stdout) && freopen("/dev/null", "w", stderr);
+    return silent ? CLI_GO_ON : CLI_FAILED;
+}
+
+/* help: it only prints its options. */
+static int run(const command *row, bool help, int argc, char **argv, char *command_line) {
     cli c = {.command = row->name,
              .help = row->help,
              .argc = argc,
@@ -105,13 +123,18 @@ static int run(const command *row, int argc, char **argv, char *command_line) {
         cli_say("out of memory");
         return CLI_FAILED;
     }
-    int status = row->run(&c);
+    int status = !help && spreads(row) ? join_others(&c) : CLI_GO_ON;
+    if (status == CLI_GO_ON) {
+        status = row->run(&c);
+        if (c.follows) status = CLI_DONE; /* the first process's is the command's */
+    }
     cli_progress_stop();
     nb_ctx_free(c.ctx);
     return status;
 }
 
 int main(int argc, char **argv) {
+    if (nb_process_rank() > 0 && !(argc > 1 && spreads(find(argv[1])))) return CLI_DONE;
     if (argc < 2) {
         print_overview(stdout);
         return cli_flush();
@@ -127,9 +150,9 @@ int main(int argc, char **argv) {
     const command *row = find(help ? argv[2] : first);
     if (!row) return unknown_command(help ? argv[2] : first);
     char ask[] = "--help", *asked[] = {ask, NULL};
-    if (help) return run(row, 1, asked, NULL);
+    if (help) return run(row, true, 1, asked, NULL);
     char *command_line = join(argc, argv);
-    int status = run(row, argc - 2, argv + 2, command_line);
+    int status = run(row, false, argc - 2, argv + 2, command_line);
     free(command_line);
     return status;
 }

@@ -1,4 +1,5 @@
-# Libraries: all from the system. oneDNN is optional, the others are required.
+# Libraries: all from the system. oneDNN is optional, MPI is where it is asked for, the others are
+# required.
 find_package(PkgConfig REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(PNG REQUIRED)
@@ -24,6 +25,14 @@ if(NIBBLE_ONEDNN)
     set(DNNL_FOUND TRUE)
     target_link_libraries(nibble_dependencies INTERFACE ${DNNL_LIBRARY})
   endif()
+endif()
+
+if(NIBBLE_MPI)
+  find_package(MPI COMPONENTS C)
+  if(NOT MPI_C_FOUND)
+    message(FATAL_ERROR "NIBBLE_MPI is ON, but there is no MPI for C (Debian: libopenmpi-dev)")
+  endif()
+  target_link_libraries(nibble_dependencies INTERFACE MPI::MPI_C)
 endif()
 
 # The ONNX schema of the system, compiled by protobuf-c.

@@ -5,6 +5,7 @@
 #   *_oracle       needs NIBBLE_ORACLE_PYTHON, a Python with numpy, onnx and onnxruntime
 #   *_oracle_data  needs both
 #   *_lpsolve      needs lp_solve (liblpsolve55-dev), an oracle
+#   *_mpi          needs NIBBLE_MPI and mpirun
 #   *_arm          needs arm-none-eabi-gcc, newlib and qemu-system-arm
 # What is left out is named at configure time and in tests_left_out.txt.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
@@ -29,7 +30,7 @@ find_program(ARM_GCC arm-none-eabi-gcc)
 find_program(QEMU_ARM qemu-system-arm)
 
 set(TEST_SECONDS 280)
-set(TEST_ENVIRONMENT "NIBBLE_ORACLE_PYTHON=${NIBBLE_ORACLE_PYTHON}")
+set(TEST_ENVIRONMENT "NIBBLE_ORACLE_PYTHON=${NIBBLE_ORACLE_PYTHON}" "MPIEXEC=${MPIEXEC_EXECUTABLE}")
 if(CMAKE_C_FLAGS MATCHES "-fsanitize")
   set(TEST_SECONDS 1500)
   # Without memory is an error to be handled here as everywhere. NIBBLE_SANITIZED: tests that bound
@@ -52,6 +53,9 @@ function(describe_test source)
   endif()
   if(name MATCHES "_lpsolve$" AND NOT (LPSOLVE_INCLUDE_DIR AND LPSOLVE_LIBRARY))
     list(APPEND lacks lp_solve)
+  endif()
+  if(name MATCHES "_mpi$" AND NOT (NIBBLE_MPI AND MPIEXEC_EXECUTABLE))
+    list(APPEND lacks "NIBBLE_MPI and mpirun")
   endif()
   if(name MATCHES "_arm$" AND NOT (ARM_GCC AND QEMU_ARM))
     list(APPEND lacks "arm-none-eabi-gcc, newlib and qemu-system-arm")

@@ -58,7 +58,7 @@ NB_API nb_ctx *nb_ctx_new(void);
 NB_API void nb_ctx_free(nb_ctx *ctx); /* NULL is allowed */
 /* The message of the last failure, "" if none; valid until the next call with this context. */
 NB_API const char *nb_ctx_message(const nb_ctx *ctx);
-/* 0 = all cores; at most 256. */
+/* 0 = all cores (shared by the processes that were joined); at most 256. */
 NB_API void nb_ctx_set_threads(nb_ctx *ctx, int threads);
 NB_API int nb_ctx_threads(const nb_ctx *ctx);
 NB_API void nb_ctx_set_seed(nb_ctx *ctx, uint64_t seed);
@@ -68,6 +68,17 @@ NB_API void nb_ctx_set_progress(nb_ctx *ctx, nb_progress_fn fn, void *user);
 /* Asks running work to stop at the next safe point; may be called from a signal handler or another
  * thread. Work that stops early returns NB_ECANCELLED, or NB_OK with the best result so far. */
 NB_API void nb_ctx_cancel(nb_ctx *ctx);
+
+/* ---- several processes --------------------------------------------------------------------- */
+
+/* Which of the processes that mpirun (or another launcher of MPI) has started this is. 0: the first, or
+ * the only one; always so in builds without MPI. */
+NB_API int nb_process_rank(void);
+/* From now on nb_quantize() and nb_sensitivity() on this context spread the scoring of policies over
+ * all processes (*processes; 1: it is alone, and nothing changes). Each must make the same calls with the
+ * same options; a call of a process of rank > 0 works for the first one's, writes nothing, and
+ * returns without a result when that is done. Once per program: it starts MPI, and nb_ctx_free() ends it. */
+NB_API nb_status nb_ctx_join(nb_ctx *ctx, int *processes);
 
 /* ---- data types ---------------------------------------------------------------------------- */
 

@@ -31,6 +31,7 @@ typedef struct configuring {
     int n[VARIABLES];
     uint8_t value[VARIABLES][VALUES]; /* of an option: its place in the table */
     nbi_problem problem;
+    uint8_t chosen[VARIABLES + 1]; /* values; the last: there are any */
 } configuring;
 
 static void offer(configuring *c, int variable, int value) {
@@ -281,9 +282,11 @@ static nb_status search(configuring *c, nb_quantize_options *out, json_t **about
     if (cancelled && !isfinite(result.score))
         return nb_fail(ctx, NB_ECANCELLED, "stopped before any settings were scored");
     values_of(c, policy, value);
-    if (isfinite(result.score))
+    if (isfinite(result.score)) {
         apply(value, out);
-    else
+        memcpy(c->chosen, value, VARIABLES);
+        c->chosen[VARIABLES] = true;
+    } else
         nb_log(ctx, NB_LOG_WARNING,
                "settings: none was scored within the limits, the given ones stay");
     if (cancelled) { /* the best so far, delivered without delay */
@@ -298,28 +301,37 @@ static nb_status search(configuring *c, nb_quantize_options *out, json_t **about
     return NB_OK;
 }
 
-nb_status nbi_configure(nb_ctx *ctx, const char *path, const nb_quantize_options *given,
-                        nb_quantize_options *out, json_t **about) {
-    configuring c = {.ctx = ctx, .path = path, .given = given};
+static nb_status run(configuring *c, nb_quantize_options *out, json_t **about) {
+    nb_ctx *ctx = c->ctx;
     nbi_session s = {0};
     nb_status st;
-    *out = *given;
-    NB_TRY(check(ctx, given));
-    NB_TRYG(nbi_session_open(ctx, path, given, &s));
-    NB_TRYG(nbi_open_data(ctx, &given->data, s.source, &s.data));
-    offer_all(&c, &s);
-    c.problem = (nbi_problem){.self = &c,
-                              .n_vars = VARIABLES,
-                              .n_options = c.n,
-                              .cost = cost,
-                              .score = score,
-                              .earlier = earlier};
-    for (int i = 0; i < NBI_COST_COUNT; i++) c.problem.limit[i] = INFINITY;
-    NB_TRYG(open_study(&c, &s));
+    NB_TRY(check(ctx, c->given));
+    NB_TRYG(nbi_session_open(ctx, c->path, c->given, &s));
+    NB_TRYG(nbi_open_data(ctx, &c->given->data, s.source, &s.data));
+    offer_all(c, &s);
+    c->problem = (nbi_problem){.self = c,
+                               .n_vars = VARIABLES,
+                               .n_options = c->n,
+                               .cost = cost,
+                               .score = score,
+                               .earlier = earlier};
+    for (int i = 0; i < NBI_COST_COUNT; i++) c->problem.limit[i] = INFINITY;
+    NB_TRYG(open_study(c, &s));
     nbi_session_close(&s); /* one network at a time in memory */
-    st = search(&c, out, about);
+    st = search(c, out, about);
 done:
     nbi_session_close(&s);
-    nbi_study_close(c.study);
+    nbi_study_close(c->study);
     return st;
+}
+
+nb_status nbi_configure(nb_ctx *ctx, nbi_team *team, const char *path,
+                        const nb_quantize_options *given, nb_quantize_options *out, json_t **about) {
+    configuring c = {.ctx = ctx, .path = path, .given = given};
+    nb_status st = NB_OK;
+    *out = *given;
+    if (!nbi_team_follows(team)) st = run(&c, out, about);
+    NB_TRY(nbi_team_tell(ctx, team, st, c.chosen, sizeof c.chosen));
+    if (nbi_team_follows(team) && c.chosen[VARIABLES]) apply(c.chosen, out);
+    return NB_OK;
 }

@@ -291,6 +291,11 @@ static nb_status rescore(nbi_session *s) {
     NB_TRY(nbi_scorer_new(s->ctx, s->net, &o, &scorer));
     nbi_scorer_set_weights(scorer, generated, s->meta,
                            s->meta->o.kind == NBI_META_HYPER && s->meta->o.context != 1);
+    nb_status st = s->team ? nbi_scorer_set_team(s->ctx, scorer, s->team, s->net) : NB_OK;
+    if (st != NB_OK) {
+        nbi_scorer_free(scorer);
+        return st;
+    }
     nbi_scorer_free(s->scorer);
     s->scorer = scorer;
     nbi_netproblem_set_scorer(s->np, scorer);

@@ -167,12 +167,18 @@ nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
                    "kernels, readers, formats, architectures", what ? what : "");
 }
 
+#ifdef NIBBLE_HAVE_MPI
+#define MPI "MPI, "
+#else
+#define MPI ""
+#endif
+
 const char *nb_libraries(void) {
 #ifdef NIBBLE_HAVE_ONEDNN
-    return "oneDNN, protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
+    return "oneDNN, " MPI "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
            ", zlib " ZLIB_VERSION;
 #else
-    return "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
+    return MPI "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
            ", zlib " ZLIB_VERSION;
 #endif
 }

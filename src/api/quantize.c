@@ -2,6 +2,7 @@
 #include "api/session.h"
 
 #include "base/stage.h"
+#include "base/team.h"
 #include "exec/exec.h"
 #include "quant/generate.h"
 #include "runtime/footprint.h"
@@ -92,13 +93,18 @@ static nb_status learn(nbi_session *s, nbi_outcome *out) {
     return NB_OK;
 }
 
+/* What every process of a team does; rank 0 alone writes. */
+static nb_status prepare(nbi_session *s, bool writes) {
+    const char *folder = s->o->output;
+    if (!folder) return nb_fail(s->ctx, NB_EINVAL, "no folder for the results: name it with -o");
+    if (writes) NB_TRY(nbi_stage_recover(s->ctx, folder));
+    if (writes) NB_TRY(nbi_make_folder(s->ctx, folder));
+    return nbi_session_prepare(s);
+}
+
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
-    if (s->o->dry_run) return dry_run(s, result);
-    if (!s->o->output) return nb_fail(ctx, NB_EINVAL, "no folder for the results: name it with -o");
-    NB_TRY(nbi_stage_recover(ctx, s->o->output));
-    NB_TRY(nbi_make_folder(ctx, s->o->output));
-    NB_TRY(nbi_session_calibrate(s));
+    NB_TRY(nbi_session_pose(s));
     NB_TRY(nbi_set_limits(s));
     if (s->o->finetune > 0) NB_TRY(nbi_finetune_check(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *out->bits, &out->bits));
@@ -127,17 +133,32 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     json_t *result = NULL, *about = NULL;
     nb_quantize_options own = *options;
     nb_status st = NB_OK;
+    nbi_team *team = nbi_ctx_team(ctx);
+    const bool follows = nbi_team_follows(team);
+    /* there is little to score; and a policy may have choices that only its reader fits */
+    if (options->dry_run || options->policy) {
+        if (follows) return NB_OK;
+        team = NULL;
+    }
+    nbi_team_begin(team);
     if (options->settings && !options->dry_run)
-        st = nbi_configure(ctx, path, options, &own, &about);
+        st = nbi_configure(ctx, team, path, options, &own, &about);
     if (st == NB_OK) st = nbi_session_open(ctx, path, &own, &s);
     s.about_settings = about;
-    if (st == NB_OK) st = quantize(&s, &out, &result);
+    if (options->dry_run) {
+        if (st == NB_OK) st = dry_run(&s, &result);
+    } else {
+        if (st == NB_OK) st = prepare(&s, !follows);
+        st = nbi_session_spread(ctx, &s, team, st);
+        if (st == NB_OK) st = follows ? nbi_scorer_serve(ctx, s.scorer) : quantize(&s, &out, &result);
+    }
     if (result && !options->dry_run) { /* also where fine-tuning failed */
         nb_status reported = nb_report(ctx, options->output, NULL);
         if (st == NB_OK) st = reported;
     }
     nbi_free(out.bits);
     nbi_session_close(&s);
+    if (follows) return st;
     return nbi_answer(ctx, st, options->dry_run ? NULL : &out, result, json);
 }
 
@@ -148,8 +169,17 @@ nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_option
     nbi_json_begin();
     nbi_session s = {0};
     json_t *root = NULL;
+    nbi_team *team = nbi_ctx_team(ctx);
+    nbi_team_begin(team);
     nb_status st = nbi_session_open(ctx, path, options, &s);
-    if (st == NB_OK) st = nbi_session_calibrate(&s);
+    if (st == NB_OK) st = nbi_session_prepare(&s);
+    st = nbi_session_spread(ctx, &s, team, st);
+    if (st == NB_OK && nbi_team_follows(team)) {
+        st = nbi_scorer_serve(ctx, s.scorer);
+        nbi_session_close(&s);
+        return st;
+    }
+    if (st == NB_OK) st = nbi_session_pose(&s);
     if (st == NB_OK) st = nbi_sensitivity_json(&s, &root);
     nbi_session_close(&s);
     if (st != NB_OK) return st;

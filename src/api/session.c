@@ -7,6 +7,7 @@
 #include "ops/op.h"
 #include "quant/calibrate.h"
 #include "quant/generate.h"
+#include "quant/net_numbers.h"
 #include "runtime/lower.h"
 
 #include <math.h>
@@ -29,6 +30,7 @@ nb_quantize_options nb_quantize_options_default(void) {
 }
 
 void nbi_session_close(nbi_session *s) {
+    if (s->team) nbi_scorer_dismiss(s->ctx, s->scorer);
     json_decref(s->about_meta);
     json_decref(s->about_settings);
     nbi_meta_free(s->meta);
@@ -344,7 +346,7 @@ nbi_scorer_options nbi_session_scorer_options(const nbi_session *s) {
                                 .per_channel = s->per_channel};
 }
 
-nb_status nbi_session_calibrate(nbi_session *s) {
+nb_status nbi_session_prepare(nbi_session *s) {
     nb_ctx *ctx = s->ctx;
     if (!s->data) NB_TRY(nbi_open_data(ctx, &s->o->data, s->source, &s->data));
     s->info = *nbi_dataset_get(s->data);
@@ -354,7 +356,33 @@ nb_status nbi_session_calibrate(nbi_session *s) {
     NB_TRY(make_inputs(s));
     NB_TRY(fit_offers(s));
     nbi_scorer_options so = nbi_session_scorer_options(s);
-    NB_TRY(nbi_scorer_new(ctx, s->net, &so, &s->scorer));
+    return nbi_scorer_new(ctx, s->net, &so, &s->scorer);
+}
+
+/* Of what a copy of this session in another process must have in common with it: numbers of the network are
+ * told, codes of float samples are not. */
+static uint64_t common_hash(const nbi_session *s) {
+    const nbi_edge *e = &s->net->edge[s->net->input];
+    const size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c, bytes = nbi_net_numbers_bytes(s->net);
+    uint64_t h = nbi_hash(fingerprint(s), &bytes, sizeof bytes);
+    return nbi_hash(h, s->inputs, count * s->images.n);
+}
+
+nb_status nbi_session_spread(nb_ctx *ctx, nbi_session *s, nbi_team *team, nb_status st) {
+    uint64_t own = 0, first;
+    if (!team) return st;
+    if (st == NB_OK) own = common_hash(s);
+    if (st == NB_OK) st = nbi_scorer_set_team(ctx, s->scorer, team, s->net);
+    first = own;
+    NB_TRY(nbi_team_tell(ctx, team, st, &first, sizeof first));
+    if (own != first)
+        st = nb_fail(ctx, NB_EINVAL, "model or data are other ones than in the first process");
+    NB_TRY(nbi_team_agree(ctx, team, st));
+    s->team = team;
+    return NB_OK;
+}
+
+nb_status nbi_session_pose(nbi_session *s) {
     NB_TRY(open_study(s));
     nbi_netproblem_options po = {.net = s->net, .scorer = s->scorer, .edge = s->edge,
                                  .reference = s->reference, .first = s->calib,
@@ -365,9 +393,14 @@ nb_status nbi_session_calibrate(nbi_session *s) {
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
                                  .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};
-    NB_TRY(nbi_netproblem_new(ctx, &po, &s->np));
+    NB_TRY(nbi_netproblem_new(s->ctx, &po, &s->np));
     s->problem = nbi_netproblem_problem(s->np);
     return NB_OK;
+}
+
+nb_status nbi_session_calibrate(nbi_session *s) {
+    NB_TRY(nbi_session_prepare(s));
+    return nbi_session_pose(s);
 }
 
 /* ---- policies ------------------------------------------------------------------------------- */

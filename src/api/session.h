@@ -65,6 +65,7 @@ typedef struct nbi_session {
     bool loss_given; /* by --metric */
     bool labelled;
     nbi_scorer *scorer;
+    nbi_team *team; /* that the scorer is spread over; NULL: none */
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
@@ -91,7 +92,14 @@ typedef struct nbi_session {
 /* Options checked, model read, sites made and fixed by rules; no data is touched. */
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s);
-/* Data opened, calibration run, scorer, study (in o->output if there is one) and problem made. */
+/* Data opened, calibration run, scorer made: what every process of a team does. */
+nb_status nbi_session_prepare(nbi_session *s);
+/* From here on the session's scorer is spread over the team (NULL: not). st: how it went so far; the
+ * result is the same in all processes. Those of rank > 0 serve next (nbi_scorer_serve). */
+nb_status nbi_session_spread(nb_ctx *ctx, nbi_session *s, nbi_team *team, nb_status st);
+/* Study (in o->output if there is one) and problem. */
+nb_status nbi_session_pose(nbi_session *s);
+/* nbi_session_prepare and nbi_session_pose: a session of one process. */
 nb_status nbi_session_calibrate(nbi_session *s);
 /* s->net, of this float graph. */
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source);
@@ -154,9 +162,10 @@ nb_status nbi_choose(nbi_session *s, nbi_outcome *out);
 nb_status nbi_parse_search(nb_ctx *ctx, const char *text, const nbi_search **out,
                            double values[NBI_SEARCH_OPTIONS]);
 /* Searches how the network is calibrated, by given->settings: *out is `given` with what was chosen, and
- * with the time that is left; *about says how (the caller's). */
-nb_status nbi_configure(nb_ctx *ctx, const char *path, const nb_quantize_options *given,
-                        nb_quantize_options *out, json_t **about);
+ * with the time that is left; *about says how (the caller's). Rank 0 of a team searches; the others learn
+ * what was chosen. */
+nb_status nbi_configure(nb_ctx *ctx, nbi_team *team, const char *path,
+                        const nb_quantize_options *given, nb_quantize_options *out, json_t **about);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */

@@ -3,6 +3,8 @@
  * message and the callbacks; both are held for microseconds, so waiting is a yield. */
 #include "base/ctx.h"
 
+#include "base/team.h"
+
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -32,6 +34,7 @@ const char *nb_version(void) {
 nb_ctx *nb_ctx_new(void) {
     nb_ctx *ctx = calloc(1, sizeof *ctx);
     if (!ctx) return NULL;
+    ctx->processes_here = 1;
     ctx->threads = nbi_cores();
     ctx->start = now();
     atomic_flag_clear(&ctx->message_busy);
@@ -40,6 +43,7 @@ nb_ctx *nb_ctx_new(void) {
 }
 
 void nb_ctx_free(nb_ctx *ctx) {
+    if (ctx && ctx->team && ctx->team->leave) ctx->team->leave(ctx->team);
     free(ctx);
 }
 
@@ -48,7 +52,8 @@ const char *nb_ctx_message(const nb_ctx *ctx) {
 }
 
 void nb_ctx_set_threads(nb_ctx *ctx, int threads) {
-    ctx->threads = threads <= 0 ? nbi_cores() : threads > 256 ? 256 : threads;
+    const int own = nbi_cores() / ctx->processes_here;
+    ctx->threads = threads <= 0 ? (own ? own : 1) : threads > 256 ? 256 : threads;
 }
 
 int nb_ctx_threads(const nb_ctx *ctx) {

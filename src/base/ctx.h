@@ -17,6 +17,8 @@ struct nb_ctx {
     void *log_user;
     nb_progress_fn progress;
     void *progress_user;
+    struct nbi_team *team; /* NULL: nobody was joined */
+    int processes_here;    /* of the team on this machine; they share its cores */
 };
 
 int nbi_cores(void);

@@ -2,50 +2,13 @@
  * run the missing layers forward, each over all images.
  *
  * The correction of a convolution needs its sums over the statistics images before anything can be
- * requantized: they are kept (MOST_SUMS bytes at most) and finished with the final multipliers; where
+ * requantized: they are kept (NBI_SUMS_BYTES at most) and finished with the final multipliers; where
  * they are too large they are computed again, so memory stays bounded whatever the number of images
  * or the size of the layer. */
-#include "runtime/scorer.h"
-
 #include "runtime/lower.h"
-#include "runtime/run.h"
-#include "runtime/scorer_cache.h"
-#include "runtime/scorer_images.h"
-#include "runtime/scorer_weights.h"
+#include "runtime/scorer_parts.h"
 
-#include <math.h>
 #include <string.h>
-
-#define MOST_SUMS ((size_t)64 << 20) /* bytes of sums kept between statistics and finish, at first */
-
-struct nbi_scorer {
-    const nbi_qnet *net;
-    nbi_scorer_options options;
-    nbi_prefix_cache cache;
-    nbi_weight_store weights;
-    nbi_qparam *site;     /* of the policy being run */
-    bool whole_policy;
-    nbi_choice *asked;    /* by site: the policy being run */
-    uint64_t *key;        /* by edge */
-    uint64_t *wanted;     /* by edge: the keys that may stay in the cache, while has_wanted */
-    bool has_wanted;
-    int *alias;           /* by edge: the edge that holds its values */
-    nbi_cached **buffer;  /* by edge, pinned while needed */
-    bool *needed;         /* by edge */
-    int *readers;         /* by edge: layers still to run */
-    nbi_ptensor *tensor;  /* by edge */
-    char **scratch;       /* by worker */
-    size_t scratch_bytes;
-    int workers;
-    double computed, saved;
-    nbi_arena arena;      /* of the candidate */
-    nbi_frozen *freeze;   /* filled when freezing */
-    double *moments;      /* [2][statistics images][channels of a layer]: Σ, Σ² */
-    nbi_kept_sums sums;   /* of the statistics images, one layer at a time */
-    nbi_rounding_fn rounding; /* NULL: as fitted */
-    void *rounding_user;
-    const nbi_qparam *grid;   /* NULL: the fits */
-};
 
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
@@ -65,6 +28,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->sums.sums);
     nbi_free(s->sums.halved);
     nbi_free(s->moments);
+    nbi_free(s->order);
     nbi_arena_free(&s->arena);
     nbi_free(s);
 }
@@ -81,8 +45,8 @@ nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     int32_t *sums;
     for (int i = 0; i < s->net->n_layers; i++) {
         const nbk_conv *g = &s->net->layer[i].geometry;
-        size_t count = (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c *
-                       s->options.stat_images;
+        size_t count =
+            (size_t)g->out_h * (size_t)g->out_w * (size_t)g->out_c * s->share.n[0];
         if (s->net->layer[i].type == NBI_LAYER_CONV && count <= bytes / 4 && count > most)
             most = count;
     }
@@ -103,6 +67,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     s->options = *options;
     s->workers = nb_ctx_threads(ctx);
     if (s->options.stat_images > s->options.images) s->options.stat_images = s->options.images;
+    s->share.n[0] = s->options.stat_images; /* until an order says so */
     NB_TRYG(nbi_cache_init(ctx, &s->cache, options->cache_bytes));
     NB_TRYG(nbi_weight_store_init(ctx, &s->weights, net, options->per_channel));
     NB_TRYG(nbi_alloc(ctx, (size_t)net->n_sites, sizeof *s->site, &s->site));
@@ -121,7 +86,7 @@ nb_status nbi_scorer_new(nb_ctx *ctx, const nbi_qnet *net, const nbi_scorer_opti
     NB_TRYG(nbi_alloc(ctx, 2 * channels * s->options.stat_images, sizeof *s->moments,
                       &s->moments));
     NB_TRYG(nbi_alloc(ctx, s->options.stat_images + 1, sizeof *s->sums.halved, &s->sums.halved));
-    NB_TRYG(nbi_scorer_bound_sums(ctx, s, MOST_SUMS));
+    NB_TRYG(nbi_scorer_bound_sums(ctx, s, NBI_SUMS_BYTES));
     *out = s;
     return NB_OK;
 done:
@@ -136,6 +101,7 @@ void nbi_scorer_set_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user
 
 void nbi_scorer_clear(nbi_scorer *s) {
     nbi_cache_clear(&s->cache);
+    s->stale = true;
 }
 
 void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
@@ -156,14 +122,14 @@ nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choic
                                  double *out) {
     nbi_weight_fit *f;
     s->asked[site] = choice;
-    NB_TRY(nbi_weight_store_get(ctx, &s->weights, s->net->site[site].layer, s->asked, &f));
+    NB_TRY(nbi_weight_store_get(ctx, &s->weights, NULL, s->net->site[site].layer, s->asked, &f));
     *out = f->w.sqnr;
     return NB_OK;
 }
 
 /* ---- running one step over the images -------------------------------------------------------- */
 
-static nb_status ensure_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
+nb_status nbi_scorer_scratch(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
     if (bytes <= s->scratch_bytes) return NB_OK;
     s->scratch_bytes = 0; /* until every worker has its own */
     for (int w = 0; w < s->workers; w++) {
@@ -181,122 +147,12 @@ static size_t image_bytes(const nbi_scorer *s, int edge) {
     return s->site[e->site].dtype == NB_DTYPE_S32 ? count * 4 : count;
 }
 
-static void set_inputs(nbi_scorer *s, const nbi_step *step, nbi_images_job *j) {
+void nbi_scorer_inputs(nbi_scorer *s, const nbi_step *step, nbi_images_job *j) {
     for (int k = 0; k < step->n_in; k++) {
         int e = s->alias[step->in[k]];
         j->in[k] = s->buffer[e]->data;
         j->in_bytes[k] = image_bytes(s, e);
     }
-}
-
-typedef struct aim { /* of the correction, per channel */
-    const double *mean, *deviation;
-} aim;
-
-/* Mean and deviation of the layer's quantized sums become a new gain and shift per channel:
- * gain' = gain·r, shift' = shift + gain·(μ − r·μq), r = σ/σq. The last layer keeps r = 1. */
-static nb_status correct(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_weight_fit *f,
-                         nbi_frozen_conv *conv, const aim *to) {
-    const nbi_layer *l = &s->net->layer[layer];
-    size_t channels = (size_t)l->geometry.out_c, images = s->options.stat_images;
-    nbi_frozen_conv plain = *conv;
-    nbi_step step[NBI_MAX_STEPS];
-    nbi_ready_step ready;
-    void *own = NULL;
-    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums};
-    nb_status st;
-    int n;
-    plain.gain = nbi_arena_alloc(&s->arena, channels, sizeof(double));
-    plain.shift = nbi_arena_alloc(&s->arena, channels, sizeof(double));
-    if (!plain.gain || !plain.shift) return nb_fail_memory(ctx, channels * 16);
-    for (size_t c = 0; c < channels; c++) plain.gain[c] = 1;
-    NB_TRYG(nbi_lower_layer(ctx, s->net, layer, s->site, &plain, false, &s->arena, step, &n));
-    NB_TRYG(nbi_weight_fit_ready(ctx, f, step, &ready, &own));
-    set_inputs(s, step, &j);
-    size_t count = (size_t)l->geometry.out_h * (size_t)l->geometry.out_w * channels;
-    s->sums.kept = count * images <= s->sums.room;
-    NB_TRYG(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
-    j.scratch = s->scratch;
-    j.sum = s->moments;
-    j.square = s->moments + images * channels;
-    NB_TRYG(nbi_images_sum(&j, images));
-    double pixels = (double)l->geometry.out_h * l->geometry.out_w * (double)images;
-    const nbi_qparam *x = &s->site[s->net->edge[l->in[0]].site];
-    for (size_t c = 0; c < channels; c++) {
-        double sum = 0, square = 0, unit = x->scale * (double)conv->scale[c];
-        for (size_t i = 0; i < images; i++) {
-            sum += j.sum[i * channels + c];
-            square += j.square[i * channels + c];
-        }
-        double mean = sum / pixels, variance = square / pixels - mean * mean;
-        double deviation = variance > 0 ? unit * sqrt(variance) : 0;
-        double r = l->is_last || deviation <= 0 || to->deviation[c] <= 0
-                       ? 1
-                       : fmin(fmax(to->deviation[c] / deviation, 0.25), 4);
-        conv->shift[c] += conv->gain[c] * (to->mean[c] - r * unit * mean);
-        conv->gain[c] *= r;
-    }
-done:
-    nbi_free(own);
-    return st;
-}
-
-/* Copies of the plain fit and of the float statistics, which the rounding then changes. */
-static nb_status ask_rounding(nb_ctx *ctx, nbi_scorer *s, int layer, nbi_arena *arena,
-                              nbi_frozen_conv *conv, aim *to) {
-    const nbi_layer *l = &s->net->layer[layer];
-    size_t channels = (size_t)l->geometry.out_c, edges = (size_t)s->net->n_edges;
-    int8_t *levels = nbi_arena_alloc(arena, l->n_weights, 1), level[256];
-    float *scale = nbi_arena_alloc(arena, channels, sizeof *scale);
-    double *moments = nbi_arena_alloc(arena, 2 * channels, sizeof *moments);
-    const uint8_t **value = nbi_arena_alloc(&s->arena, edges, sizeof *value);
-    if (!levels || !scale || !moments || !value) return nb_fail_memory(ctx, l->n_weights);
-    memcpy(levels, conv->levels, l->n_weights);
-    memcpy(scale, conv->scale, channels * sizeof *scale);
-    memcpy(moments, l->mean, channels * sizeof *moments);
-    memcpy(moments + channels, l->deviation, channels * sizeof *moments);
-    for (size_t e = 0; e < edges; e++) {
-        const nbi_cached *buffer = s->buffer[s->alias[e]];
-        value[e] = buffer ? buffer->data : NULL;
-    }
-    nbi_rounding_request r = {.net = s->net, .layer = layer,
-                            .choice = nbi_choice_of(conv->scheme, conv->bits), .site = s->site, .value = value, .images = s->options.stat_images,
-                            .keep_scale = !s->options.per_channel, .levels = levels,
-                            .scale = scale, .mean = moments, .deviation = moments + channels};
-    nbi_weight_grid(conv->bits, conv->table, level, &r.grid);
-    NB_TRY(s->rounding(ctx, s->rounding_user, &r));
-    conv->levels = levels;
-    conv->scale = scale;
-    *to = (aim){moments, moments + channels};
-    return NB_OK;
-}
-
-static nb_status start_conv(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choice *policy,
-                            nbi_weight_fit **fit, nbi_frozen_conv *conv) {
-    const nbi_layer *l = &s->net->layer[layer];
-    size_t channels = (size_t)l->geometry.out_c;
-    nbi_choice choice = policy[l->weight_site];
-    aim to = {l->mean, l->deviation};
-    NB_TRY(nbi_weight_store_get(ctx, &s->weights, layer, policy, fit));
-    const nbi_weight_fit *f = *fit;
-    nbi_arena *arena = s->freeze ? &s->freeze->arena : &s->arena;
-    *conv = (nbi_frozen_conv){.bits = nbi_choice_bits(choice), .scheme = nbi_choice_scheme(choice),
-                              .levels = f->w.levels, .scale = f->w.scale,
-                              .table = f->w.has_table ? f->w.table : NULL};
-    conv->gain = nbi_arena_alloc(arena, channels, sizeof(double));
-    conv->shift = nbi_arena_alloc(arena, channels, sizeof(double));
-    if (!conv->gain || !conv->shift) return nb_fail_memory(ctx, channels * 16);
-    for (size_t c = 0; c < channels; c++) {
-        conv->gain[c] = (double)l->gain[c];
-        conv->shift[c] = (double)l->shift[c];
-    }
-    if (s->rounding) NB_TRY(ask_rounding(ctx, s, layer, arena, conv, &to));
-    if (s->options.stat_images) NB_TRY(correct(ctx, s, layer, *fit, conv, &to));
-    conv->bias_bits = policy[l->bias_site];
-    NB_TRY(nbi_fold_gain(ctx, l, &s->site[s->net->edge[l->in[0]].site],
-                         &s->site[s->net->edge[l->out].site], arena, conv));
-    s->sums.kept &= conv->levels == f->w.levels;
-    return NB_OK;
 }
 
 /* Outputs that only an addition reads at once are not worth keeping. */
@@ -318,7 +174,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     int n;
     s->sums.kept = false;
     if (l->type == NBI_LAYER_CONV) {
-        NB_TRY(start_conv(ctx, s, layer, bits, &f, &conv));
+        NB_TRY(nbi_scorer_conv(ctx, s, layer, bits, &f, &conv));
         if (s->freeze) s->freeze->conv[layer] = conv;
         s->computed += l->macs * (double)s->options.images;
     }
@@ -326,7 +182,7 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
     nbi_cached *out;
     size_t bytes = image_bytes(s, l->out);
     NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[l->out],
-                         bytes * s->options.images + NBI_KERNEL_SLACK, false, &out));
+                         bytes * s->share.most + NBI_KERNEL_SLACK, false, &out));
     s->buffer[l->out] = out;
     for (int i = 0; i < n; i++) {
         nbi_ready_step ready;
@@ -334,13 +190,13 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
         nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .sums = &s->sums,
                             .out = out->data, .out_bytes = bytes};
         nb_status st = nbi_weight_fit_ready(ctx, i == 0 ? f : NULL, &step[i], &ready, &own);
-        if (st == NB_OK) st = ensure_scratch(ctx, s, nbi_images_scratch(&ready));
-        set_inputs(s, &step[i], &j);
+        if (st == NB_OK) st = nbi_scorer_scratch(ctx, s, nbi_images_scratch(&ready));
+        nbi_scorer_inputs(s, &step[i], &j);
         /* a convolution's second step is the table of its levels, in place */
         bool sums = l->type == NBI_LAYER_CONV && i == 0 && s->sums.kept;
-        j.kept = sums ? s->options.stat_images : 0;
+        j.kept = sums ? s->share.n[0] : 0;
         j.scratch = s->scratch;
-        if (st == NB_OK) st = nbi_images_run(&j, s->options.images);
+        if (st == NB_OK) st = nbi_images_run(&j, s->share.images);
         nbi_free(own);
         NB_TRY(st);
     }
@@ -350,26 +206,29 @@ static nb_status run_layer(nb_ctx *ctx, nbi_scorer *s, int layer, const nbi_choi
 
 static nb_status run_input(nb_ctx *ctx, nbi_scorer *s) {
     const nbi_qnet *net = s->net;
-    size_t bytes = image_bytes(s, net->input);
-    nbi_cached *out;
-    NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[net->input],
-                         bytes * s->options.images + NBI_KERNEL_SLACK, false, &out));
-    s->buffer[net->input] = out;
-    if (!net->input_is_image) {
-        memcpy(out->data, s->options.inputs, bytes * s->options.images);
-        out->keep = caches(s);
-        return NB_OK;
-    }
+    const size_t bytes = image_bytes(s, net->input);
     nbi_step step;
     nbi_ready_step ready;
-    NB_TRY(nbi_lower_input(ctx, net, s->site, &s->arena, &step));
-    NB_TRY(nbi_step_ready(ctx, &step, NULL, &ready));
-    NB_TRY(ensure_scratch(ctx, s, nbi_images_scratch(&ready)));
-    nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .scratch = s->scratch,
-                        .out = out->data, .out_bytes = bytes};
-    j.in[0] = s->options.inputs;
-    j.in_bytes[0] = bytes;
-    NB_TRY(nbi_images_run(&j, s->options.images));
+    nbi_cached *out;
+    NB_TRY(nbi_cache_put(ctx, &s->cache, s->key[net->input],
+                         bytes * s->share.most + NBI_KERNEL_SLACK, false, &out));
+    s->buffer[net->input] = out;
+    if (net->input_is_image) {
+        NB_TRY(nbi_lower_input(ctx, net, s->site, &s->arena, &step));
+        NB_TRY(nbi_step_ready(ctx, &step, NULL, &ready));
+        NB_TRY(nbi_scorer_scratch(ctx, s, nbi_images_scratch(&ready)));
+    }
+    uint8_t *to = out->data;
+    for (int k = 0; k < 2; k++) {
+        const uint8_t *from = s->options.inputs + s->share.first[k] * bytes;
+        const size_t n = s->share.n[k];
+        nbi_images_job j = {.ctx = ctx, .ready = &ready, .tensor = s->tensor, .in = {from},
+                            .in_bytes = {bytes}, .scratch = s->scratch, .out = to,
+                            .out_bytes = bytes};
+        if (net->input_is_image) NB_TRY(nbi_images_run(&j, n));
+        else memcpy(to, from, bytes * n);
+        to += n * bytes;
+    }
     out->keep = caches(s);
     return NB_OK;
 }
@@ -483,44 +342,65 @@ static nb_status set_policy(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) 
         bool learned = s->rounding && s->grid && s->grid[i].dtype != NB_DTYPE_NONE;
         s->site[i] = learned ? s->grid[i] : *q;
     }
-    size_t size = (size_t)s->net->n_sites * sizeof *bits;
-    if (s->whole_policy && memcmp(s->asked, bits, size))
-        nbi_weight_store_drop(&s->weights);
-    memcpy(s->asked, bits, size);
+    memcpy(s->asked, bits, (size_t)s->net->n_sites * sizeof *bits);
     make_keys(s, bits);
     describe(s);
     return NB_OK;
 }
 
-static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
-                        float *values) {
+/* The values of this process's images, in their places among all. */
+static void take_values(const nbi_scorer *s, int edge, float *values) {
+    const nbi_ptensor *t = &s->tensor[edge];
+    const uint8_t *data = s->buffer[edge]->data;
+    size_t at = 0;
+    for (int k = 0; k < 2; k++) {
+        float *out = values + s->share.first[k] * t->count;
+        const size_t n = s->share.n[k] * t->count;
+        for (size_t i = 0; i < n; i++, at++) {
+            int32_t v = t->dtype == NB_DTYPE_S32  ? ((const int32_t *)(const void *)data)[at]
+                        : t->dtype == NB_DTYPE_S8 ? (int8_t)data[at]
+                                                  : data[at];
+            out[i] = (float)(t->scale * ((double)v - t->zero));
+        }
+    }
+}
+
+static nb_status run_share(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
+                           float *values) {
     if (nb_ctx_threads(ctx) > s->workers)
         return nb_fail(ctx, NB_EINVAL, "the scorer was made for %d threads", s->workers);
     NB_TRY(set_policy(ctx, s, bits));
     find_needed(s, edge);
     nb_status st = run_needed(ctx, s, bits);
-    int e = s->alias[edge];
-    if (st == NB_OK && values) {
-        const nbi_ptensor *t = &s->tensor[e];
-        size_t n = t->count * s->options.images;
-        const uint8_t *data = s->buffer[e]->data;
-        for (size_t i = 0; i < n; i++) {
-            int32_t v = t->dtype == NB_DTYPE_S32  ? ((const int32_t *)(const void *)data)[i]
-                        : t->dtype == NB_DTYPE_S8 ? (int8_t)data[i]
-                                                  : data[i];
-            values[i] = (float)(t->scale * ((double)v - t->zero));
-        }
-    }
+    if (st == NB_OK && values) take_values(s, s->alias[edge], values);
     for (int i = 0; i < s->net->n_edges; i++)
         if (s->buffer[i]) nbi_cache_unpin(&s->cache, s->buffer[i]);
     nbi_arena_free(&s->arena);
     return st;
 }
 
+/* After an order. values NULL: nobody wants them. */
+static nb_status run_to(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
+                        float *values) {
+    const nbi_edge *e = &s->net->edge[edge];
+    const size_t count = (size_t)e->h * (size_t)e->w * (size_t)e->c, stats = s->options.stat_images;
+    const size_t row = count * sizeof *values;
+    nb_status st = run_share(ctx, s, bits, edge, values);
+    if (values) {
+        st = nbi_team_share(ctx, s->with, st, values, stats, row);
+        st = nbi_team_share(ctx, s->with, st, values + stats * count, s->options.images - stats, row);
+    } else {
+        st = nbi_team_agree(ctx, s->with, st);
+    }
+    s->stale |= st != NB_OK;
+    return st;
+}
+
 nb_status nbi_scorer_stay_near(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits) {
     s->has_wanted = false;
     if (!bits) return NB_OK;
-    NB_TRY(set_policy(ctx, s, bits));
+    NB_TRY(nbi_scorer_order(ctx, s, NBI_ORDER_NEAR, bits, 0));
+    NB_TRY(nbi_team_agree(ctx, s->with, set_policy(ctx, s, bits)));
     memcpy(s->wanted, s->key, (size_t)s->net->n_edges * sizeof *s->wanted);
     s->has_wanted = true;
     return NB_OK;
@@ -540,6 +420,7 @@ size_t nbi_scorer_path_bytes(const nbi_qnet *net, size_t images) {
 
 nb_status nbi_scorer_run(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, int edge,
                          float *values) {
+    NB_TRY(nbi_scorer_order(ctx, s, NBI_ORDER_RUN, bits, edge));
     return run_to(ctx, s, bits, edge, values);
 }
 
@@ -559,28 +440,39 @@ static nb_status own_weights(nb_ctx *ctx, nbi_frozen *f) {
     return NB_OK;
 }
 
-nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, nbi_frozen **out) {
-    nbi_frozen *f = NULL;
-    nb_status st;
+static nb_status new_frozen(nb_ctx *ctx, const nbi_qnet *net, nbi_frozen **out) {
+    nbi_frozen *f;
     NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
-    f->net = s->net;
-    f->site = nbi_arena_alloc(&f->arena, (size_t)s->net->n_sites, sizeof *f->site);
-    f->conv = nbi_arena_alloc(&f->arena, (size_t)s->net->n_layers + 1, sizeof *f->conv);
+    f->net = net;
+    f->site = nbi_arena_alloc(&f->arena, (size_t)net->n_sites, sizeof *f->site);
+    f->conv = nbi_arena_alloc(&f->arena, (size_t)net->n_layers + 1, sizeof *f->conv);
     if (!f->site || !f->conv) {
-        st = nb_fail_memory(ctx, (size_t)s->net->n_sites * sizeof *f->site);
-        goto done;
+        nbi_frozen_free(f);
+        return nb_fail_memory(ctx, (size_t)net->n_sites * sizeof *f->site);
     }
-    s->freeze = f;
-    /* every output edge: layers that feed only a later one are corrected as well */
-    for (int i = 0; i < s->net->n_outputs; i++)
-        NB_TRYG(run_to(ctx, s, bits, s->net->output[i], NULL));
-    memcpy(f->site, s->site, (size_t)s->net->n_sites * sizeof *f->site);
-    NB_TRYG(own_weights(ctx, f));
-    s->freeze = NULL;
     *out = f;
     return NB_OK;
-done:
+}
+
+nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, nbi_frozen **out) {
+    nbi_frozen *f = NULL;
+    NB_TRY(nbi_scorer_order(ctx, s, NBI_ORDER_FREEZE, bits, 0));
+    nb_status st = new_frozen(ctx, s->net, &f);
+    s->freeze = f;
+    /* every output edge: layers that feed only a later one are corrected as well */
+    for (int i = 0; i < s->net->n_outputs && st == NB_OK; i++)
+        st = run_to(ctx, s, bits, s->net->output[i], NULL);
     s->freeze = NULL;
-    nbi_frozen_free(f);
-    return st;
+    if (st == NB_OK) {
+        memcpy(f->site, s->site, (size_t)s->net->n_sites * sizeof *f->site);
+        st = own_weights(ctx, f);
+    }
+    st = nbi_team_agree(ctx, s->with, st);
+    if (st != NB_OK) {
+        s->stale = true;
+        nbi_frozen_free(f);
+        return st;
+    }
+    *out = f;
+    return NB_OK;
 }

@@ -1,10 +1,11 @@
 /* Scores policies on the integer arithmetic: runs the quantized network layer by layer over a fixed
  * set of images, applies the output-statistics correction on the way, and keeps the outputs of
- * prefixes that candidates share. The result does not depend on the thread count, on the cache, or
- * on the order of candidates. */
+ * prefixes that candidates share. The result does not depend on the thread count, on the cache, on
+ * the order of candidates, or on a team that shares the work. */
 #ifndef NIBBLE_RUNTIME_SCORER_H
 #define NIBBLE_RUNTIME_SCORER_H
 
+#include "base/team.h"
 #include "ir/program.h"
 #include "quant/weight_source.h"
 
@@ -43,6 +44,15 @@ nb_status nbi_scorer_freeze(nb_ctx *ctx, nbi_scorer *scorer, const nbi_choice *b
 /* SQNR (dB) of a weight site by a choice, fitting it if need be. */
 nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *scorer, int site, nbi_choice choice,
                                  double *out);
+/* From now on the images are spread over the team, which outlives the scorer, as long as no rounding is
+ * set: one scorer of each process, of the same network, images and options. Rank 0's may be replaced by
+ * another one, with weights of another source; the others only serve. `net`, the scorer's own, gets
+ * the numbers of rank 0's with the first run (quant/net_numbers.h). */
+nb_status nbi_scorer_set_team(nb_ctx *ctx, nbi_scorer *scorer, nbi_team *team, nbi_qnet *net);
+/* Ranks > 0: does their share of what rank 0 runs, until that ends it. */
+nb_status nbi_scorer_serve(nb_ctx *ctx, nbi_scorer *scorer);
+/* Rank 0: ends it (no team, or not rank 0: nothing). */
+void nbi_scorer_dismiss(nb_ctx *ctx, nbi_scorer *scorer);
 /* Frees the cached outputs: before something else takes much memory. */
 void nbi_scorer_clear(nbi_scorer *scorer);
 /* From now on `rounding` may change what the weights' fit gives (NULL: no more). It is asked once per

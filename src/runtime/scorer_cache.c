@@ -53,10 +53,15 @@ void nbi_cache_clear(nbi_prefix_cache *cache) {
     free_spares(cache, 0);
 }
 
-void nbi_cache_free(nbi_prefix_cache *cache) {
+void nbi_cache_reset(nbi_prefix_cache *cache) {
     for (size_t i = 0; cache->slot && i < cache->n_slots; i++)
         if (cache->slot[i].key) drop(cache, &cache->slot[i]);
     free_spares(cache, 0);
+    cache->next_spare = 0;
+}
+
+void nbi_cache_free(nbi_prefix_cache *cache) {
+    nbi_cache_reset(cache);
     nbi_free(cache->slot);
     *cache = (nbi_prefix_cache){0};
 }

@@ -28,6 +28,8 @@ typedef struct nbi_prefix_cache {
 
 nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget);
 void nbi_cache_free(nbi_prefix_cache *cache);
+/* As new. Nothing may be pinned. */
+void nbi_cache_reset(nbi_prefix_cache *cache);
 /* Frees all that is not pinned. */
 void nbi_cache_clear(nbi_prefix_cache *cache);
 /* Pinned buffer of a key, or NULL. */

@@ -79,9 +79,10 @@ nb_status nbi_images_run(const nbi_images_job *job, size_t images) {
 
 static void put_moments(const nbi_images_job *j, size_t n, const int64_t *work, int shift) {
     const size_t channels = (size_t)j->ready->step->u.conv.p.out_c;
+    double *sum = j->moments + n * 2 * channels, *square = sum + channels;
     for (size_t c = 0; c < channels; c++) {
-        j->sum[n * channels + c] += ldexp((double)work[c], shift);
-        j->square[n * channels + c] += ldexp((double)work[channels + c], 2 * shift);
+        sum[c] += ldexp((double)work[c], shift);
+        square[c] += ldexp((double)work[channels + c], 2 * shift);
     }
 }
 
@@ -145,10 +146,8 @@ static int common_shift(const nbi_step_conv *conv) {
 
 nb_status nbi_images_sum(nbi_images_job *job, size_t images) {
     const nbi_step_conv *conv = &job->ready->step->u.conv;
-    const size_t moments = images * (size_t)conv->p.out_c;
     job->sums->bias = conv->p.bias;
     job->sums->shift = common_shift(conv);
-    memset(job->sum, 0, moments * sizeof *job->sum);
-    memset(job->square, 0, moments * sizeof *job->square);
+    memset(job->moments, 0, images * 2 * (size_t)conv->p.out_c * sizeof *job->moments);
     return nbi_parallel(job->ctx, images, CHUNK, sum_chunk, job);
 }

@@ -27,7 +27,7 @@ typedef struct nbi_images_job {
     uint8_t *out;
     nbi_kept_sums *sums;
     size_t kept;          /* nbi_images_run: so many images have their sums already */
-    double *sum, *square; /* nbi_images_sum: [images][channels] of Σ and Σ², exact below 2^53 */
+    double *moments;      /* nbi_images_sum: [images][2][channels] of Σ and Σ², exact below 2^53 */
 } nbi_images_job;
 
 size_t nbi_images_scratch(const nbi_ready_step *ready);

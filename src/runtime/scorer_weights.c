@@ -23,6 +23,7 @@ void nbi_weight_store_drop(nbi_weight_store *s) {
         }
         s->fit[i] = NULL;
     }
+    s->dropped = true;
 }
 
 void nbi_weight_store_free(nbi_weight_store *s) {
@@ -31,33 +32,71 @@ void nbi_weight_store_free(nbi_weight_store *s) {
     s->fit = NULL;
 }
 
-nb_status nbi_weight_store_get(nb_ctx *ctx, nbi_weight_store *s, int layer,
-                               const nbi_choice *asked, nbi_weight_fit **out) {
-    const nbi_layer *l = &s->net->layer[layer];
-    const nbi_choice choice = asked[l->weight_site];
-    nbi_weight_fit *f = s->fit[layer];
+/* Room for a fit. */
+static nb_status new_fit(nb_ctx *ctx, const nbi_layer *l, nbi_choice choice, nbi_weight_fit **out) {
+    nbi_weight_fit *f = NULL;
     nb_status st;
-    while (f && f->choice != choice) f = f->next;
-    if (f) {
-        *out = f;
-        return NB_OK;
-    }
-    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, choice, true));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *f, &f));
     f->choice = choice;
     NB_TRYG(nbi_alloc(ctx, (size_t)l->geometry.out_c, sizeof *f->w.scale, &f->w.scale));
     NB_TRYG(nbi_alloc(ctx, l->n_weights, 1, &f->w.levels));
-    NB_TRYG(s->source ? s->source(ctx, s->user, layer, asked, &f->w)
-                      : nbi_fit_weight_choice(ctx, l, choice, s->per_channel, &f->w));
-    nbi_clear_constants(l, nbi_choice_bits(choice), f->w.has_table ? f->w.table : NULL,
-                        f->w.levels);
-    f->next = s->fit[layer];
-    s->fit[layer] = f;
     *out = f;
     return NB_OK;
 done:
     free_fit(f);
     return st;
+}
+
+static nb_status fill(nb_ctx *ctx, const nbi_weight_store *s, int layer, const nbi_choice *asked,
+                      nbi_weight_fit *f) {
+    const nbi_layer *l = &s->net->layer[layer];
+    NB_TRY(nbi_choice_check(ctx, s->net->site[l->weight_site].name, f->choice, true));
+    NB_TRY(s->source ? s->source(ctx, s->user, layer, asked, &f->w)
+                     : nbi_fit_weight_choice(ctx, l, f->choice, s->per_channel, &f->w));
+    nbi_clear_constants(l, nbi_choice_bits(f->choice), f->w.has_table ? f->w.table : NULL,
+                        f->w.levels);
+    return NB_OK;
+}
+
+/* st: of the process's own part so far. */
+static nb_status tell_fit(nb_ctx *ctx, nbi_team *team, nb_status st, const nbi_layer *l,
+                          nbi_weight_fit *f) {
+    NB_TRY(nbi_team_agree(ctx, team, st));
+    nbi_coded_weights w = f->w;
+    NB_TRY(nbi_team_tell(ctx, team, NB_OK, &w, sizeof w));
+    w.levels = f->w.levels;
+    w.scale = f->w.scale;
+    f->w = w;
+    NB_TRY(nbi_team_tell(ctx, team, NB_OK, w.levels, l->n_weights));
+    return nbi_team_tell(ctx, team, NB_OK, w.scale, (size_t)l->geometry.out_c * sizeof *w.scale);
+}
+
+nb_status nbi_weight_store_get(nb_ctx *ctx, nbi_weight_store *s, nbi_team *team, int layer,
+                               const nbi_choice *asked, nbi_weight_fit **out) {
+    const nbi_layer *l = &s->net->layer[layer];
+    const nbi_choice choice = asked[l->weight_site];
+    nbi_weight_fit *f = s->fit[layer];
+    nb_status st = NB_OK;
+    while (f && f->choice != choice) f = f->next;
+    const bool fresh = !f;
+    if (fresh) {
+        st = new_fit(ctx, l, choice, &f);
+        if (st == NB_OK && !nbi_team_follows(team)) st = fill(ctx, s, layer, asked, f);
+    }
+    if (team && (fresh || !f->told)) {
+        st = tell_fit(ctx, team, st, l, f);
+        if (st == NB_OK) f->told = true;
+    }
+    if (st != NB_OK) {
+        if (fresh) free_fit(f);
+        return st;
+    }
+    if (fresh) {
+        f->next = s->fit[layer];
+        s->fit[layer] = f;
+    }
+    *out = f;
+    return NB_OK;
 }
 
 nb_status nbi_weight_fit_ready(nb_ctx *ctx, nbi_weight_fit *f, const nbi_step *step,
