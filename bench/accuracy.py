@@ -15,9 +15,9 @@ from rival_common import cifar_files, cpu_facts, sha256
 
 # network: {(weights, activations): epochs}; those that one seed is enough for
 PLAN = {
-    "resnet8": {(4, 4): 10, (3, 3): 10, (2, 2): 10},
-    "resnet20": {(4, 4): 30, (3, 3): 30, (2, 2): 30, (1, 1): 100},
-    "mobilenet_v2_0.5": {(4, 4): 10, (8, 4): 10},
+    "resnet8": {(4, 4): 3, (3, 3): 4, (2, 2): 8},
+    "resnet20": {(4, 4): 3, (3, 3): 5, (2, 2): 12, (1, 1): 30},
+    "mobilenet_v2_0.5": {(4, 4): 5, (8, 4): 5},
 }
 ONE_SEED = {("resnet20", 1, 1), ("mobilenet_v2_0.5", 4, 4), ("mobilenet_v2_0.5", 8, 4)}
 
@@ -56,7 +56,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--build", default="build")
     parser.add_argument("--work", default=os.path.expanduser("~/.cache/nibble-networks"))
-    parser.add_argument("--threads", default="2")
+    parser.add_argument("--threads", default="1")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=0, help="instead of the plan's")
     parser.add_argument("--only", nargs="*", default=list(PLAN))

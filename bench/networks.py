@@ -56,6 +56,9 @@ def main():
                            "--epochs", str(epochs), *options, "--augment", "crop,flip", "--resume",
                            "--threads", args.threads, "-o", out, "--json"])
         found = json.loads(text)
+        if found["epochs"] < epochs:  # stopped on request: the same command goes on
+            print("%s: %d of %d epochs" % (name, found["epochs"], epochs), flush=True)
+            return
         row = {key: found[key] for key in ("top1", "epochs", "images_per_second") if key in found}
         row.update(options=options, architecture=arch, planned_epochs=epochs, seed=0,
                    wall_seconds=run["wall_seconds"])

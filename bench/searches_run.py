@@ -16,11 +16,11 @@ import numpy as np
 from figures_run import CIFAR, TRANSFORM
 from rival_common import Results, cifar_files, cpu_facts, load_cifar, say, sha256
 
-THREADS = 2  # of every child: what trains depends on it in its last bits
+THREADS = 1  # of every child: what trains depends on it in its last bits
 
 # total: epochs of training per arm, the search's own included
-FULL = {"total": 12, "meta": 4, "schemes": 2, "widths": 3, "short": 3, "seeds": (0, 1, 2),
-        "evaluations": 1000, "policies": 24, "draws": 5, "limits": ("w2", "w25"), "quick": False,
+FULL = {"total": 4, "meta": 2, "schemes": 1, "widths": 1, "short": 1, "seeds": (0, 1, 2),
+        "evaluations": 400, "policies": 20, "draws": 3, "limits": ("w25", "w2"), "quick": False,
         "images": [], "calib": [], "networks": ("resnet8", "resnet20", "mobilenet_v2_0.5")}
 QUICK = {"total": 2, "meta": 1, "schemes": 1, "widths": 1, "short": 1, "seeds": (0, 1),
          "evaluations": 8, "policies": 4, "draws": 1, "limits": ("w25",), "quick": True,
@@ -39,7 +39,7 @@ class Bench:
         self.root = os.path.dirname(os.path.abspath(__file__))
         self.work = os.path.join(args.work, "quick" if args.quick else "full")
         self.deadline = time.time() + args.time_limit if args.time_limit else float("inf")
-        self.lock, self.sizes_lock = threading.Lock(), threading.Lock()
+        self.lock, self.sizes_lock, self.meta_lock = (threading.Lock() for _ in range(3))
         self.labels = load_cifar(args.data, "test")[1]
         os.makedirs(self.work, exist_ok=True)
         known = {name: sha256([path]) for name in self.set["networks"]
@@ -160,13 +160,15 @@ class Bench:
         """A MetaQuantNet for these widths, trained once: its file and what that took."""
         key = "meta/%s/%s/%d" % (name, tag, seed)
         path = os.path.join(self.folder(key), "meta.onnx")
-        if not (self.done(key) and os.path.exists(path)):
-            text, used = self.child(
-                [self.nibble, "meta-train", *self.common(name, seed), *self.set["calib"], *offers, "--epochs",
-                 str(self.set["meta"]), "--resume", "-o", path, "--json"], self.folder(key))
-            made = json.loads(text)
-            used.update(epochs=made["epochs"], seconds=made.get("seconds"))
-            self.put(key, used)
+        with self.meta_lock:  # two arms at a time must not train the same one
+            if not (self.done(key) and os.path.exists(path)):
+                text, used = self.child(
+                    [self.nibble, "meta-train", *self.common(name, seed), *self.set["calib"],
+                     *offers, "--epochs", str(self.set["meta"]), "--resume", "-o", path, "--json"],
+                    self.folder(key))
+                made = json.loads(text)
+                used.update(epochs=made["epochs"], seconds=made.get("seconds"))
+                self.put(key, used)
         return path
 
     # ---- tasks

@@ -84,11 +84,10 @@ def main_task(bench, name, limit, arm, seed):
 
 def run_main(bench):
     tasks, seeds = [], bench.set["seeds"]
-    small = (*ARMS, "autoqnn_schemes", "fracbits", "dq")
+    others = ("autoqnn_schemes", "fracbits", "dq")
     for seed in seeds:
         tasks += [main_task(bench, "resnet8", limit, arm, seed) for limit in bench.set["limits"]
-                  for arm in small]
-    for seed in seeds:
+                  for arm in (ARMS if seed != seeds[0] else (*ARMS, *others))]
         tasks.append(main_task(bench, "resnet8", "w3", "uniform", seed))
         tasks += [main_task(bench, "resnet8", "w3s", arm, seed) for arm in ARMS[1:]]
     tasks += [main_task(bench, "resnet8", "w2a", arm, seeds[0]) for arm in ARMS[1:]]
@@ -96,13 +95,9 @@ def run_main(bench):
         if bench.has(name):
             tasks += [main_task(bench, name, limit, arm, seed) for seed in which
                       for limit in bench.set["limits"] for arm in ARMS]
-    metas = {}
-    for key, _ in tasks:  # one task each: two arms at a time must not train the same one
-        _, name, limit, arm, seed = key.split("/")
-        if arm == "metaquantnet" and not bench.done(key):
-            metas[name, int(seed), "a" if limit == "w2a" else "w"] = True
-    for name, seed, tag in metas:
-        bench.meta(name, seed, offers(ACTIVATIONS if tag == "a" else "4"), tag)
+    for seed in seeds[1:]:
+        tasks += [main_task(bench, "resnet8", limit, arm, seed) for limit in bench.set["limits"]
+                  for arm in others]
     bench.run(tasks)
 
 
@@ -239,10 +234,6 @@ def run_evaluations(bench):
         if not bench.has(name):
             continue
         for seed in s["seeds"]:
-            if not all(bench.done("evaluations/%s/%s/%d" % (name, by, seed))
-                       for by in ("genetic", "random", "haq")):
-                bench.meta(name, seed, offers(), "w")
-
             def make(key, name=name, seed=seed):
                 by = key.split("/")[2]
                 limit = limits_of(bench, name)["w25"][0]

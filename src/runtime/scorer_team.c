@@ -71,7 +71,7 @@ nb_status nbi_scorer_order(nb_ctx *ctx, nbi_scorer *s, nbi_order_kind what, cons
         s->stale = true;
         return NB_OK;
     }
-    if (s->stale) nbi_cache_reset(&s->cache);
+    if (s->stale) nbi_cache_clear(&s->cache);
     *s->order = (order){.what = what,
                         .edge = edge,
                         .fresh_cache = s->stale,
@@ -117,7 +117,7 @@ static nb_status follow_freeze(nb_ctx *ctx, nbi_scorer *s) {
 
 static nb_status follow(nb_ctx *ctx, nbi_scorer *s) {
     const order *o = s->order;
-    if (o->fresh_cache) nbi_cache_reset(&s->cache);
+    if (o->fresh_cache) nbi_cache_clear(&s->cache);
     if (o->fresh_weights) nbi_weight_store_drop(&s->weights);
     s->whole_policy = o->whole_policy;
     s->has_wanted &= o->near;
