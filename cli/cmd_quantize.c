@@ -109,6 +109,7 @@ int cmd_quantize(cli *c) {
     static const char *const notes[] = {
         "Chooses a width for every tensor, corrects what rounding breaks, and writes a deployable "
         "model. Without a limit: the smallest model with --max-drop 1.",
+        "Builds with MPI: the processes that mpirun starts share the work of scoring.",
         NULL};
     quantize_args a = {.o = nb_quantize_options_default()};
     const opt_group groups[] = {
