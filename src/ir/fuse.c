@@ -1,0 +1,132 @@
+/* Convolutions that add: "v = conv(x); y = v + stream" becomes one step where nothing else reads v.
+ * In residual networks the peak of memory is just there: x, v and the stream, a third of which is
+ * gone without v. Only the generated C is made so: the host has memory, and its kernels are faster
+ * one at a time. The arithmetic is that of the two steps (nbk_conv_add_run), so both agree. */
+#include "ir/program.h"
+
+#include <string.h>
+
+typedef struct fuser {
+    const nbi_program *program;
+    int *uses;       /* of a tensor: as an operand or an output of the program */
+    int *writes;     /* steps that write it; the program's input: one more */
+    int *last_write; /* step; −1: none */
+    int *first_use;  /* step that first reads or writes it; −1: the program's input */
+} fuser;
+
+static nb_status fuser_new(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory, fuser *f) {
+    const size_t n = (size_t)program->n_tensors + 1;
+    int *ints = nbi_arena_alloc(memory, n, 4 * sizeof *ints);
+    if (!ints) return nb_fail(ctx, NB_ENOMEM, "no memory for %zu tensors", n);
+    *f = (fuser){program, ints, ints + n, ints + 2 * n, ints + 3 * n};
+    for (int t = 0; t < program->n_tensors; t++) {
+        f->last_write[t] = -1;
+        f->first_use[t] = program->n_steps;
+    }
+    f->writes[program->input] = 1;
+    f->first_use[program->input] = -1;
+    for (int s = 0; s < program->n_steps; s++) {
+        const nbi_step *step = &program->step[s];
+        for (int i = 0; i < step->n_in; i++) {
+            f->uses[step->in[i]]++;
+            if (f->first_use[step->in[i]] > s) f->first_use[step->in[i]] = s;
+        }
+        f->writes[step->out]++;
+        f->last_write[step->out] = s;
+        if (f->first_use[step->out] > s) f->first_use[step->out] = s;
+    }
+    for (int o = 0; o < program->n_outputs; o++) f->uses[program->output[o]]++;
+    return NB_OK;
+}
+
+static bool is_byte(nb_dtype dtype) {
+    return dtype == NB_DTYPE_U8 || dtype == NB_DTYPE_S8;
+}
+
+/* The convolution that can take over addition j as its operand k, or −1. The addition moves up to
+ * it: the other operand must be complete there. */
+static int convolution_of(const fuser *f, int j, int k) {
+    const nbi_program *p = f->program;
+    const nbi_step *add = &p->step[j];
+    if (add->type != NBI_STEP_ADD || add->n_in != 2) return -1;
+    const int v = add->in[k], other = add->in[1 - k], s = f->last_write[v];
+    const nbi_ptensor *a = &p->tensor[v], *b = &p->tensor[other], *y = &p->tensor[add->out];
+    if (s < 0 || s >= j || p->step[s].type != NBI_STEP_CONV || p->step[s].sum) return -1;
+    if (f->uses[v] != 1 || f->writes[v] != 1 || f->first_use[v] != s) return -1;
+    if (f->last_write[other] >= s || f->first_use[add->out] != j) return -1;
+    if (!is_byte(a->dtype) || !is_byte(b->dtype) || !is_byte(y->dtype)) return -1;
+    return a->count == b->count && a->count == y->count ? s : -1;
+}
+
+/* Integer sums have no order: exchanging the operands changes nothing. */
+static nbk_add exchanged(const nbk_add *p) {
+    nbk_add q = *p;
+    q.a_mult = p->b_mult, q.b_mult = p->a_mult;
+    q.a_zero = p->b_zero, q.b_zero = p->a_zero;
+    q.a_type = p->b_type, q.b_type = p->a_type;
+    return q;
+}
+
+/* Step s does what addition j does with its operand k. */
+static nb_status take_over(nb_ctx *ctx, const nbi_step *add, int k, nbi_arena *memory,
+                           nbi_step *conv) {
+    nbk_add *sum = nbi_arena_alloc(memory, 1, sizeof *sum);
+    if (!sum) return nb_fail(ctx, NB_ENOMEM, "no memory for an addition");
+    *sum = k == 0 ? add->u.add : exchanged(&add->u.add);
+    conv->sum = sum;
+    conv->n_in = 2;
+    conv->in[1] = add->in[1 - k];
+    conv->out = add->out;
+    return NB_OK;
+}
+
+nb_status nbi_program_fuse(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
+                           nbi_program *out) {
+    const size_t tensors = (size_t)program->n_tensors, steps = (size_t)program->n_steps;
+    fuser f;
+    nbi_program p = *program;
+    NB_TRY(fuser_new(ctx, program, memory, &f));
+    p.arena = (nbi_arena){0}; /* the original's stays its own */
+    p.float_graph = NULL;
+    p.tensor = nbi_arena_alloc(memory, tensors + 1, sizeof *p.tensor);
+    p.step = nbi_arena_alloc(memory, steps + 1, sizeof *p.step);
+    bool *gone = nbi_arena_alloc(memory, steps + 1, sizeof *gone);
+    if (!p.tensor || !p.step || !gone) return nb_fail(ctx, NB_ENOMEM, "no memory for the program");
+    if (tensors) memcpy(p.tensor, program->tensor, tensors * sizeof *p.tensor);
+    if (steps) memcpy(p.step, program->step, steps * sizeof *p.step);
+    for (int j = 0; j < program->n_steps; j++)
+        for (int k = 0; k < 2 && !gone[j]; k++) {
+            const int s = convolution_of(&f, j, k);
+            if (s < 0) continue;
+            NB_TRY(take_over(ctx, &program->step[j], k, memory, &p.step[s]));
+            gone[j] = true;
+        }
+    p.n_steps = 0;
+    for (size_t s = 0; s < steps; s++)
+        if (!gone[s]) p.step[p.n_steps++] = p.step[s];
+    *out = p;
+    return NB_OK;
+}
+
+nb_status nbi_program_ram(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes) {
+    nbi_arena memory = {0};
+    nbi_program fused;
+    nb_status st = nbi_program_fuse(ctx, program, &memory, &fused);
+    if (st == NB_OK) st = nbi_program_plan(ctx, &fused);
+    if (st == NB_OK) st = nbi_program_place_scratch(ctx, &fused, NULL, out_bytes);
+    nbi_arena_free(&memory);
+    return st;
+}
+
+nb_status nbi_program_ram_sum(nb_ctx *ctx, const nbi_program *program, double *out_bytes) {
+    nbi_arena memory = {0};
+    nbi_program fused;
+    double sum = 0;
+    nb_status st = nbi_program_fuse(ctx, program, &memory, &fused);
+    if (st == NB_OK) st = nbi_program_live_sum(ctx, &fused, &sum);
+    for (int s = 0; st == NB_OK && s < fused.n_steps; s++)
+        sum += (double)nbi_step_scratch_bytes(&fused.step[s]);
+    if (st == NB_OK) *out_bytes = sum;
+    nbi_arena_free(&memory);
+    return st;
+}
