@@ -105,9 +105,8 @@ static void test_random_programs_run_in_their_arena(void **state) {
     (void)state;
     static handmade n;
     double worst = 1, sum = 0;
-    int fewer = 0;
     for (uint64_t seed = 1; seed <= 60; seed++) {
-        size_t bound, ram;
+        size_t bound;
         random_program(&n, seed, 4 + (int)(seed % 40));
         assert_ok(nbi_program_plan_bound(ctx, &n.p, &bound));
         assert_ok(nbi_program_plan(ctx, &n.p));
@@ -120,7 +119,6 @@ static void test_random_programs_run_in_their_arena(void **state) {
         worst = ratio > worst ? ratio : worst;
         sum += ratio;
         assert_runs_in_arena(&n);
-        fewer += assert_runs_fused(&n, &ram);
         const size_t bytes = n.p.arena_bytes, offset = n.tensor[n.p.n_tensors - 1].offset;
         assert_ok(nbi_program_plan(ctx, &n.p));
         assert_int_equal(n.p.arena_bytes, bytes);
@@ -129,7 +127,6 @@ static void test_random_programs_run_in_their_arena(void **state) {
     }
     print_message("arena / lower bound: mean %.4f, worst %.4f\n", sum / 60, worst);
     assert_true(worst < 1.05 && sum / 60 < 1.005); /* measured 1.0105 and 1.0002 */
-    assert_true(fewer > 5);
 }
 
 /* The least arena over all offsets that are multiples of 16, without in-place steps: depth first.
@@ -271,6 +268,54 @@ static void test_sums_in_place(void **state) {
     assert_int_equal(assert_runs_fused(&n, &ram), 1);
     assert_int_equal(ram, 2 * 1024);
     handmade_end(&n);
+
+    start_stream(&n, &x); /* the shortcut is no convolution and comes later: the other one waits */
+    y = handmade_conv(&n, x, 8, (handmade_window){3, 1, 1, 1}, 1, 8, false, NB_DTYPE_S8);
+    y = handmade_conv(&n, y, 16, (handmade_window){3, 1, 1, 1}, 1, 8, false, NB_DTYPE_S8);
+    x = handmade_pool(&n, x, (handmade_window){3, 1, 1, 1}, false);
+    handmade_output(&n, handmade_add(&n, x, y, NB_DTYPE_U8));
+    assert_int_equal(assert_runs_fused(&n, &ram), 1);
+    assert_int_equal(ram, 2 * 1024 + 512);
+    handmade_end(&n);
+}
+
+/* Branches of one or two convolutions, added to any tensor of their shape, before or behind it. */
+static void random_residuals(handmade *n, uint64_t seed) {
+    handmade_start(n, seed, NB_DTYPE_U8, 4, 5, 6);
+    for (int i = 0; i < 8; i++) {
+        const handmade_window same = {3, 1, 1, 1};
+        const int count = n->p.n_tensors, from = count > 5 ? count - 5 : 0;
+        int y = handmade_pick(n, from, count - 1);
+        if (handmade_pick(n, 0, 1))
+            y = handmade_conv(n, y, handmade_pick(n, 1, 9), same, 1, 4, false, NB_DTYPE_U8);
+        y = handmade_conv(n, y, 6, same, 1, handmade_pick(n, 7, 8), false, NB_DTYPE_S8);
+        const int other = handmade_pick(n, from, count - 1);
+        if (n->tensor[other].c != 6) continue;
+        if (handmade_pick(n, 0, 1))
+            handmade_add(n, y, other, NB_DTYPE_U8);
+        else
+            handmade_add(n, other, y, NB_DTYPE_S8);
+        if (handmade_pick(n, 0, 4) == 0) handmade_output(n, other);
+    }
+    handmade_output(n, n->p.n_tensors - 1);
+}
+
+static void test_random_sums(void **state) {
+    (void)state;
+    static handmade n;
+    int fewer = 0, smaller = 0;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        size_t ram, before;
+        random_residuals(&n, seed);
+        assert_ok(nbi_program_plan(ctx, &n.p));
+        assert_ok(nbi_program_place_scratch(ctx, &n.p, NULL, &before));
+        fewer += assert_runs_fused(&n, &ram);
+        assert_true(ram <= before + 32); /* no plan is sure to be the best: one is 18 bytes worse */
+        smaller += ram < before;
+        handmade_end(&n);
+    }
+    print_message("%d additions less, a smaller arena in %d of 60 programs\n", fewer, smaller);
+    assert_true(fewer > 200 && smaller > 10);
 }
 
 /* Additions that stay steps of their own. */
@@ -303,9 +348,10 @@ static void test_no_sums(void **state) {
     assert_int_equal(assert_runs_fused(&n, &ram), 0);
     handmade_end(&n);
 
-    start_stream(&n, &x); /* the other operand comes after the convolution */
-    y = handmade_conv(&n, x, 16, same, 1, 8, false, NB_DTYPE_U8);
-    const int z = handmade_lut(&n, x, false, NULL, NB_DTYPE_U8);
+    start_stream(&n, &x); /* waiting for the other operand would keep a larger tensor */
+    y = handmade_conv(&n, x, 32, same, 1, 8, false, NB_DTYPE_U8);
+    y = handmade_conv(&n, y, 16, same, 1, 8, false, NB_DTYPE_U8);
+    const int z = handmade_pool(&n, x, same, false);
     handmade_output(&n, handmade_add(&n, z, y, NB_DTYPE_U8));
     assert_int_equal(assert_runs_fused(&n, &ram), 0);
     handmade_end(&n);
@@ -361,6 +407,7 @@ int main(void) {
         cmocka_unit_test(test_in_place),
         cmocka_unit_test(test_residual_stage),
         cmocka_unit_test(test_sums_in_place),
+        cmocka_unit_test(test_random_sums),
         cmocka_unit_test(test_no_sums),
         cmocka_unit_test(test_fusing_without_memory),
         cmocka_unit_test(test_bad_programs),
