@@ -56,18 +56,25 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
     json_object_set_new(result, "limits", limits);
 }
 
-/* "max-size 2000: the closest policy has 12345". */
+static const char *unit_of(const char *limit) {
+    return !strncmp(limit, "max-size", 8) || !strcmp(limit, "max-ram") ? " bytes"
+           : !strcmp(limit, "max-latency")                             ? " s"
+           : !strcmp(limit, "max-energy")                              ? " J"
+                                                                       : "";
+}
+
+/* "max-size 2000 bytes cannot be met: the closest policy …, has 12345 bytes". */
 static void describe_miss(const json_t *result, char *text, size_t size) {
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(result, "limits"), i, row) {
+        const char *limit = json_string_value(json_object_get(row, "limit"));
         if (json_is_true(json_object_get(row, "ok"))) continue;
         snprintf(text, size,
-                 "%s %.6g cannot be met: the closest policy, which was written, has "
-                 "%.6g (more widths, or --first-last searched, give more room)",
-                 json_string_value(json_object_get(row, "limit")),
-                 json_number_value(json_object_get(row, "wanted")),
-                 json_number_value(json_object_get(row, "got")));
+                 "%s %.6g%s cannot be met: the closest policy, which was written, has "
+                 "%.6g%s (more widths, or --first-last searched, give more room)",
+                 limit, json_number_value(json_object_get(row, "wanted")), unit_of(limit),
+                 json_number_value(json_object_get(row, "got")), unit_of(limit));
         return;
     }
 }

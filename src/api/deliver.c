@@ -192,7 +192,7 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     size_t ram;
     double latency;
     nbi_net_cost_of(s->net, o->bits, s->containers, &c);
-    NB_TRY(nbi_program_place_scratch(s->ctx, program, NULL, &ram));
+    NB_TRY(nbi_program_ram(s->ctx, program, &ram));
     NB_TRY(latency_of(s, program, &latency));
     json_object_set_new(f, "bytes", json_real(float_weight_bytes(s)));
     json_object_set_new(q, "bytes", json_integer((json_int_t)program->const_bytes));

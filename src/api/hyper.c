@@ -181,8 +181,8 @@ static nb_status train(training *t, const char *checkpoint, nbi_loop_result *r) 
                           .identity = t->identity,
                           .n_identity = t->n_identity};
     if (isfinite(o->deadline)) spec.time_limit = fmax(o->deadline - nb_seconds(s->ctx), 1e-3);
-    nb_log(s->ctx, NB_LOG_INFO, "metaquantnet: training %d epochs on %zu images", o->epochs,
-           s->info.count[NBI_SPLIT_TRAIN]);
+    nb_log(s->ctx, NB_LOG_INFO, "metaquantnet: training %d epoch%s on %zu images", o->epochs,
+           o->epochs == 1 ? "" : "s", s->info.count[NBI_SPLIT_TRAIN]);
     return nbi_loop_run(s->ctx, &spec, r);
 }
 

@@ -8,7 +8,7 @@ typedef struct nbi_cgen {
     nb_ctx *ctx;
     const nbi_codegen_options *options;
     nbi_arena memory;
-    nbi_program program; /* without its float tail; planned; shares constants with the original */
+    nbi_program program; /* without its float tail; fused, planned; shares the constants */
     nbi_const_table *table; /* NBI_STEP_TABLES per step */
     size_t *scratch;        /* offset per step */
     size_t ram_bytes;       /* a multiple of 4 */

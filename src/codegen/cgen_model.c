@@ -28,7 +28,8 @@ static nb_status step_comment(nbi_cgen *g, nbi_buf *buf, int s) {
     NB_TRY(nbi_buf_printf(g->ctx, buf, "    /* \"%s\" %dx%dx%d to %dx%dx%d", name, in->h, in->w,
                           in->c, out->h, out->w, out->c));
     if (step->type == NBI_STEP_CONV || step->type == NBI_STEP_DWCONV)
-        NB_TRY(nbi_buf_printf(g->ctx, buf, ", weights of %d bits", step->u.conv.p.w_bits));
+        NB_TRY(nbi_buf_printf(g->ctx, buf, ", weights of %d bits%s", step->u.conv.p.w_bits,
+                              step->sum ? ", then added" : ""));
     return nbi_buf_printf(g->ctx, buf, " */\n");
 }
 
@@ -40,11 +41,15 @@ static nb_status step_call(nbi_cgen *g, nbi_buf *buf, int s) {
         [NBI_STEP_AVGPOOL] = "nbk_avgpool_run", [NBI_STEP_COPY] = "nbk_copy_run",
     };
     const nbi_step *step = &g->program.step[s];
-    const bool pair = step->type == NBI_STEP_ADD || step->type == NBI_STEP_MUL;
+    const bool pair = step->type == NBI_STEP_ADD || step->type == NBI_STEP_MUL || step->sum;
     const bool scratch = step->type == NBI_STEP_CONV || step->type == NBI_STEP_DWCONV;
     NB_TRY(step_comment(g, buf, s));
-    NB_TRY(nbi_buf_printf(g->ctx, buf, "    %s(&step%d, m + %zu", kernel[step->type], s + 1,
-                          tensor(g, step->in[0])->offset));
+    if (step->sum)
+        NB_TRY(nbi_buf_printf(g->ctx, buf, "    nbk_conv_add_run(&step%d, &step%d_add", s + 1,
+                              s + 1));
+    else
+        NB_TRY(nbi_buf_printf(g->ctx, buf, "    %s(&step%d", kernel[step->type], s + 1));
+    NB_TRY(nbi_buf_printf(g->ctx, buf, ", m + %zu", tensor(g, step->in[0])->offset));
     if (pair) NB_TRY(nbi_buf_printf(g->ctx, buf, ", m + %zu", tensor(g, step->in[1])->offset));
     NB_TRY(nbi_buf_printf(g->ctx, buf, ", m + %zu", tensor(g, step->out)->offset));
     if (scratch) NB_TRY(nbi_buf_printf(g->ctx, buf, ", m + %zu", g->scratch[s]));

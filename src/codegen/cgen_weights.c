@@ -95,10 +95,12 @@ static nb_status conv(const nbi_cgen *g, nbi_buf *buf, int step) {
     return pointer(g, buf, "shift", step, 4);
 }
 
+/* An addition, or the one that a convolution does. */
 static nb_status add(const nbi_cgen *g, nbi_buf *buf, int step) {
-    const nbk_add *p = &g->program.step[step].u.add;
-    NB_TRY(nbi_buf_printf(g->ctx, buf, "static const nbk_add step%d = {\n    .count = %ld,\n",
-                          step + 1, (long)p->count));
+    const nbi_step *s = &g->program.step[step];
+    const nbk_add *p = s->sum ? s->sum : &s->u.add;
+    NB_TRY(nbi_buf_printf(g->ctx, buf, "static const nbk_add step%d%s = {\n    .count = %ld,\n",
+                          step + 1, s->sum ? "_add" : "", (long)p->count));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "    .a_mult = %ld, .b_mult = %ld, .shift = %d,\n",
                           (long)p->a_mult, (long)p->b_mult, p->shift));
     NB_TRY(nbi_buf_printf(g->ctx, buf, "    .a_zero = %d, .b_zero = %d, .out_zero = %d,\n",
@@ -185,6 +187,10 @@ nb_status nbi_cgen_weights(nbi_cgen *g, nbi_buf *buf) {
             return nb_fail(g->ctx, NB_EUNSUPPORTED, "node '%s': C cannot be generated for its step",
                            step->name);
         NB_TRY(emit[step->type](g, buf, s));
+        if (step->sum) {
+            NB_TRY(nbi_buf_printf(g->ctx, buf, "};\n"));
+            NB_TRY(add(g, buf, s));
+        }
         NB_TRY(nbi_buf_printf(g->ctx, buf, "};\n"));
     }
     return nbi_buf_printf(g->ctx, buf, "\n#endif\n");

@@ -68,6 +68,7 @@ static nb_status prepare(nbi_cgen *g, const nbi_program *program) {
     NB_TRY(check_prefix(g->ctx, g->options->prefix));
     NB_TRY(nbi_cgen_cut(g->ctx, program, &g->memory, &g->program, &cut));
     NB_TRY(check_interface(g));
+    NB_TRY(nbi_program_fuse(g->ctx, &g->program, &g->memory, &g->program));
     NB_TRY(nbi_program_plan(g->ctx, &g->program));
     NB_TRY(nbi_program_tables(g->ctx, &g->program, &g->table));
     g->scratch = nbi_arena_alloc(&g->memory, (size_t)g->program.n_steps + 1, sizeof *g->scratch);
@@ -103,6 +104,12 @@ static bool has_step(const nbi_program *p, nbi_step_type type) {
     return false;
 }
 
+static bool has_sum(const nbi_program *p) {
+    for (int s = 0; s < p->n_steps; s++)
+        if (p->step[s].sum) return true;
+    return false;
+}
+
 /* Is this file of the kernels called by the program? */
 static bool is_needed(const nbi_program *p, const char *name) {
     static const struct {
@@ -116,6 +123,7 @@ static bool is_needed(const nbi_program *p, const char *name) {
         {"nbk_copy.c", NBI_STEP_COPY},
     };
     if (strcmp(name, "nbk.h") == 0) return true;
+    if (strcmp(name, "nbk_conv_add.c") == 0) return has_sum(p);
     for (size_t i = 0; i < NBI_COUNT(uses); i++)
         if (strcmp(name, uses[i].file) == 0 && has_step(p, uses[i].type)) return true;
     return false;

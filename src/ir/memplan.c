@@ -1,6 +1,6 @@
 /* Where every tensor of an integer program lies in the arena. A tensor lives from the step that
  * first writes it to the last one that reads it. An element-wise step may write over an input that
- * dies there: both are then one block. Blocks are placed one after the other into gaps between
+ * dies there, and so may a convolution over what it adds: both are then one block. Blocks are placed one after the other into gaps between
  * placed blocks that live at the same time ("greedy by size" and relatives; finding the optimum is
  * NP-hard). Several in-place choices and orders are tried, then a random walk over orders from a
  * fixed seed, until the live-set lower bound is met; the smallest arena wins. */
@@ -86,14 +86,17 @@ static void find_lifetimes(planner *p) {
     for (int o = 0; o < program->n_outputs; o++) use(p, program->output[o], program->n_steps);
 }
 
+static bool is_elementwise(nbi_step_type type) {
+    return type == NBI_STEP_ADD || type == NBI_STEP_MUL || type == NBI_STEP_LUT;
+}
+
 /* May step s write its output over its input number i? */
 static bool may_overwrite(const planner *p, int s, int i) {
     const nbi_step *step = &p->program->step[s];
     const nbi_ptensor *a = &p->program->tensor[step->in[i]];
     const nbi_ptensor *out = &p->program->tensor[step->out];
     if (step->type == NBI_STEP_MUL && i == 1 && step->u.mul.b_channels != 0) return false;
-    if (step->type != NBI_STEP_ADD && step->type != NBI_STEP_MUL && step->type != NBI_STEP_LUT)
-        return false;
+    if (step->sum ? i != 1 || step->in[0] == step->in[1] : !is_elementwise(step->type)) return false;
     return step->in[i] != step->out && p->last[step->in[i]] == s && p->first[step->out] == s &&
            p->writers[step->out] == 1 && a->bytes == out->bytes && a->count == out->count;
 }
@@ -307,6 +310,17 @@ nb_status nbi_program_plan_bound(nb_ctx *ctx, const nbi_program *program, size_t
     planner p;
     nb_status st = planner_new(ctx, program, &memory, &p);
     if (st == NB_OK) *out_bytes = lower_bound(&p);
+    nbi_arena_free(&memory);
+    return st;
+}
+
+nb_status nbi_program_live_sum(nb_ctx *ctx, const nbi_program *program, double *out_bytes) {
+    nbi_arena memory = {0};
+    planner p;
+    nb_status st = planner_new(ctx, program, &memory, &p);
+    double sum = 0;
+    for (int s = 0; s < program->n_steps && st == NB_OK; s++) sum += (double)live_bytes(&p, s);
+    if (st == NB_OK) *out_bytes = sum;
     nbi_arena_free(&memory);
     return st;
 }

@@ -85,7 +85,7 @@ size_t nbi_step_descriptor_bytes(const nbi_step *step) {
     switch (step->type) {
     case NBI_STEP_CONV:
     case NBI_STEP_DWCONV:
-        return sizeof(nbk_conv) - 5 * wider;
+        return sizeof(nbk_conv) - 5 * wider + (step->sum ? sizeof(nbk_add) : 0);
     case NBI_STEP_ADD:
         return sizeof(nbk_add);
     case NBI_STEP_MUL:

@@ -59,6 +59,9 @@ typedef struct nbi_step {
     int n_in;
     int in[3]; /* ptensors */
     int out;
+    /* NULL, or (nbi_program_fuse, CONV only) what the convolution's value, as operand a, goes into
+     * together with in[1], as operand b. */
+    const nbk_add *sum;
     union {
         nbi_step_conv conv;
         nbk_add add;
@@ -91,16 +94,29 @@ typedef struct nbi_program {
 void nbi_program_free(nbi_program *program);
 /* Offsets by liveness, 16-byte aligned: several orders and in-place choices are tried, the smallest
  * arena wins (the same on every machine). Sets tensor[].offset and arena_bytes. Outputs live to the
- * end; element-wise steps may write over an input that dies there, the program's input included. */
+ * end; element-wise steps, and convolutions with a sum over in[1], may write over an input that dies
+ * there, the program's input included. */
 nb_status nbi_program_plan(nb_ctx *ctx, nbi_program *program);
 /* The least arena any plan could need: the largest sum of buffers that are live at one step, with
  * the best in-place choice there. */
 nb_status nbi_program_plan_bound(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes);
+/* What is live at each step, summed over all steps. */
+nb_status nbi_program_live_sum(nb_ctx *ctx, const nbi_program *program, double *out_bytes);
 /* Where the reference kernels' scratch fits into a planned program: offset[i] for step i (offset
  * may be NULL), and the whole RAM, arena_bytes or a little more: the size of the generated C's
  * arena. */
 nb_status nbi_program_place_scratch(nb_ctx *ctx, const nbi_program *program, size_t *offset,
                                     size_t *out_ram_bytes);
+/* The program as the C generator emits it, not planned: where only an addition reads the output of
+ * a convolution, the convolution adds by itself, so that the output needs no memory and the sum may
+ * lie in the other operand's place. *out takes arrays from `memory` and shares the rest with
+ * `program`. The engine does not run such steps. */
+nb_status nbi_program_fuse(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
+                           nbi_program *out);
+/* RAM of the C made of this program, planned or not: fused, planned, with scratch. */
+nb_status nbi_program_ram(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes);
+/* What lives at a step and its scratch, summed over all steps of the fused program. */
+nb_status nbi_program_ram_sum(nb_ctx *ctx, const nbi_program *program, double *out_bytes);
 /* Scratch of the reference kernel of one step. */
 size_t nbi_step_scratch_bytes(const nbi_step *step);
 

@@ -50,34 +50,44 @@ void nbi_batchnorm_cost(const nbi_graph *graph, const nbi_node *node, nbi_cost *
     out->parameters = 4.0 * (double)nbi_tensor_count(nbi_op_in(graph, node, 1));
 }
 
-typedef struct affine {
-    float a, b;
-} affine;
-
+/* y = a·x + b: a and b of a channel each, or next to each other in the row. */
 static void row(void *user, char *const *p, const int64_t *step, int64_t count) {
-    const affine *k = user;
+    (void)user;
     float *y = (float *)(void *)p[0];
     const float *x = (const float *)(const void *)p[1];
-    for (int64_t i = 0; i < count; i++) y[i * step[0]] = x[i * step[1]] * k->a + k->b;
+    const float *a = (const float *)(const void *)p[2], *b = (const float *)(const void *)p[3];
+    if (step[0] != 1 || step[1] != 1)
+        for (int64_t i = 0; i < count; i++)
+            y[i * step[0]] = x[i * step[1]] * a[i * step[2]] + b[i * step[3]];
+    else if (step[2] == 1)
+        for (int64_t i = 0; i < count; i++) y[i] = x[i] * a[i] + b[i];
+    else
+        for (int64_t i = 0; i < count; i++) y[i] = x[i] * *a + *b;
 }
 
 static nb_status forward(const nbi_op_call *call) {
     const nbi_batchnorm_params *p = call->node->params;
     const float *scale = call->in[1].data, *bias = call->in[2].data;
     const float *mean = call->in[3].data, *var = call->in[4].data;
-    nbi_view x = call->in[0], y = call->out[0];
-    int64_t channels = x.rank > 1 ? x.dim[1] : 1;
-    if (x.rank > 1) x.dim[1] = y.dim[1] = 1;
+    const nbi_view x = call->in[0], y = call->out[0];
+    const int64_t channels = nbi_view_count(&call->in[1]);
+    float *factor;
+    NB_TRY(nbi_alloc(call->ctx, 2 * (size_t)channels, sizeof *factor, &factor));
     for (int64_t c = 0; c < channels; c++) {
-        double a = (double)scale[c] / sqrt((double)var[c] + (double)p->epsilon);
-        affine k = {(float)a, (float)((double)bias[c] - (double)mean[c] * a)};
-        nbi_view xc = x, yc = y;
-        if (x.rank > 1) {
-            xc.data = (float *)x.data + c * x.stride[1];
-            yc.data = (float *)y.data + c * y.stride[1];
-        }
-        nbi_walk(2, (const nbi_view *const[]){&yc, &xc}, row, &k);
+        const double a = (double)scale[c] / sqrt((double)var[c] + (double)p->epsilon);
+        factor[c] = (float)a;
+        factor[channels + c] = (float)((double)bias[c] - (double)mean[c] * a);
     }
+    nbi_view a = {.dtype = NB_DTYPE_F32, .rank = x.rank, .data = factor};
+    for (int d = 0; d < x.rank; d++) a.dim[d] = 1;
+    if (x.rank > 1) {
+        a.dim[1] = channels;
+        a.stride[1] = 1;
+    }
+    nbi_view b = a;
+    b.data = factor + channels;
+    nbi_walk(4, (const nbi_view *const[]){&y, &x, &a, &b}, row, NULL);
+    nbi_free(factor);
     return NB_OK;
 }
 

@@ -192,8 +192,16 @@ nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *
                             size_t *out_bytes) {
     nbi_program p = {.name = ""};
     nb_status st = outline(ctx, net, bits, &p);
-    if (st == NB_OK) st = nbi_program_plan(ctx, &p);
-    if (st == NB_OK) st = nbi_program_place_scratch(ctx, &p, NULL, out_bytes);
+    if (st == NB_OK) st = nbi_program_ram(ctx, &p, out_bytes);
+    nbi_arena_free(&p.arena);
+    return st;
+}
+
+nb_status nbi_footprint_ram_sum(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
+                                double *out_bytes) {
+    nbi_program p = {.name = ""};
+    nb_status st = outline(ctx, net, bits, &p);
+    if (st == NB_OK) st = nbi_program_ram_sum(ctx, &p, out_bytes);
     nbi_arena_free(&p.arena);
     return st;
 }

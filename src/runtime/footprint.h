@@ -12,6 +12,9 @@ nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *
 /* Constants of the generated C that depend on the bits: packed weights, biases, and the
  * tables and descriptors of requantizations. */
 size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits);
+/* The same, summed over the steps instead of the peak: what any tensor adds anywhere counts. */
+nb_status nbi_footprint_ram_sum(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
+                                double *out_bytes);
 /* The rest of a program's const_bytes, the same for every policy: descriptors, multipliers, tables of
  * functions and of the input's pixels. Tables that turn out equal are stored once, so a program may be
  * smaller than both together, by little. */

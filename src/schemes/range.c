@@ -58,11 +58,14 @@ nb_status nbi_hist_add(nb_ctx *ctx, nbi_hist *hist, const char *what, const floa
         return NB_OK;
     }
     double inverse = 1.0 / hist->width; /* exact: a power of two, beyond float for denormals */
-    for (size_t i = 0; i < n; i++) {
-        if (x[i] > 0) hist->positive[(int)((double)x[i] * inverse)]++;
-        else if (x[i] < 0) hist->negative[(int)(-(double)x[i] * inverse)]++;
-        else hist->zeros++;
+    int64_t zeros = 0;
+    for (size_t i = 0; i < n; i++) { /* without branches: signs and zeros are hard to foresee */
+        int64_t *bins = x[i] < 0 ? hist->negative : hist->positive;
+        const bool zero = x[i] == 0;
+        bins[(int)(fabs((double)x[i]) * inverse)] += !zero;
+        zeros += zero;
     }
+    hist->zeros += zeros;
     return NB_OK;
 }
 

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define MAX_VARIABLE_SITES 5
-#define MAX_OPTIONS        200
+#define MAX_OPTIONS        NBI_NETPROBLEM_OPTIONS
 #define DB_PER_BIT         6.02 /* nominal signal-to-noise ratio */
 
 typedef struct variable {
@@ -100,7 +100,8 @@ const nbi_netproblem_options *nbi_netproblem_get(const nbi_netproblem *np) {
 
 /* ---- costs ---------------------------------------------------------------------------------- */
 
-static nb_status ram_of(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out) {
+nb_status nbi_netproblem_ram(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits,
+                             double *out) {
     const nbi_qnet *net = np->o.net;
     bool same = np->ram >= 0;
     /* weights matter through the reference kernels' scratch only: 8 bits need none */
@@ -129,7 +130,7 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     out[NBI_COST_AVG_BITS] = c.weights > 0 ? c.weight_bits / c.weights : 0;
     out[NBI_COST_BOPS] = c.bops;
     if (isfinite(np->problem.limit[NBI_COST_RAM]))
-        NB_TRY(ram_of(ctx, np, bits, &out[NBI_COST_RAM]));
+        NB_TRY(nbi_netproblem_ram(ctx, np, bits, &out[NBI_COST_RAM]));
     if (!np->costs) return NB_OK;
     return nbi_step_costs_sum(ctx, np->costs, bits, &out[NBI_COST_LATENCY], &out[NBI_COST_ENERGY]);
 }
@@ -484,57 +485,12 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     return NB_OK;
 }
 
-/* ---- options and peak memory ------------------------------------------------------------------ */
-
-/* RAM with every variable at its cheapest or dearest option, `v` at o. */
-static nb_status ram_with(nb_ctx *ctx, nbi_netproblem *np, bool dearest, int v, int o,
-                          double *out) {
-    memcpy(np->bits, np->o.fixed, (size_t)np->o.net->n_sites * sizeof *np->bits);
-    for (int i = 0; i < np->problem.n_vars; i++)
-        for (int k = 0; k < np->var[i].n_sites; k++)
-            np->bits[np->var[i].site[k]] =
-                np->var[i].option[i == v ? o : dearest ? np->var[i].n_options - 1 : 0][k];
-    return ram_of(ctx, np, np->bits, out);
-}
-
-/* fits[o]: beside the cheapest or beside the dearest options of all others. */
-static nb_status options_that_fit(nb_ctx *ctx, nbi_netproblem *np, int v, bool *fits, int *n) {
-    double limit = np->problem.limit[NBI_COST_RAM], ram;
-    *n = 0;
-    for (int o = 0; o < np->var[v].n_options; o++) {
-        fits[o] = false;
-        for (int dearest = 1; dearest >= 0 && !fits[o]; dearest--) {
-            NB_TRY(ram_with(ctx, np, dearest, v, o, &ram));
-            fits[o] = ram <= limit;
-        }
-        *n += fits[o];
-    }
-    return NB_OK;
-}
-
-nb_status nbi_netproblem_bound_ram(nb_ctx *ctx, nbi_netproblem *np) {
-    bool (*fits)[MAX_OPTIONS];
-    int left = 0, n, vars = np->problem.n_vars;
-    nb_status st = NB_OK;
-    if (!isfinite(np->problem.limit[NBI_COST_RAM]) || !vars) return NB_OK;
-    NB_TRY(nbi_alloc(ctx, (size_t)vars, sizeof *fits, &fits));
-    for (int v = 0; v < vars; v++) {
-        NB_TRYG(options_that_fit(ctx, np, v, fits[v], &n));
-        if (!n) goto done; /* the limit cannot be met: the closest policy is looked for among all */
-        left += np->var[v].n_options - n;
-    }
-    for (int v = 0; left && v < vars; v++) {
-        variable *var = &np->var[v];
-        for (int o = n = 0; o < var->n_options; o++)
-            if (fits[v][o]) memmove(var->option[n++], var->option[o], sizeof var->option[o]);
-        var->n_options = np->n_options[v] = n;
-    }
-    if (left)
-        nb_log(ctx, NB_LOG_INFO, "max-ram: %d of the options exceed it beside the cheapest and beside the "
-               "dearest of all others, and are left out", left);
-done:
-    nbi_free(fits);
-    return st;
+void nbi_netproblem_keep(nbi_netproblem *np, int v, const bool *keep) {
+    variable *var = &np->var[v];
+    int n = 0;
+    for (int o = 0; o < var->n_options; o++)
+        if (keep[o]) memmove(var->option[n++], var->option[o], sizeof var->option[o]);
+    var->n_options = np->n_options[v] = n;
 }
 
 /* What every program of this network stores whatever the bits: a real program, less its variable

@@ -16,6 +16,8 @@ typedef enum nbi_loss {
 
 /* Choices that a site may get, by rising width. */
 #define NBI_MAX_OFFER 160
+/* Most options of one variable. */
+#define NBI_NETPROBLEM_OPTIONS 200
 typedef struct nbi_offer {
     int n;
     nbi_choice choice[NBI_MAX_OFFER];
@@ -63,10 +65,15 @@ void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);
 void nbi_netproblem_set_costs(nbi_netproblem *np, const nbi_step_costs *costs);
 /* false while sensitivities are not measured, or some were estimated. */
 bool nbi_netproblem_measured(const nbi_netproblem *np);
-/* Once the limits are set: options that need more RAM than allowed beside the cheapest and beside the dearest
- * options of all others are no options (one that fits beside some mixture only is lost, too). (Peak memory is no sum: a method that looks for cheaper options would not find that wider
- * weights, which need no scratch, take less.) Policies of before mean nothing afterwards. */
+/* Once the limits are set: options that need more RAM than allowed beside the cheapest, beside the
+ * dearest and beside the leanest options of all others are no options (netram.c). Peak memory is no
+ * sum: a method that looks for cheaper options would not find that wider weights, which need no
+ * scratch, take less. Policies of before mean nothing afterwards. */
 nb_status nbi_netproblem_bound_ram(nb_ctx *ctx, nbi_netproblem *np);
+/* Peak memory of the generated C. */
+nb_status nbi_netproblem_ram(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice *bits, double *out);
+/* Drops the options of a variable that are not kept; keep: by option. At least one stays. */
+void nbi_netproblem_keep(nbi_netproblem *np, int variable, const bool *keep);
 /* Policy → choice of every site. */
 void nbi_netproblem_bits(const nbi_netproblem *np, const uint8_t *policy, nbi_choice *bits);
 /* The site that gives a variable its name (the first of its group). */

@@ -4,8 +4,8 @@ set -uo pipefail
 # shellcheck source=tests/cli/program.sh
 . "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
-quick=(--threads 1 --data builtin:glyphs --limit 400 --calib 32 --batch 32 --quiet --max-size 24K
-    --schemes uniform,pot,ternary --weight-bits 2,3,4,8 --activation-bits 4,8)
+quick=(--threads 1 --data builtin:glyphs --limit 320 --calib 32 --batch 32 --quiet --max-size 24K
+    --schemes uniform,pot,ternary --weight-bits 2,4 --activation-bits 4,8)
 search=autoqnn:scheme_epochs=2,width_epochs=2
 
 works quantize "$model" "${quick[@]}" --search $search -o one
@@ -19,7 +19,7 @@ bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9.]+).*/\1/' flat)
 # the same bytes again; and after a kill in the middle of the training
 works quantize "$model" "${quick[@]}" --search $search -o two
 cmp -s one/model.onnx two/model.onnx || fail "two runs, two policies"
-"$program" quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=24 -o three &
+"$program" quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=10 -o three &
 job=$!
 for _ in $(seq 600); do
     [[ -e three/autoqnn-widths.npz ]] && break
@@ -28,8 +28,8 @@ for _ in $(seq 600); do
 done
 kill -9 $job 2> /dev/null
 wait $job 2> /dev/null
-works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=24 --resume -o three
-works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=24 -o four
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=10 --resume -o three
+works quantize "$model" "${quick[@]}" --search autoqnn:scheme_epochs=2,width_epochs=10 -o four
 cmp -s three/model.onnx four/model.onnx || fail "resumed, another policy"
 
 # fine-tuning from the weights that were trained, also those of a run before, or from the float ones

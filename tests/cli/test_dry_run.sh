@@ -32,6 +32,6 @@ agrees resnet8.onnx --weight-bits 8 --schemes uniform
 agrees resnet8.onnx --weight-bits pot3 --activation-bits 8
 agrees mobile.onnx --weight-bits 4 --activation-bits 8
 # 8-bit weights need no scratch: the only way to this peak, which no cheaper option leads to
-works quantize resnet8.onnx --weight-bits 2,8 --max-ram 48K --max-size 60K --search random --trials 1 \
+works quantize resnet8.onnx --weight-bits 2,8 --max-ram 32K --max-size 60K --search random --trials 1 \
     --data builtin:glyphs --limit 64 --calib 16 --threads 1 --ptq none -o ram
 exit $((failures > 0))

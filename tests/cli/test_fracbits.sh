@@ -6,7 +6,7 @@ set -uo pipefail
 . "$2/tests/cli/program.sh"
 model=$root/examples/glyphs.onnx
 quick=(--threads 1 --data builtin:glyphs --limit 300 --calib 32 --batch 32 --quiet
-    --weight-bits 2,3,4,8 --activation-bits 4,8)
+    --weight-bits 2,4 --activation-bits 4,8)
 
 number() { sed -E "s/.*\"quantized\":\{[^}]*\"$1\":([0-9.e+]+).*/\1/" flat; }
 
@@ -21,7 +21,7 @@ for method in fracbits dq; do
     [[ ! -e one/$method-widths.npz ]] || fail "$method: a checkpoint was left"
 
     # the same bytes again; and after a kill in the middle of the training
-    long=(--max-size 24K --search $method:epochs=16)
+    long=(--max-size 24K --search $method:epochs=8)
     "$program" quantize "$model" "${quick[@]}" "${long[@]}" -o two &
     job=$!
     for _ in $(seq 600); do
@@ -41,7 +41,7 @@ for method in fracbits dq; do
     says flat '"ok":true'
 
     works quantize "$model" "${quick[@]}" --max-size 24K --search $method:epochs=900 \
-        --time-limit 3s -o five
+        --time-limit 2s -o five
     "$program" quantize "$model" "${quick[@]}" --max-size 1K --search $method -o six > out 2> err
     [[ $? -eq 3 ]] || fail "$method: a limit that cannot be met: not exit 3"
     refuses 2 "has no option 'bits'" quantize "$model" "${quick[@]}" --search $method:bits=3 -o seven

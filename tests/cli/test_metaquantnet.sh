@@ -4,7 +4,7 @@
 set -uo pipefail
 # shellcheck source=tests/cli/program.sh
 . "$2/tests/cli/program.sh"
-job=("$root/examples/glyphs.onnx" --data builtin:glyphs --limit 640 --calib 24 --batch 32
+job=("$root/examples/glyphs.onnx" --data builtin:glyphs --limit 400 --calib 24 --batch 32
     --weight-bits 2,4 --threads 1)
 search="metaquantnet:epochs=2,hidden=4,population=8,parents=3,iterations=2"
 

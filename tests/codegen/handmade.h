@@ -286,7 +286,8 @@ static inline void handmade_run_step(const nbi_step *s, const void *a, const voi
     void *scratch = malloc(nbi_step_scratch_bytes(s) + 1);
     switch (s->type) {
     case NBI_STEP_CONV:
-        nbk_conv_run(&s->u.conv.p, a, out, scratch);
+        if (s->sum) nbk_conv_add_run(&s->u.conv.p, s->sum, a, b, out, scratch);
+        else nbk_conv_run(&s->u.conv.p, a, out, scratch);
         break;
     case NBI_STEP_DWCONV:
         nbk_dwconv_run(&s->u.conv.p, a, out, scratch);

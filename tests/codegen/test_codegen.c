@@ -191,6 +191,43 @@ static void test_random_programs(void **state) {
     }
 }
 
+/* Residual blocks: both orders of the operands, strides, a convolution as shortcut, narrow weights,
+ * a stream that is read again later. handmade_add also subtracts. */
+static int residual_stage(handmade *n, int x, int bits, bool conv_first, int *stream) {
+    const handmade_window same = {3, 1, 1, 1}, down = {3, 2, 1, 1}, point = {1, 2, 0, 1};
+    int y = handmade_conv(n, x, 7, same, 1, bits, false, NB_DTYPE_U8);
+    y = handmade_conv(n, y, n->tensor[x].c, same, 1, bits, bits == 3, NB_DTYPE_S8);
+    x = conv_first ? handmade_add(n, y, x, NB_DTYPE_U8) : handmade_add(n, x, y, NB_DTYPE_S8);
+    *stream = x;
+    y = handmade_conv(n, x, 12, down, 1, bits, false, NB_DTYPE_S8);
+    y = handmade_conv(n, y, 12, same, 3, 9 - bits, false, NB_DTYPE_S8);
+    x = handmade_conv(n, x, 12, point, 1, bits, false, NB_DTYPE_U8);
+    return conv_first ? handmade_add(n, x, y, NB_DTYPE_U8) : handmade_add(n, y, x, NB_DTYPE_U8);
+}
+
+static void test_residual_networks(void **state) {
+    (void)state;
+    const handmade_window same = {3, 1, 1, 1};
+    for (int bits = 2; bits <= 8; bits += 3) {
+        handmade n;
+        int stream;
+        size_t ram;
+        handmade_start(&n, 40 + (uint64_t)bits, NB_DTYPE_U8, 11, 10, 3);
+        int x = handmade_lut(&n, n.p.input, true, NULL, NB_DTYPE_U8);
+        x = handmade_conv(&n, x, 8, same, 1, bits, false, NB_DTYPE_U8);
+        x = residual_stage(&n, x, bits, bits == 5, &stream);
+        x = residual_stage(&n, x, bits, bits != 5, &stream);
+        handmade_output(&n, x);
+        if (bits == 8) handmade_output(&n, stream);
+        const nbi_codegen_report report = round_trip(&n, "");
+        assert_ok(nbi_program_ram(ctx, &n.p, &ram));
+        assert_int_equal(report.arena_bytes, (ram + 3) & ~(size_t)3);
+        assert_int_equal(shell("test $(grep -c nbk_conv_add_run model.c) -eq 4"), 0);
+        assert_int_equal(shell("! grep -q nbk_add_run model.c && test ! -e nbk_add.c"), 0);
+        handmade_end(&n);
+    }
+}
+
 static void test_equal_tables_are_stored_once(void **state) {
     (void)state;
     handmade n;
@@ -367,6 +404,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_step_and_width),
         cmocka_unit_test(test_random_programs),
+        cmocka_unit_test(test_residual_networks),
         cmocka_unit_test(test_equal_tables_are_stored_once),
         cmocka_unit_test(test_no_floats_no_library),
         cmocka_unit_test(test_float_tail_is_cut),

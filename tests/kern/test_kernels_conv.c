@@ -167,14 +167,54 @@ static void check_narrow(const problem *q, int bits, size_t shape_number, uint64
     nbi_free(bytes), nbi_free(halves), nbi_free(r.bias), nbi_free(r.sums);
 }
 
+/* Any addition that operand a of this type can go into. */
+static nbk_add random_add(nbi_rng *rng, fill how, uint8_t a_type, size_t count) {
+    nbk_add p = {.count = (int32_t)count, .shift = (uint8_t)random_in(rng, 1, 24)};
+    const int reach = 1 << (p.shift < 20 ? p.shift : 20); /* 2·383·reach + half fits int32 */
+    p.a_mult = value_of(rng, how, -reach, reach), p.b_mult = value_of(rng, how, -reach, reach);
+    p.a_zero = (int16_t)random_in(rng, -128, 255), p.b_zero = (int16_t)random_in(rng, -128, 255);
+    p.out_zero = (int16_t)random_in(rng, -128, 255);
+    p.a_type = a_type;
+    p.b_type = nbi_rng_below(rng, 2) ? NBK_U8 : NBK_S8;
+    p.out_type = nbi_rng_below(rng, 2) ? NBK_U8 : NBK_S8;
+    const int lo = p.out_type == NBK_U8 ? 0 : -128;
+    p.out_lo = (int16_t)random_in(rng, lo, lo + 60);
+    p.out_hi = (int16_t)random_in(rng, lo + 60, lo + 255);
+    return p;
+}
+
+/* The convolution that adds = the convolution, then the addition; also over its other operand. */
+static void check_sum(const problem *q, size_t shape_number, uint64_t seed) {
+    const size_t n = q->outputs;
+    nbi_rng rng;
+    nbi_rng_seed(&rng, seed, 11);
+    const fill how = (fill)(seed % FILLS);
+    const nbk_add add = random_add(&rng, how, q->p.out_type, n);
+    void *scratch = must_alloc(nbk_conv_scratch(&q->p));
+    uint8_t *a = must_alloc(n), *b = must_alloc(n), *want = must_alloc(n);
+    uint8_t *out = must_alloc(n + CANARY);
+    for (size_t i = 0; i < n; i++) b[i] = (uint8_t)value_of(&rng, how, 0, 255);
+    nbk_conv_run(&q->p, q->in, a, scratch);
+    nbk_add_run(&add, a, b, want);
+    memset(out, 0xa5, n + CANARY);
+    nbk_conv_add_run(&q->p, &add, q->in, b, out, scratch);
+    for (size_t i = 0; i < n + CANARY; i++)
+        if (out[i] != (i < n ? want[i] : 0xa5))
+            fail_at("nbk_conv_add", "sum", shape_number, seed, i, out[i], i < n ? want[i] : 0xa5);
+    nbk_conv_add_run(&q->p, &add, q->in, b, b, scratch);
+    assert_memory_equal(b, want, n);
+    nbi_free(scratch), nbi_free(a), nbi_free(b), nbi_free(want), nbi_free(out);
+}
+
 static void test_all_kernels(void **state) {
     (void)state;
-    size_t n;
+    size_t n, sums = 0;
     const nbi_conv_kernel *const *rows = nbi_conv_kernels(&n);
     for (size_t s = 0; s < NBI_COUNT(SHAPES); s++)
         for (uint64_t seed = 0; seed < SEEDS; seed++) {
             problem q = problem_make(&SHAPES[s], seed + 1000 * s);
             check_reference(&q, s, seed);
+            if (!q.depthwise && q.p.out_type != NBK_S32) check_sum(&q, s, seed), sums++;
             if (seed % 2) check_narrow(&q, seed % 4 == 1 ? 8 : 16, s, seed);
             for (size_t i = 0; i < n; i++)
                 if (rows[i]->isa <= nbi_cpu_isa()) check_row(rows[i], &q, s, seed);
@@ -183,6 +223,7 @@ static void test_all_kernels(void **state) {
 #endif
             problem_free(&q);
         }
+    assert_true(sums > 300);
 }
 
 /* One width of inputs and of weights, every value at one end or the other. */

@@ -182,7 +182,7 @@ static void check_policy(hand *h, nbi_scorer *s, const nbi_choice *bits, bool fi
         fail_msg("scheme %d, %d bits: %g bytes that no policy changes, not %g",
                  nbi_choice_scheme(bits[1]), nbi_choice_bits(bits[1]), f, *fixed);
     HAND_OK(nbi_footprint_ram(h->ctx, h->net, bits, &ram));
-    HAND_OK(nbi_program_place_scratch(h->ctx, p, NULL, &own));
+    HAND_OK(nbi_program_ram(h->ctx, p, &own));
     assert_int_equal(ram, own);
     if (file) check_file(h, frozen, p, values);
     nbi_program_free(p);

@@ -558,7 +558,7 @@ static void test_footprint(void **state) {
             HAND_OK(nbi_scorer_freeze(h->ctx, s, bits, &frozen));
             HAND_OK(nbi_lower(h->ctx, frozen, &p));
             HAND_OK(nbi_footprint_ram(h->ctx, h->net, bits, &ram));
-            HAND_OK(nbi_program_place_scratch(h->ctx, p, NULL, &planned));
+            HAND_OK(nbi_program_ram(h->ctx, p, &planned));
             assert_int_equal(ram, planned);
             for (int i = 0; i < p->n_steps; i++) {
                 stored_bytes += nbi_step_const_bytes(&p->step[i]);

@@ -217,7 +217,7 @@ static void test_frozen_program_is_what_was_scored(void **state) {
             assert_int_equal(nbi_runner_run(f->ctx, runner, 1, pixels, single), NB_OK);
             assert_memory_equal(one, out + i % IMAGES * 10, sizeof one);
         }
-        assert_int_equal(nbi_program_place_scratch(f->ctx, program, NULL, &ram), NB_OK);
+        assert_int_equal(nbi_program_ram(f->ctx, program, &ram), NB_OK);
         assert_int_equal(nbi_footprint_ram(f->ctx, f->net, bits, &guess), NB_OK);
         assert_int_equal(ram, guess);
         /* constants: one part that no policy changes; tables that become equal only shrink it */

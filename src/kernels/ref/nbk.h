@@ -1,7 +1,8 @@
 /* nbk: the definition of nibble's quantized arithmetic. Freestanding C99 (stdint.h and stddef.h
  * only), no allocation, no global state. The engine runs these functions or SIMD twins proven equal
  * to them; the C generator copies these files and emits calls to them. One function family per
- * file: nbk_conv.c, nbk_dwconv.c, nbk_add.c, nbk_mul.c, nbk_pool.c, nbk_lut.c, nbk_copy.c.
+ * file: nbk_conv.c, nbk_conv_add.c, nbk_dwconv.c, nbk_add.c, nbk_mul.c, nbk_pool.c, nbk_lut.c,
+ * nbk_copy.c.
  *
  * A tensor holds 8-bit values v (u8 or s8) in H,W,C order, one image; its real value is
  * scale·(v − zero). Scales never appear here: they are folded into integer multipliers.
@@ -85,6 +86,10 @@ size_t nbk_conv_scratch(const nbk_conv *p);
 void nbk_conv_run(const nbk_conv *p, const void *in, void *out, void *scratch);
 /* The sums only: acc[out_h][out_w][out_c] = bias + Σ w·x. */
 void nbk_conv_sums(const nbk_conv *p, const void *in, int32_t *acc, void *scratch);
+/* The weights of output channel o, decoded: in scratch, or where they lie. */
+const int8_t *nbk_conv_weights(const nbk_conv *p, int o, void *scratch);
+/* Σ w·x of output pixel (y, x) of a channel of this group. */
+int32_t nbk_conv_sum(const nbk_conv *p, const void *in, const int8_t *w, int group, int y, int x);
 
 /* Depthwise (groups = in_c = out_c): the same struct and arithmetic, weights packed [kh][kw][c]. */
 size_t nbk_dwconv_scratch(const nbk_conv *p);
@@ -105,7 +110,19 @@ typedef struct nbk_add {
     int16_t out_lo, out_hi;
     uint8_t a_type, b_type, out_type, shift;
 } nbk_add;
+static inline int32_t nbk_add_one(const nbk_add *p, int32_t a, int32_t b) {
+    const int32_t half = (int32_t)1 << (p->shift - 1);
+    const int32_t x = (a - p->a_zero) * p->a_mult, y = (b - p->b_zero) * p->b_mult;
+    return nbk_clamp(((x + y + half) >> p->shift) + p->out_zero, p->out_lo, p->out_hi);
+}
+/* out may be a or b where it has elements of the same size. */
 void nbk_add_run(const nbk_add *p, const void *a, const void *b, void *out);
+
+/* A convolution, then an addition of its 8-bit output (operand a) and `other` (operand b), without
+ * memory for what lies between: nbk_conv_run, then nbk_add_run, bit for bit. out may be `other`
+ * where both have elements of one byte; not `in`. scratch: nbk_conv_scratch() bytes. */
+void nbk_conv_add_run(const nbk_conv *p, const nbk_add *add, const void *in, const void *other,
+                      void *out, void *scratch);
 
 /* out = clamp(rescale((a−a_zero)·(b−b_zero), mult, shift) + out_zero, …). b_channels = 0: b has the
  * shape of a; else b is a vector of b_channels values, repeated for every pixel. */

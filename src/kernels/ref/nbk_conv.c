@@ -1,6 +1,6 @@
 /* Convolution, dense or grouped: the weights of one output channel are decoded once, then used for
  * every pixel. Taps in the padding cost nothing when in_zero is 0. Also here: the unpacking of
- * weights and biases and the requantization of sums, which nbk_dwconv.c shares. */
+ * weights and biases and the requantization of sums, which nbk_dwconv.c and nbk_conv_add.c share. */
 #include "nbk.h"
 
 void nbk_unpack(const uint8_t *packed, int bits, const int8_t *levels, size_t first, size_t count,
@@ -123,27 +123,38 @@ static int is_plain(const nbk_conv *p) {
     return p->w_bits == 8 && p->w_levels == NULL;
 }
 
+/* Weights of one output channel. */
+static size_t taps(const nbk_conv *p) {
+    return (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
+}
+
 size_t nbk_conv_scratch(const nbk_conv *p) {
-    return is_plain(p) ? 0 : (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
+    return is_plain(p) ? 0 : taps(p);
+}
+
+const int8_t *nbk_conv_weights(const nbk_conv *p, int o, void *scratch) {
+    const size_t k = taps(p), first = (size_t)o * k;
+    if (is_plain(p)) return (const int8_t *)p->w + first;
+    nbk_unpack(p->w, p->w_bits, p->w_levels, first, k, (int8_t *)scratch);
+    return (const int8_t *)scratch;
+}
+
+int32_t nbk_conv_sum(const nbk_conv *p, const void *in, const int8_t *w, int group, int y, int x) {
+    const span s = span_at(p, x, group);
+    return pixel_sum(p, in, w, &s, y);
 }
 
 /* Exactly one of out and acc is given. */
 static void run(const nbk_conv *p, const void *in, void *out, int32_t *acc, void *scratch) {
-    const size_t k = (size_t)p->kh * (size_t)p->kw * (size_t)(p->in_c / p->groups);
-    const size_t out_c = (size_t)p->out_c;
+    const size_t k = taps(p), out_c = (size_t)p->out_c;
     for (int o = 0; o < p->out_c; o++) {
-        const int8_t *w = (const int8_t *)p->w + (size_t)o * k;
-        if (!is_plain(p)) {
-            nbk_unpack(p->w, p->w_bits, p->w_levels, (size_t)o * k, k, (int8_t *)scratch);
-            w = (const int8_t *)scratch;
-        }
+        const int8_t *w = nbk_conv_weights(p, o, scratch);
         const int group = o / (p->out_c / p->groups);
         const int32_t bias = nbk_bias(p, o, w, k);
         size_t at = (size_t)o;
         for (int y = 0; y < p->out_h; y++)
             for (int x = 0; x < p->out_w; x++, at += out_c) {
-                const span s = span_at(p, x, group);
-                const int32_t sum = bias + pixel_sum(p, in, w, &s, y);
+                const int32_t sum = bias + nbk_conv_sum(p, in, w, group, y, x);
                 if (acc)
                     acc[at] = sum;
                 else
