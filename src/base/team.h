@@ -24,8 +24,8 @@ nbi_team *nbi_ctx_team(const nb_ctx *ctx);
 static inline bool nbi_team_follows(const nbi_team *team) {
     return team && team->rank > 0;
 }
-/* Where the part of `rank` of n things begins; it ends where the next one begins. Parts differ by one
- * at most, and the first is a largest one. */
+/* Where the part of `rank` of n things begins; it ends where the next one begins. Parts differ by
+ * one at most, and the first is a largest one. */
 size_t nbi_team_first(const nbi_team *team, size_t n, int rank);
 
 /* What follows is in step again, whatever came before. */
@@ -38,12 +38,12 @@ nb_status nbi_team_tell(nb_ctx *ctx, nbi_team *team, nb_status st, void *data, s
 nb_status nbi_team_share(nb_ctx *ctx, nbi_team *team, nb_status st, void *data, size_t rows,
                          size_t row_bytes);
 
-/* ---- by MPI (team_mpi.c, or team_alone.c in builds without) ------------------------------------ */
+/* ---- by MPI (team_mpi.c, or team_alone.c in builds without) ---------------------------------- */
 
 /* As nb_process_rank. */
 int nbi_mpi_rank(void);
-/* *out = NULL: no launcher has started this process. *here: how many of them are on this machine. Once
- * per program. */
+/* *out = NULL: no launcher has started this process. *here: how many of them are on this machine.
+ * Once per program. */
 nb_status nbi_mpi_join(nb_ctx *ctx, nbi_team **out, int *here);
 
 #endif

@@ -2,8 +2,8 @@
  * default), so nothing is checked here.
  *
  * Blocking calls of MPI keep a core busy, and rank 0 may be away for minutes (it alone trains and
- * writes). So every call is a non-blocking one that is tested: without a pause for as long as a layer may
- * take another process longer, then ever more rarely. */
+ * writes). So every call is a non-blocking one that is tested: without a pause for as long as a
+ * layer may take another process longer, then ever more rarely. */
 #include "base/team.h"
 
 #include <mpi.h>
@@ -91,7 +91,7 @@ static void leave(nbi_team *t) {
     nbi_free(m);
 }
 
-/* Launchers name the rank in the environment: MPI_Init alone would cost a lone process half a second. */
+/* Launchers name the rank in the environment: MPI_Init alone would cost a lone process 0.4 s. */
 static const char *rank_text(void) {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"};
     for (size_t i = 0; i < NBI_COUNT(names); i++) {
@@ -131,10 +131,14 @@ nb_status nbi_mpi_join(nb_ctx *ctx, nbi_team **out, int *here) {
     st = nbi_alloc(ctx, (size_t)m->team.size, sizeof *m->count, &m->count);
     if (st == NB_OK) st = nbi_alloc(ctx, (size_t)m->team.size, sizeof *m->place, &m->place);
     if (st == NB_OK && m->team.rank != nbi_mpi_rank())
-        st = nb_fail(ctx, NB_EUNSUPPORTED, "the launcher calls this process number %d, MPI number %d "
-                     "of %d: they do not fit together", nbi_mpi_rank(), m->team.rank, m->team.size);
+        st = nb_fail(ctx, NB_EUNSUPPORTED,
+                     "the launcher calls this process number %d, MPI number %d "
+                     "of %d: they do not fit together",
+                     nbi_mpi_rank(), m->team.rank, m->team.size);
     st = nbi_team_agree(ctx, &m->team, st);
-    if (st == NB_OK) *out = &m->team;
-    else leave(&m->team);
+    if (st == NB_OK)
+        *out = &m->team;
+    else
+        leave(&m->team);
     return st;
 }

@@ -1,6 +1,6 @@
-/* The numbers of a quantized network that calibration and training make: all that a score depends on
- * beside the structure, the policy and the levels of weights. For a copy of the network in another
- * process. */
+/* The numbers of a quantized network that calibration and training make: all that a score depends
+ * on beside the structure, the policy and the levels of weights. For a copy of the network in
+ * another process. */
 #ifndef NIBBLE_QUANT_NET_NUMBERS_H
 #define NIBBLE_QUANT_NET_NUMBERS_H
 

@@ -1,11 +1,11 @@
-/* A scorer whose images are spread over processes. Rank 0 gives orders; all run the same layers of the
- * same policy, each over its share of the images, and meet where images depend on each other: at the
- * sums of a correction, and at the end. So results are those of one process, bit for bit.
+/* A scorer whose images are spread over processes. Rank 0 gives orders; all run the same layers of
+ * the same policy, each over its share of the images, and meet where images depend on each other:
+ * at the sums of a correction, and at the end. So results are those of one process, bit for bit.
  *
  * That needs the same cache everywhere: all start empty, see the same keys, and count bytes by the
- * largest share. What happens on rank 0 alone (a rounding is learned there), or a failure somewhere,
- * empties all of them. Numbers of the network and weights are rank 0's, whatever their source (a network
- * that generates weights is trained there alone), and told once. */
+ * largest share. What happens on rank 0 alone (a rounding is learned there), or a failure
+ * somewhere, empties all of them. Numbers of the network and weights are rank 0's, whatever their
+ * source (a network that generates weights is trained there alone), and told once. */
 #include "quant/net_numbers.h"
 #include "runtime/scorer_parts.h"
 
@@ -72,7 +72,7 @@ nb_status nbi_scorer_order(nb_ctx *ctx, nbi_scorer *s, nbi_order_kind what, cons
         return NB_OK;
     }
     if (s->stale) nbi_cache_clear(&s->cache);
-    *s->order = (order){.what = what,
+    *s->order = (order){.what = (int32_t)what,
                         .edge = edge,
                         .fresh_cache = s->stale,
                         .fresh_weights = s->weights.dropped,

@@ -71,8 +71,11 @@ static void team_start(threads_hub *hub, member *all, int size) {
     pthread_barrier_init(&hub->barrier, NULL, (unsigned)size);
     for (int r = 0; r < size; r++) {
         all[r].hub = hub;
-        all[r].team = (nbi_team){.rank = r, .size = size, .agree = member_agree,
-                                    .tell = member_tell, .share = member_share};
+        all[r].team = (nbi_team){.rank = r,
+                                 .size = size,
+                                 .agree = member_agree,
+                                 .tell = member_tell,
+                                 .share = member_share};
         assert_int_equal(nbi_scorer_set_team(all[r].ctx, all[r].scorer, &all[r].team, all[r].net),
                          NB_OK);
     }

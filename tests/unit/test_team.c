@@ -8,8 +8,8 @@
 enum { POLICIES = 5, IMAGES = 17, VALUES = IMAGES * ZOO_CLASSES };
 
 typedef struct team_case {
-    hand *h;                       /* rank 0's */
-    hand other[MOST_MEMBERS - 1];  /* the others' */
+    hand *h;                      /* rank 0's */
+    hand other[MOST_MEMBERS - 1]; /* the others' */
     nbi_choice bits[POLICIES][HAND_SITES];
     float want[POLICIES][VALUES]; /* of a scorer that is alone */
     nbi_frozen *frozen[POLICIES];
@@ -36,8 +36,10 @@ static void set_up(team_case *t, hand *h, uint64_t seed, bool pixels, size_t sta
     for (int r = 0; r < MOST_MEMBERS; r++) {
         hand *own = r ? &t->other[r - 1] : h;
         hand_finish(own, zoo_build(own, seed));
-        if (pixels) zoo_pixels(own, IMAGES);
-        else hand_calibrate(own, IMAGES);
+        if (pixels)
+            zoo_pixels(own, IMAGES);
+        else
+            hand_calibrate(own, IMAGES);
     }
     draw_policies(t);
     for (int i = 0; i < POLICIES; i++) {
@@ -294,7 +296,8 @@ static void test_out_of_memory(void **state) {
         nbi_frozen *frozen = NULL;
         begin(t, 2, 64u << 20);
         nbi_alloc_fail_after(k);
-        nb_status st = nbi_scorer_run(h->ctx, t->member[0].scorer, t->bits[1], h->net->output[0], got);
+        nb_status st =
+            nbi_scorer_run(h->ctx, t->member[0].scorer, t->bits[1], h->net->output[0], got);
         nbi_alloc_fail_after(0);
         assert_true(st == NB_OK || st == NB_ENOMEM);
         failed = st != NB_OK;
@@ -312,9 +315,9 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts),         cmocka_unit_test(test_same_values),
-        cmocka_unit_test(test_rank_0_alone),  cmocka_unit_test(test_other_weights),
-        cmocka_unit_test(test_cancelled),     cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_parts),        cmocka_unit_test(test_same_values),
+        cmocka_unit_test(test_rank_0_alone), cmocka_unit_test(test_other_weights),
+        cmocka_unit_test(test_cancelled),    cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, set_up_shared, tear_down_shared);
 }
