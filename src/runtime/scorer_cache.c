@@ -10,11 +10,12 @@
 #define OPEN(data, bytes)  ((void)0)
 #endif
 
-#define SLOTS 1024
-#define ALIGN 4096
+#define SLOTS      1024
+#define ALIGN      4096
+#define LEAST_AREA ((size_t)8 << 20)
 
 nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget) {
-    *cache = (nbi_prefix_cache){.area_bytes = budget, .n_slots = SLOTS};
+    *cache = (nbi_prefix_cache){.budget = budget, .n_slots = SLOTS};
     return nbi_alloc(ctx, SLOTS, sizeof *cache->slot, &cache->slot);
 }
 
@@ -26,10 +27,13 @@ static void drop(nbi_cached *e) {
     *e = (nbi_cached){0};
 }
 
-static void free_area(nbi_prefix_cache *cache) {
-    if (cache->area) OPEN(cache->area, cache->area_bytes);
-    nbi_pages_free(cache->area, cache->area_bytes);
-    cache->area = NULL;
+static void free_areas(nbi_prefix_cache *cache) {
+    for (int i = 0; i < cache->n_areas; i++) {
+        OPEN(cache->area[i].data, cache->area[i].bytes);
+        nbi_pages_free(cache->area[i].data, cache->area[i].bytes);
+    }
+    cache->n_areas = 0;
+    cache->bytes = 0;
 }
 
 void nbi_cache_clear(nbi_prefix_cache *cache) {
@@ -39,13 +43,13 @@ void nbi_cache_clear(nbi_prefix_cache *cache) {
         if (e->key && e->pins == 0) drop(e);
         pinned |= e->key != 0;
     }
-    if (!pinned) free_area(cache);
+    if (!pinned) free_areas(cache);
 }
 
 void nbi_cache_free(nbi_prefix_cache *cache) {
     for (size_t i = 0; cache->slot && i < cache->n_slots; i++)
         if (cache->slot[i].key) drop(&cache->slot[i]);
-    free_area(cache);
+    free_areas(cache);
     nbi_free(cache->slot);
     *cache = (nbi_prefix_cache){0};
 }
@@ -82,35 +86,53 @@ static nbi_cached *free_slot(nbi_prefix_cache *cache) {
     return e;
 }
 
-/* The first place in the area with so much room, or NULL. */
-static uint8_t *find_room(const nbi_prefix_cache *cache, size_t bytes) {
+/* The first place in an area with so much room, or NULL. */
+static uint8_t *place_in(const nbi_prefix_cache *cache, int area, size_t bytes) {
+    const uintptr_t start = (uintptr_t)cache->area[area].data;
+    const size_t room = cache->area[area].bytes;
     size_t at = 0;
     for (bool free = false; !free;) {
-        if (bytes > cache->area_bytes || at > cache->area_bytes - bytes) return NULL;
+        if (bytes > room || at > room - bytes) return NULL;
         free = true;
         for (size_t i = 0; i < cache->n_slots; i++) {
             const nbi_cached *e = &cache->slot[i];
-            if (!e->key || e->apart) continue;
-            const size_t begin = (size_t)(e->data - cache->area), end = begin + e->bytes;
+            const uintptr_t data = (uintptr_t)e->data;
+            if (!e->key || e->apart || data < start || data - start >= room) continue;
+            const size_t begin = (size_t)(data - start), end = begin + e->bytes;
             if (at >= end || at + bytes <= begin) continue;
             at = (end + ALIGN - 1) / ALIGN * ALIGN;
             free = false;
         }
     }
-    return cache->area + at;
+    return cache->area[area].data + at;
 }
 
-static nb_status map_area(nb_ctx *ctx, nbi_prefix_cache *cache) {
-    if (cache->area || !cache->area_bytes) return NB_OK;
-    NB_TRY(nbi_pages_new(ctx, cache->area_bytes, &cache->area));
-    CLOSE(cache->area, cache->area_bytes);
+static uint8_t *find_room(const nbi_prefix_cache *cache, size_t bytes) {
+    uint8_t *found = NULL;
+    for (int i = 0; !found && i < cache->n_areas; i++) found = place_in(cache, i, bytes);
+    return found;
+}
+
+/* One more area within the budget, if there is one, for some buffers of this size. */
+static nb_status add_area(nb_ctx *ctx, nbi_prefix_cache *cache, size_t bytes) {
+    const size_t left = cache->budget - cache->bytes;
+    size_t size = bytes > LEAST_AREA / 4 ? 4 * (bytes + ALIGN) : LEAST_AREA;
+    uint8_t *data;
+    if (bytes > left || cache->n_areas == NBI_CACHE_AREAS) return NB_OK;
+    if (size > left) size = left;
+    NB_TRY(nbi_pages_new(ctx, size, &data));
+    CLOSE(data, size);
+    cache->area[cache->n_areas].data = data;
+    cache->area[cache->n_areas++].bytes = size;
+    cache->bytes += size;
     return NB_OK;
 }
 
 nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size_t bytes,
                         bool keep, nbi_cached **out) {
-    NB_TRY(map_area(ctx, cache));
     uint8_t *data = find_room(cache, bytes);
+    if (!data) NB_TRY(add_area(ctx, cache, bytes));
+    if (!data) data = find_room(cache, bytes);
     for (nbi_cached *old; !data && (old = oldest(cache)); data = find_room(cache, bytes)) drop(old);
     const bool apart = !data; /* what is pinned is needed, whatever the budget */
     nbi_cached *e = free_slot(cache);

@@ -1,5 +1,5 @@
-/* Outputs of prefixes by key: buffers in one area of memory, least recently used out first. The area's
- * pages are used again and again: fresh ones cost their faults and their zeros, a quarter of a scoring.
+/* Outputs of prefixes by key: buffers in a few areas of memory, least recently used out first. The pages of
+ * areas are used again and again: fresh ones cost their faults and their zeros, a quarter of a scoring.
  * Internal to the scorer. */
 #ifndef NIBBLE_RUNTIME_SCORER_CACHE_H
 #define NIBBLE_RUNTIME_SCORER_CACHE_H
@@ -13,26 +13,32 @@ typedef struct nbi_cached {
     int pins;
     bool keep; /* stays after the last unpin */
     uint8_t *data;
-    bool apart; /* has pages of its own: the area has no room beside what is pinned */
+    bool apart; /* has pages of its own: no area has room beside what is pinned */
 } nbi_cached;
+
+#define NBI_CACHE_AREAS 32
 
 typedef struct nbi_prefix_cache {
     nbi_cached *slot;
     size_t n_slots;
-    uint8_t *area; /* NULL until it is needed */
-    size_t area_bytes;
+    struct {
+        uint8_t *data;
+        size_t bytes;
+    } area[NBI_CACHE_AREAS]; /* as they are needed */
+    int n_areas;
+    size_t bytes, budget; /* of all areas */
     uint64_t clock;
 } nbi_prefix_cache;
 
 nb_status nbi_cache_init(nb_ctx *ctx, nbi_prefix_cache *cache, size_t budget);
 void nbi_cache_free(nbi_prefix_cache *cache);
-/* Frees all that is not pinned, and the area if nothing is. */
+/* Frees all that is not pinned, and all areas if nothing is. */
 void nbi_cache_clear(nbi_prefix_cache *cache);
 /* Pinned buffer of a key, or NULL. */
 nbi_cached *nbi_cache_get(nbi_prefix_cache *cache, uint64_t key);
 /* The key counts as used now, if it is there. */
 void nbi_cache_touch(nbi_prefix_cache *cache, uint64_t key);
-/* A new pinned buffer with unspecified contents; evicts unpinned ones until it has room in the area. */
+/* A new pinned buffer with unspecified contents; evicts unpinned ones until there is room in an area. */
 nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size_t bytes,
                         bool keep, nbi_cached **out);
 void nbi_cache_unpin(nbi_prefix_cache *cache, nbi_cached *entry);
