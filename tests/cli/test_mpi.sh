@@ -9,8 +9,8 @@ set -uo pipefail
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_hwloc_base_binding_policy=none
 job=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 96 --calib 25 --threads 1
-    --weight-bits 2,3,4,6 --quiet --avg-bits 3.5)
-genetic=(--search "genetic:population=10,iterations=3,parents=4")
+    --weight-bits 2,4 --quiet --avg-bits 3.5)
+genetic=(--search "genetic:population=6,iterations=2,parents=3")
 
 mpi() { # PROCESSES ARGS...
     local n=$1
@@ -33,26 +33,24 @@ says out "MPI" "nibble --version"
 # ---- the same bytes, the answer once -----------------------------------------------------------------
 works "${job[@]}" "${genetic[@]}" -o one
 cp out one.out
-for n in 2 3; do
-    mpi "$n" "${job[@]}" "${genetic[@]}" -o "of$n"
-    same one "of$n"
-    [[ $(wc -l < out) == "$(wc -l < one.out)" ]] || fail "$n processes: $(cat out)"
-done
+mpi 2 "${job[@]}" "${genetic[@]}" -o two
+same one two
+[[ $(wc -l < out) == "$(wc -l < one.out)" ]] || fail "two processes: $(cat out)"
 works "${job[@]}" --no-correct -o plain
-mpi 2 "${job[@]}" --no-correct -o plain2
-same plain plain2
-weights=(--search "metaquantnet:epochs=1,hidden=4,population=6,parents=3,iterations=2,context=3"
+mpi 3 "${job[@]}" --no-correct -o plain3
+same plain plain3
+weights=(--search "metaquantnet:epochs=1,hidden=4,population=4,parents=2,iterations=1,context=3"
     --activation-bits 4,pact4,8 --batch 16)
 works "${job[@]}" "${weights[@]}" -o meta
 mpi 2 "${job[@]}" "${weights[@]}" -o meta2
 policy meta | cmp -s - <(policy meta2) || fail "policy.json differs: meta meta2"
-settings=(--settings random:trials=3 --search uniform)
+settings=(--settings random:trials=2 --search uniform)
 works "${job[@]}" "${settings[@]}" -o set
 mpi 2 "${job[@]}" "${settings[@]}" -o set2
 policy set | cmp -s - <(policy set2) || fail "policy.json differs: set set2"
 
 table=(sensitivity "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 96 --calib 25
-    --weight-bits 2,4,8 --threads 1 --json --quiet)
+    --weight-bits 2,8 --threads 1 --json --quiet)
 works "${table[@]}"
 mv out table
 mpi 2 "${table[@]}"
@@ -69,6 +67,8 @@ cmp -s out list || fail "list costs of two processes: $(cat list)"
 [[ ! -s out ]] || fail "a model that is not there: $(cat out)"
 
 # ---- stopped ---------------------------------------------------------------------------------------
+genetic=(--search "genetic:population=12,iterations=4,parents=4" --weight-bits 2,3,4,6)
+works "${job[@]}" "${genetic[@]}" -o whole
 "$MPIEXEC" -n 2 "$program" "${job[@]}" "${genetic[@]}" -o stopped > out 2> err & pid=$!
 for ((i = 0; i < 600; i++)); do
     [[ -s stopped/policy.json ]] && break
@@ -80,7 +80,7 @@ status=$?
 [[ $status == 0 ]] || fail "stopped: exit status $status: $(cat err)"
 says stopped/results.json '"cancelled": true'
 mpi 2 "${job[@]}" "${genetic[@]}" -o stopped --resume
-policy one | cmp -s - <(policy stopped) || fail "policy.json differs after --resume"
+policy whole | cmp -s - <(policy stopped) || fail "policy.json differs after --resume"
 grep -q '"cancelled"' stopped/results.json && fail "the resumed run is still called cancelled"
 
 if ((failures)); then
