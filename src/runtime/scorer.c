@@ -122,8 +122,10 @@ nb_status nbi_scorer_weight_sqnr(nb_ctx *ctx, nbi_scorer *s, int site, nbi_choic
                                  double *out) {
     nbi_weight_fit *f;
     s->asked[site] = choice;
+    if (s->whole_policy) nbi_weight_store_drop(&s->weights); /* fits of another policy */
     NB_TRY(nbi_weight_store_get(ctx, &s->weights, NULL, s->net->site[site].layer, s->asked, &f));
     *out = f->w.sqnr;
+    if (s->whole_policy) nbi_weight_store_drop(&s->weights); /* the next run knows not of this one */
     return NB_OK;
 }
 
