@@ -10,6 +10,14 @@
 
 #include <string.h>
 
+static size_t sums_bytes(size_t room) {
+    return (room + NBI_KERNEL_SLACK) * sizeof(int32_t);
+}
+
+static void free_sums(nbi_scorer *s) {
+    nbi_pages_free(s->sums.sums, sums_bytes(s->sums.room));
+}
+
 void nbi_scorer_free(nbi_scorer *s) {
     if (!s) return;
     nbi_cache_free(&s->cache);
@@ -25,7 +33,7 @@ void nbi_scorer_free(nbi_scorer *s) {
     nbi_free(s->needed);
     nbi_free(s->readers);
     nbi_free(s->tensor);
-    nbi_free(s->sums.sums);
+    free_sums(s);
     nbi_free(s->sums.halved);
     nbi_free(s->moments);
     nbi_free(s->order);
@@ -50,8 +58,8 @@ nb_status nbi_scorer_bound_sums(nb_ctx *ctx, nbi_scorer *s, size_t bytes) {
         if (s->net->layer[i].type == NBI_LAYER_CONV && count <= bytes / 4 && count > most)
             most = count;
     }
-    NB_TRY(nbi_alloc(ctx, most + NBI_KERNEL_SLACK, sizeof *sums, &sums));
-    nbi_free(s->sums.sums);
+    NB_TRY(nbi_pages_new(ctx, sums_bytes(most), &sums));
+    free_sums(s);
     s->sums.sums = sums;
     s->sums.room = most;
     return NB_OK;
