@@ -72,7 +72,6 @@ nb_status nbi_alloc(nb_ctx *ctx, size_t count, size_t size, void *out_pointer) {
     return NB_OK;
 }
 
-/* Not from the heap, which cannot give back or join what small allocations hold apart. */
 #ifndef __SANITIZE_ADDRESS__
 /* Whole pages, and whole huge ones where they waste little. */
 static size_t mapped_bytes(size_t bytes) {
@@ -81,6 +80,7 @@ static size_t mapped_bytes(size_t bytes) {
 }
 #endif
 
+/* Not from the heap, which cannot give back or join what small allocations hold apart. */
 nb_status nbi_pages_new(nb_ctx *ctx, size_t bytes, void *out_pointer) {
 #ifdef __SANITIZE_ADDRESS__ /* finds accesses beyond the end on the heap only */
     return nbi_alloc_plain(ctx, bytes, 1, out_pointer);
@@ -95,7 +95,7 @@ nb_status nbi_pages_new(nb_ctx *ctx, size_t bytes, void *out_pointer) {
         if (before) munmap(p, before);
         p += before;
         if (room - before > all) munmap(p + all, room - before - all);
-        madvise(p, all, MADV_HUGEPAGE); /* fresh small pages took a fifth of a scoring */
+        madvise(p, all, MADV_HUGEPAGE); /* a fault and a clearing for 2 MiB, not for 4 KiB */
     }
     memcpy(out_pointer, &p, sizeof p);
     return NB_OK;

@@ -310,7 +310,7 @@ static void find_needed(nbi_scorer *s, int edge) {
 static void release(nbi_scorer *s, int edge) {
     int e = s->alias[edge];
     if (--s->readers[e] > 0 || !s->buffer[e]) return;
-    nbi_cache_unpin(&s->cache, s->buffer[e]);
+    nbi_cache_unpin(s->buffer[e]);
     s->buffer[e] = NULL;
 }
 
@@ -384,7 +384,7 @@ static nb_status run_share(nb_ctx *ctx, nbi_scorer *s, const nbi_choice *bits, i
     nb_status st = run_needed(ctx, s, bits);
     if (st == NB_OK && values) take_values(s, s->alias[edge], values);
     for (int i = 0; i < s->net->n_edges; i++)
-        if (s->buffer[i]) nbi_cache_unpin(&s->cache, s->buffer[i]);
+        if (s->buffer[i]) nbi_cache_unpin(s->buffer[i]);
     nbi_arena_free(&s->arena);
     return st;
 }

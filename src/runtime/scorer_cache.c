@@ -147,7 +147,6 @@ nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size
     return NB_OK;
 }
 
-void nbi_cache_unpin(nbi_prefix_cache *cache, nbi_cached *e) {
-    (void)cache;
+void nbi_cache_unpin(nbi_cached *e) {
     if (--e->pins == 0 && (!e->keep || e->apart)) drop(e);
 }

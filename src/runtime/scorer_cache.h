@@ -1,6 +1,6 @@
-/* Outputs of prefixes by key: buffers in a few areas of memory, least recently used out first. The pages of
- * areas are used again and again: fresh ones cost their faults and their zeros, a quarter of a scoring.
- * Internal to the scorer. */
+/* Outputs of prefixes by key: buffers in a few areas of memory, least recently used out first. The
+ * pages of areas are used again and again: fresh ones cost their faults and their zeros. Internal to
+ * the scorer. */
 #ifndef NIBBLE_RUNTIME_SCORER_CACHE_H
 #define NIBBLE_RUNTIME_SCORER_CACHE_H
 
@@ -41,6 +41,7 @@ void nbi_cache_touch(nbi_prefix_cache *cache, uint64_t key);
 /* A new pinned buffer with unspecified contents; evicts unpinned ones until there is room in an area. */
 nb_status nbi_cache_put(nb_ctx *ctx, nbi_prefix_cache *cache, uint64_t key, size_t bytes,
                         bool keep, nbi_cached **out);
-void nbi_cache_unpin(nbi_prefix_cache *cache, nbi_cached *entry);
+/* Without its last pin it is dropped unless it is to be kept (`keep`) and lies in an area. */
+void nbi_cache_unpin(nbi_cached *entry);
 
 #endif

@@ -24,12 +24,12 @@ struct nbi_order;
 struct nbi_scorer {
     const nbi_qnet *net;
     nbi_scorer_options options;
-    nbi_team *team;       /* NULL: none; */
+    nbi_team *team;       /* NULL: none */
     nbi_team *with;       /* this run is spread over it; NULL: alone */
     nbi_image_share share; /* of this run */
     struct nbi_order *order; /* as given last; room for one where there is a team */
     bool stale;           /* caches of the team may differ: they start anew with the next order */
-    nbi_qnet *told;       /* `net`; */
+    nbi_qnet *told;       /* `net`, whose numbers the team is told */
     bool fresh;           /* the team has not got its numbers */
     nbi_prefix_cache cache;
     nbi_weight_store weights;
