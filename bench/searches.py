@@ -39,6 +39,8 @@ def main():
     parser.add_argument("--only", help="sections, of: " + ", ".join(SECTIONS))
     parser.add_argument("--time-limit", type=seconds, help="stop after, e.g. 25m; call again to go on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--torch", help="a Python with torch, model-compression-toolkit and onnx: a "
+                                        "peer that is left out otherwise")
     parser.add_argument("--quick", action="store_true", help="few images, one epoch, all sections")
     args = parser.parse_args()
     args.results = args.results or (os.path.join(args.work, "quick.json") if args.quick else

@@ -5,13 +5,11 @@ import json
 import os
 import sys
 
-
-
-def peer(bench, name, tool, widths):
+def peer(bench, name, command, widths):
     def make(key):
         folder = bench.folder(key)
         out = os.path.join(folder, "made.json")
-        _, used = bench.child([sys.executable, os.path.join(bench.root, "rival_peer.py"), tool,
+        _, used = bench.child([command[0], os.path.join(bench.root, command[1]), *command[2:],
                                "--model", bench.network(name), "--data", bench.args.data,
                                "--weights", str(widths), "--out", out,
                                *bench.set["images"]], folder)
@@ -36,5 +34,8 @@ def run_peers(bench):
         for widths in (8, 4):
             tasks.append(("peers/%s/w%d/nibble/0" % (name, widths), ours(bench, name, widths)))
             tasks.append(("peers/%s/w%d/onnxruntime/0" % (name, widths),
-                          peer(bench, name, "onnxruntime", widths)))
+                          peer(bench, name, [sys.executable, "rival_peer.py", "onnxruntime"], widths)))
+            if bench.args.torch:
+                tasks.append(("peers/%s/w%d/mct/0" % (name, widths),
+                              peer(bench, name, [bench.args.torch, "rival_mct.py"], widths)))
     bench.run(tasks)

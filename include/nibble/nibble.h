@@ -256,8 +256,10 @@ typedef struct nb_quantize_options {
                                     first; NULL: "gram", without correct "none" */
     /* Fine-tuning of the chosen policy; epochs 0: none. */
     int finetune;
-    const char *start;    /* "search" (default): from the weights that the search trained, where it trains
-                             any (metaquantnet, autoqnn); "float", "random" */
+    const char *start;    /* "search": from the weights that the search trained, where it trains any
+                             (metaquantnet, autoqnn…); "rounded": from what learned rounding made of
+                             the model's; "auto" (default): from the better one of both, judged on
+                             validation images; "float": the model's; "random" */
     double learning_rate; /* 0: 0.01 (adam, adamw: 0.001) */
     int batch;            /* 0: 128 */
     bool distill;         /* the float network as teacher, too (default true) */

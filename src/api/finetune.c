@@ -7,6 +7,7 @@
 #include "exec/exec.h"
 #include "hyper/metaquantnet.h"
 #include "quant/dampen.h"
+#include "quant/learned_start.h"
 #include "quant/reestimate.h"
 #include "quant/trained.h"
 #include "runtime/lower.h"
@@ -19,9 +20,11 @@
 #define BATCH         128
 #define LEARNING_RATE 0.01
 #define ADAM_RATE     0.001
-#define JUDGE_IMAGES  2000
+#define JUDGE_IMAGES  5000
 #define TEMPERATURE   4.0f
 #define RESTATE_BATCHES 64
+#define START_BATCHES 16 /* for the statistics that training starts with */
+#define CLOSE 85.0       /* % of images with the float network's class: rounding is worth keeping */
 #define RESTATE_EPOCH ((uint64_t)1 << 40) /* a draw of images that no epoch has */
 
 typedef struct tuning {
@@ -37,7 +40,7 @@ typedef struct tuning {
     size_t reference_count;
     nbi_metrics deployed, sim;
     json_t *epochs;
-    nbi_tuned_info from; /* id: "float", "random", "search", or of the file of trained values */
+    nbi_tuned_info from; /* id: a name of nbi_tune_start, or of the file of trained values */
     double before;       /* merit of what there was; NAN: it does not count */
 } tuning;
 
@@ -168,10 +171,15 @@ static const char *merit_name(const nbi_session *s) {
     return s->labelled ? "top-1" : s->loss == NBI_LOSS_KL ? "kl" : "mse";
 }
 
+static const char *const starts[] = {"auto", "search", "rounded", "float", "random"};
+
 static const char *start_text(const tuning *t) {
-    if (!strcmp(t->from.id, "search")) return "the weights that the search trained";
-    if (!strcmp(t->from.id, "random")) return "random weights";
-    return t->s->further.tuned ? "what was trained before" : "the float weights";
+    static const char *const texts[] = {"", "the weights that the search trained",
+                                        "the weights of learned rounding", "the float weights",
+                                        "random weights"};
+    for (size_t i = 0; i < NBI_COUNT(starts); i++)
+        if (!strcmp(t->from.id, starts[i]) && !t->s->further.tuned) return texts[i];
+    return "what was trained before";
 }
 
 /* What fine-tuning has to beat: trained values as they are, or the policy as the search left it. */
@@ -185,9 +193,6 @@ static nb_status judge_before(tuning *t, const nbi_choice *bits) {
     if (st == NB_OK) st = judge(t, program, false, &t->before);
     nbi_program_free(program);
     nbi_frozen_free(frozen);
-    if (st == NB_OK)
-        nb_log(s->ctx, NB_LOG_INFO, "before fine-tuning: validation %s %.4g deployed; it starts from %s",
-               merit_name(s), fabs(t->before), start_text(t));
     return st;
 }
 
@@ -230,34 +235,110 @@ static nb_status randomize(nb_ctx *ctx, nbi_qat *q) {
     return NB_OK;
 }
 
-/* The graph of a policy. With generated weights the network holds what --start says while it is built,
- * and afterwards what scores the policy. */
-static nb_status build(tuning *t, const nbi_graph *source, const nbi_choice *bits,
-                       const nbi_qat_options *o, nbi_qat **out) {
+/* The graph of a policy. With generated weights the network holds those that it starts from while it
+ * is built, and afterwards what scores the policy. */
+static nb_status build(tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
+                       nbi_tune_start start, nbi_qat **out) {
     nbi_session *s = t->s;
-    if (s->meta && s->start == NBI_START_SEARCH) NB_TRY(nbi_meta_install(s->ctx, s->meta, bits));
+    const nbi_graph *source = s->further.fresh ? s->further.fresh : s->compared;
+    if (s->meta && start == NBI_START_SEARCH) NB_TRY(nbi_meta_install(s->ctx, s->meta, bits));
     else if (s->meta) nbi_meta_uninstall(s->meta);
     nb_status st = nbi_qat_new(s->ctx, source, s->net, bits, s->edge, o, out);
-    if (st == NB_OK && s->meta) st = nbi_meta_install(s->ctx, s->meta, NULL);
+    if (s->meta && !s->generated) nbi_meta_uninstall(s->meta);
+    else if (st == NB_OK && s->meta) st = nbi_meta_install(s->ctx, s->meta, NULL);
     return st;
 }
 
-/* The values that the first fine-tuning starts from. */
-static nb_status first_start(tuning *t) {
-    nbi_session *s = t->s;
-    bool searched = s->start == NBI_START_SEARCH && (s->meta || s->searched);
-    bool random = s->start == NBI_START_RANDOM;
-    snprintf(t->from.id, sizeof t->from.id, "%s", searched ? "search" : random ? "random" : "float");
-    if (random) return randomize(s->ctx, t->qat);
-    return searched && s->searched ? nbi_trained_give(s->ctx, s->searched, t->qat) : NB_OK;
+static nb_status restate_start(tuning *t, nbi_qat *q) {
+    return nbi_qat_reestimate(t->s->ctx, q, t->batches, RESTATE_EPOCH, START_BATCHES);
 }
 
-/* The values that training starts from. An unfinished fine-tuning that is gone on with started from
- * what its best epoch has replaced since; its checkpoint knows everything else. */
-static nb_status set_start(tuning *t, const nbi_choice *bits) {
-    const nbi_session *s = t->s;
-    if (!s->further.on) return first_start(t);
-    snprintf(t->from.id, sizeof t->from.id, "%s", s->further.fresh ? "random" : "float");
+/* The values of a start into the graph that was built for it. */
+static nb_status fill_start(tuning *t, nbi_tune_start start, nbi_qat *q) {
+    nbi_session *s = t->s;
+    if (start == NBI_START_RANDOM) return s->further.fresh ? NB_OK : randomize(s->ctx, q);
+    if (start == NBI_START_FLOAT) return NB_OK;
+    if (start == NBI_START_SEARCH) {
+        if (s->searched) NB_TRY(nbi_trained_give(s->ctx, s->searched, q));
+        return restate_start(t, q);
+    }
+    NB_TRY(nbi_learned_start(s->ctx, s->learner, s->learned_grid, q));
+    NB_TRY(restate_start(t, q));
+    nbi_learned_gains(s->learner, q);
+    return restate_start(t, q);
+}
+
+static nb_status make_start(tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
+                            nbi_tune_start start, nbi_qat **out) {
+    NB_TRY(build(t, bits, o, start, out));
+    return fill_start(t, start, *out);
+}
+
+static nb_status merit_of_start(tuning *t, nbi_qat *q, double *out) {
+    nbi_frozen *frozen = NULL;
+    nbi_program *program = NULL;
+    t->qat = q;
+    nb_status st = deploy(t, &frozen, &program);
+    if (st == NB_OK) st = judge(t, program, false, out);
+    nbi_program_free(program);
+    nbi_frozen_free(frozen);
+    t->qat = NULL;
+    return st;
+}
+
+/* The better one of what the search trained and what rounding learned. */
+static nb_status better_start(tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
+                              nbi_tune_start *out) {
+    static const nbi_tune_start two[] = {NBI_START_SEARCH, NBI_START_ROUNDED};
+    nbi_qat *q[2] = {NULL, NULL};
+    double merit[2];
+    nb_status st = NB_OK;
+    for (int i = 0; i < 2 && st == NB_OK; i++) {
+        st = make_start(t, bits, o, two[i], &q[i]);
+        if (st == NB_OK) st = merit_of_start(t, q[i], &merit[i]);
+    }
+    int best = st == NB_OK && merit[1] >= merit[0];
+    *out = two[best];
+    if (st == NB_OK) {
+        nb_log(t->s->ctx, NB_LOG_INFO, "to start from: validation %s %.4g with the search's weights, "
+               "%.4g with learned rounding", merit_name(t->s), fabs(merit[0]), fabs(merit[1]));
+        t->qat = q[best];
+        q[best] = NULL;
+    }
+    nbi_qat_free(q[0]);
+    nbi_qat_free(q[1]);
+    return st;
+}
+
+/* Where learned rounding stays close to the float network, a few epochs from there reach more; where
+ * it does not, more from the float weights (docs/quantization.md has figures). */
+static nb_status is_close(tuning *t, const nbi_choice *bits, bool *close) {
+    NB_TRY(judge_before(t, bits));
+    *close = t->s->loss == NBI_LOSS_MSE || t->deployed.agreement >= CLOSE;
+    return NB_OK;
+}
+
+/* t->qat with the values that training starts from. An unfinished fine-tuning that is gone on with
+ * started from what its best epoch has replaced since; its checkpoint knows everything else. */
+static nb_status set_start(tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
+                           nbi_tune_start *out) {
+    nbi_session *s = t->s;
+    bool searched = s->meta || s->searched;
+    bool rounded = s->learned && !memcmp(bits, s->learned, (size_t)s->net->n_sites * sizeof *bits);
+    nbi_tune_start start = s->further.fresh ? NBI_START_RANDOM : s->start;
+    if (start == NBI_START_AUTO && searched && rounded) {
+        NB_TRY(better_start(t, bits, o, &start));
+    } else {
+        bool close = true;
+        if (start == NBI_START_AUTO && rounded) NB_TRY(is_close(t, bits, &close));
+        if (start == NBI_START_AUTO)
+            start = searched ? NBI_START_SEARCH : close ? NBI_START_ROUNDED : NBI_START_FLOAT;
+        if ((start == NBI_START_SEARCH && !searched) || (start == NBI_START_ROUNDED && !rounded))
+            start = NBI_START_FLOAT;
+        NB_TRY(make_start(t, bits, o, start, &t->qat));
+    }
+    *out = start;
+    snprintf(t->from.id, sizeof t->from.id, "%s", starts[start]);
     if (!s->further.tuned) return NB_OK;
     NB_TRY(nbi_tuned_load(t->s, s->further.tuned, bits, t->qat, &t->from));
     if (!s->o->resume || !t->from.origin[0]) return NB_OK;
@@ -285,25 +366,27 @@ static nb_status start(tuning *t, const nbi_choice *bits, size_t batch) {
                              .batch = batch,
                              .classes = (size_t)o.classes,
                              .transform = s->transform};
-    const nbi_graph *source = s->further.fresh ? s->further.fresh : s->compared;
-    NB_TRY(build(t, source, bits, &o, &t->qat));
-    NB_TRY(set_start(t, bits));
-    spec.seed = seed_of(t);
+    nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
+    size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
+    nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};
+    nbi_tune_start from;
+    NB_TRY(nbi_images_draw(s->ctx, s->data, &draw, &t->judges));
     NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &spec.augment));
     NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
+    NB_TRY(set_start(t, bits, &o, &from));
+    spec.seed = seed_of(t);
+    nbi_batches_free(t->batches);
+    t->batches = NULL;
+    NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
     o.evaluate = true;
-    NB_TRY(build(t, source, bits, &o, &t->simulated));
+    NB_TRY(build(t, bits, &o, from, &t->simulated));
     nbi_tape_spec forward = {0};
     NB_TRY(nbi_tape_new(s->ctx, t->simulated->graph, &forward, &t->tape));
     if (t->qat->teacher >= 0)
         NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
                                  &t->teacher));
     const nbi_tensor *x = t->qat->graph->tensor[t->qat->x];
-    NB_TRY(nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input));
-    nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
-    size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
-    nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};
-    return nbi_images_draw(s->ctx, s->data, &draw, &t->judges);
+    return nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input);
 }
 
 static void stop(tuning *t) {
@@ -406,9 +489,8 @@ static nb_status run_loop(tuning *t, const char *checkpoint, nbi_loop_result *r)
 
 static nb_status describe(tuning *t, const nbi_loop_result *r, bool better,
                           nbi_tuning_result *out) {
-    static const char *const names[] = {"float", "random", "search"};
     bool file = t->s->further.tuned != NULL;
-    for (size_t i = 0; i < NBI_COUNT(names); i++) file &= strcmp(t->from.id, names[i]) != 0;
+    for (size_t i = 0; i < NBI_COUNT(starts); i++) file &= strcmp(t->from.id, starts[i]) != 0;
     out->lines = json_pack(
         "{s:i,s:i,s:f,s:f,s:O,s:s,s:i}", "epochs", r->epochs, "best_epoch",
         better ? r->best_epoch : 0, "seconds", r->seconds, "images_per_second",
@@ -503,6 +585,9 @@ nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
     if (st == NB_OK) st = start(&t, bits, nbi_session_batch(s));
     if (st == NB_OK) st = judge_before(&t, bits);
+    if (st == NB_OK && isfinite(t.before))
+        nb_log(s->ctx, NB_LOG_INFO, "before fine-tuning: validation %s %.4g deployed; it starts from %s",
+               merit_name(s), fabs(t.before), start_text(&t));
     if (st == NB_OK) st = train(&t, path.data, bits, result);
     stop(&t);
     json_decref(t.epochs);

@@ -283,14 +283,16 @@ static uint64_t salt_of(const nbi_meta *m) {
     return h;
 }
 
-/* Scores are of generated weights from now on; those of before are another study. */
-static nb_status rescore(nbi_session *s) {
+nb_status nbi_hyper_use(nbi_session *s, bool use) {
     nbi_scorer *scorer;
     nbi_scorer_options o = nbi_session_scorer_options(s);
-    NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
+    if (use) NB_TRY(nbi_meta_install(s->ctx, s->meta, NULL));
+    else nbi_meta_uninstall(s->meta);
+    s->generated = use;
     NB_TRY(nbi_scorer_new(s->ctx, s->net, &o, &scorer));
-    nbi_scorer_set_weights(scorer, generated, s->meta,
-                           s->meta->o.kind == NBI_META_HYPER && s->meta->o.context != 1);
+    if (use)
+        nbi_scorer_set_weights(scorer, generated, s->meta,
+                               s->meta->o.kind == NBI_META_HYPER && s->meta->o.context != 1);
     nb_status st = s->team ? nbi_scorer_set_team(s->ctx, scorer, s->team, s->net) : NB_OK;
     if (st != NB_OK) {
         nbi_scorer_free(scorer);
@@ -299,9 +301,7 @@ static nb_status rescore(nbi_session *s) {
     nbi_scorer_free(s->scorer);
     s->scorer = scorer;
     nbi_netproblem_set_scorer(s->np, scorer);
-    nbi_free(s->delta);
-    s->delta = NULL;
-    return nbi_session_begin_study(s, salt_of(s->meta));
+    return NB_OK;
 }
 
 nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *settings) {
@@ -319,5 +319,8 @@ nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *se
     if (st == NB_OK) st = nbi_hyper_ready(s, settings, &f, &s->meta, &s->about_meta);
     nbi_arena_free(&texts);
     NB_TRY(st);
-    return rescore(s);
+    NB_TRY(nbi_hyper_use(s, true));
+    nbi_free(s->delta);
+    s->delta = NULL;
+    return nbi_session_begin_study(s, salt_of(s->meta)); /* scores of before are another one */
 }

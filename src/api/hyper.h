@@ -19,5 +19,7 @@ nb_status nbi_hyper_ready(nbi_session *s, const nbi_meta_settings *settings,
                           const nbi_hyper_files *files, nbi_meta **out, json_t **about);
 /* nbi_netproblem_options.hypernetwork with a session as user. */
 nb_status nbi_hyper_install(nb_ctx *ctx, void *user, const nbi_meta_settings *settings);
+/* A scorer of generated weights, or of the model's own again; s->generated. */
+nb_status nbi_hyper_use(nbi_session *s, bool generated);
 
 #endif

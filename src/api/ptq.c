@@ -1,6 +1,6 @@
-/* Learned rounding of the chosen policy: the scorer runs the network once more, layer by layer, and
+/* Learned rounding of the chosen policy, of the model's own weights whatever weights have scored it: the scorer runs the network once more, layer by layer, and
  * the learner gives each layer its weights on the way; then, if that was asked for, block by block. */
-#include "api/session.h"
+#include "api/hyper.h"
 
 #include "quant/equalize.h"
 #include "runtime/reconstruct.h"
@@ -136,15 +136,15 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const d
     nbi_learner_settle(s->learner);
     nbi_learner_errors(s->learner, &plain, &learned, &layers);
     if (v.worse) {
-        nb_log(ctx, NB_LOG_WARNING, "learned rounding has a validation loss of %.6g, plain rounding "
-               "%.6g: the plain one is delivered", v.learned, v.plain);
+        nb_log(ctx, NB_LOG_WARNING, "learned rounding has a validation loss of %.6g, %s %.6g: that is "
+               "delivered", v.learned, s->meta ? "what was generated" : "plain rounding", v.plain);
     } else {
         NB_TRY(nbi_alloc(ctx, n + 1, sizeof *s->learned, &s->learned));
         memcpy(s->learned, bits, n * sizeof *bits);
         *loss = v.learned;
     }
     json_object_set_new(s->ptq, "kept", json_boolean(!v.worse));
-    json_object_set_new(s->ptq, "plain_loss", json_real(v.plain));
+    json_object_set_new(s->ptq, s->meta ? "generated_loss" : "plain_loss", json_real(v.plain));
     json_object_set_new(s->ptq, "loss", json_real(v.learned));
     json_object_set_new(s->ptq, "layers", json_integer(layers));
     json_object_set_new(s->ptq, "plain_error", json_real(layers ? plain / layers : 0));
@@ -162,7 +162,9 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
     NB_TRY(nbi_alloc(s->ctx, s->images.n - s->calib + 1, sizeof *losses, &losses));
     nb_status st = nbi_netproblem_each(s->ctx, s->np, bits, losses);
     nbi_scorer_clear(s->scorer); /* learning takes memory, and leaves nothing in the cache */
+    if (st == NB_OK && s->generated) st = nbi_hyper_use(s, false);
     if (st == NB_OK) st = learn(s, bits, m, losses, loss);
+    if (s->meta && !s->learned && st == NB_OK) st = nbi_hyper_use(s, true);
     nbi_free(losses);
     json_object_set_new(s->ptq, "seconds", json_real(nb_seconds(s->ctx) - start));
     return st;

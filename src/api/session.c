@@ -24,7 +24,7 @@ nb_quantize_options nb_quantize_options_default(void) {
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .bias_bits = "32", .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
-                                 .start = "search",
+                                 .start = "auto",
                                  .correct = true, .distill = true,
                                  .descent = {.weight_decay = -1}};
 }
@@ -88,7 +88,8 @@ static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
     static const char *const ends[] = {"8", "searched"};
-    static const char *const starts[] = {"search", "float", "random"}; /* nbi_tune_start */
+    static const char *const starts[] = {"auto", "search", "rounded", "float",
+                                         "random"}; /* nbi_tune_start */
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
@@ -100,7 +101,7 @@ static nb_status parse_options(nbi_session *s) {
     NB_TRY(one_of(ctx, "range", o->range, ranges, 4, &k));
     s->range = (nbi_range_method)k;
     NB_TRY(one_of(ctx, "first-last", o->first_last, ends, 2, &k));
-    NB_TRY(one_of(ctx, "start", o->start, starts, 3, &k));
+    NB_TRY(one_of(ctx, "start", o->start, starts, 5, &k));
     s->start = (nbi_tune_start)k;
     s->opset = o->opset ? o->opset : 21;
     if (s->opset != 21 && s->opset != 25)

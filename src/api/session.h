@@ -34,7 +34,9 @@ typedef struct nbi_tuning_result {
 } nbi_tuning_result;
 
 typedef enum nbi_tune_start { /* --start */
-    NBI_START_SEARCH, /* weights that the search trained, if it trained any */
+    NBI_START_AUTO,    /* the better one of the next two, where they exist; else the model's */
+    NBI_START_SEARCH,  /* weights that the search trained, if it trained any */
+    NBI_START_ROUNDED, /* what learned rounding made of the model's, if it was better than plain */
     NBI_START_FLOAT,
     NBI_START_RANDOM
 } nbi_tune_start;
@@ -71,6 +73,7 @@ typedef struct nbi_session {
     nbi_study *study;
     struct nbi_meta *meta;  /* the network that generates weights, once asked for */
     json_t *about_meta;    /* what results.json says of it */
+    bool generated;        /* the scorer's weights are its */
     nbi_tune_start start;  /* of fine-tuning */
     float *searched;       /* nbi_trained_take of the last policy that was learned; NULL: none */
     json_t *about_settings; /* of the search for settings; NULL: none */

@@ -400,6 +400,11 @@ const float *nbi_learner_ideal(const nbi_learner *n, int layer) {
     return n->layer[layer].levels ? n->layer[layer].ideal : NULL;
 }
 
+const int8_t *nbi_learner_levels(const nbi_learner *n, int layer, const float **scale) {
+    *scale = n->layer[layer].scale;
+    return n->layer[layer].levels;
+}
+
 void nbi_learner_set(nbi_learner *n, int layer, const int8_t *levels) {
     if (n->layer[layer].levels)
         memcpy(n->layer[layer].levels, levels, n->o.net->layer[layer].n_weights);

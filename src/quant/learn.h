@@ -28,6 +28,8 @@ nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_reque
 /* What layer's weights would be, in levels, if there were no grid: [n_weights], the layer's order; NULL
  * where nothing was learned. */
 const float *nbi_learner_ideal(const nbi_learner *learner, int layer);
+/* What they are: likewise; *scale: [out_c] of a level of 1. */
+const int8_t *nbi_learner_levels(const nbi_learner *learner, int layer, const float **scale);
 /* Other levels for a layer that was learned; its scales stay. */
 void nbi_learner_set(nbi_learner *learner, int layer, const int8_t *levels);
 /* Σ over learned layers of the error of the wanted sums, relative to their variance, with plain

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define EPSILON       1e-5f
 #define TEACHER_SHARE 0.5f /* of the loss, where there are labels, too */
 
 typedef struct builder {
@@ -330,7 +329,7 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
     NB_TRY(channels(b, l, "variance", false, &q->variance));
     for (int c = 0; c < l->geometry.out_c; c++) {
         double mean = l->mean[c], var = l->deviation[c] * l->deviation[c];
-        values(b, q->gamma)[c] = (float)((double)l->gain[c] * sqrt(var + (double)EPSILON));
+        values(b, q->gamma)[c] = (float)((double)l->gain[c] * sqrt(var + (double)NBI_QAT_EPSILON));
         values(b, q->beta)[c] = (float)((double)l->gain[c] * mean + (double)l->shift[c]);
         double times = q->weight_scale < 0 ? 1 : nbi_qat_magnification(b->q, index, (size_t)c);
         values(b, q->mean)[c] = (float)(times * mean);
@@ -340,7 +339,7 @@ static nb_status add_norm(builder *b, int index, int x, int *out) {
     bool train = !b->o->evaluate;
     NB_TRY(add(b, l->name, "", "BatchNormalization", 5, in, train ? 5 : 1, y, &node));
     NB_TRY(nbi_node_set_int(b->ctx, b->g, node, "training_mode", train));
-    NB_TRY(nbi_node_set_float(b->ctx, b->g, node, "epsilon", EPSILON));
+    NB_TRY(nbi_node_set_float(b->ctx, b->g, node, "epsilon", NBI_QAT_EPSILON));
     NB_TRY(nbi_node_set_float(b->ctx, b->g, node, "momentum", 0.9f));
     if (train) {
         b->q->state[b->q->n_states++] = (nbi_tape_state){y[1], q->mean};

@@ -10,6 +10,8 @@
 #include "exec/tape.h"
 #include "ir/qnet.h"
 
+#define NBI_QAT_EPSILON 1e-5f /* of every BatchNormalization */
+
 /* Tensors of nbi_qat.graph, −1 where a layer has none. */
 typedef struct nbi_qat_layer {
     int weight;       /* [M,C/group,kernel] or [M,K] */

@@ -6,7 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-#define EPSILON 1e-5
 
 static float *values(const nbi_qat *q, int tensor) {
     return q->graph->tensor[tensor]->data;
@@ -32,7 +31,7 @@ static void affine_of(const nbi_qat *q, int index, size_t o, double *gain, doubl
     *gain = 1;
     *shift = t->bias >= 0 ? (double)values(q, t->bias)[o] : 0;
     if (t->gamma < 0) return;
-    *gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + EPSILON);
+    *gain = (double)values(q, t->gamma)[o] / sqrt((double)values(q, t->variance)[o] + (double)NBI_QAT_EPSILON);
     *shift = (double)values(q, t->beta)[o] - *gain * (double)values(q, t->mean)[o];
 }
 
@@ -66,7 +65,7 @@ static void settle_channel(const nbi_qat *q, int index, size_t o, double gain, d
     bool constant = gain == 0 && nbi_qat_has_zero(q, index);
     if (constant || scale == (float)(gain * (double)unit)) return;
     values(q, t->gamma)[o] = (float)((double)scale / (double)unit *
-                                     sqrt((double)values(q, t->variance)[o] + EPSILON));
+                                     sqrt((double)values(q, t->variance)[o] + (double)NBI_QAT_EPSILON));
 }
 
 static void settle_layer(const nbi_qat *q, int index) {
