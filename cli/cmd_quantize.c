@@ -67,9 +67,9 @@ static const opt own[] = {
 static const opt training[] = {
     {"finetune", 0, "EPOCHS", "trains the chosen policy with quantization in the loop (default 0)",
      OPT_INT, O(finetune), 0, 1e6},
-    {"start", 0, "search|float|random",
-     "what --finetune starts from: the weights that the search trained, if it trained any (default); "
-     "the model's; fresh ones",
+    {"start", 0, "auto|search|rounded|float|random",
+     "what --finetune starts from: the better one (default) of the weights that the search trained, if "
+     "it trained any, and of those of learned rounding; the model's; fresh ones",
      OPT_CHOICE, O(start), 0, 0},
     {"lr", 0, "RATE", "largest learning rate of --finetune (default 0.01; adam, adamw: 0.001)", OPT_REAL,
      O(learning_rate), 1e-9, 1e3},

@@ -34,12 +34,15 @@ cmp -s three/model.onnx four/model.onnx || fail "resumed, another policy"
 
 # fine-tuning from the weights that were trained, also those of a run before, or from the float ones
 tuned=(--search $search --finetune 1)
-for start in search float random; do
+for start in search rounded float random; do
     works quantize "$model" "${quick[@]}" "${tuned[@]}" --start $start -o $start
     grep -q "\"from\": \"$start\"" $start/results.json || fail "$start: another start"
 done
-works quantize "$model" "${quick[@]}" "${tuned[@]}" -o one --resume
+works quantize "$model" "${quick[@]}" "${tuned[@]}" -o auto
 trained() { sed -n '/"finetune"/,/statistics_restated/p' "$1/results.json" | grep '"loss"'; } # by epoch
+[[ $(trained auto) == "$(trained search)" || $(trained auto) == "$(trained rounded)" ]] ||
+    fail "auto starts from something else"
+works quantize "$model" "${quick[@]}" "${tuned[@]}" --start search -o one --resume
 [[ -n $(trained search) && $(trained one) == "$(trained search)" ]] ||
     fail "what was kept of the search starts another fine-tuning"
 [[ $(trained search) != "$(trained float)" ]] || fail "search and float weights are trained alike"
