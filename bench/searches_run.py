@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 from figures_run import CIFAR, TRANSFORM
-from rival_common import Results, cifar_files, cpu_facts, load_cifar, say, sha256
+from rival_common import Results, cifar_files, cpu_facts, load_cifar, say, sha256, write_json
 
 THREADS = 1  # of every child: what trains depends on it in its last bits
 
@@ -94,7 +94,7 @@ class Bench:
                 used = json.load(file)
         if time.time() > self.deadline:
             raise Stopped()
-        start = time.time()
+        start, before = time.time(), dict(used)
         with open(os.path.join(folder or self.work, "err.txt"), "w") as err:
             made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True)
             timer = None
@@ -102,17 +102,23 @@ class Bench:
                 timer = threading.Timer(max(self.deadline - start, 0.1), made.send_signal,
                                         [signal.SIGKILL])
                 timer.start()
+            over = threading.Event()
+            watch = threading.Thread(target=note_use, args=(over, made.pid, before, note), daemon=True)
+            if note:
+                watch.start()
             text = made.stdout.read()
+            over.set()
+            if note:
+                watch.join()
             _, status, usage = os.wait4(made.pid, 0)
             made.returncode = os.waitstatus_to_exitcode(status)
             if timer:
                 timer.cancel()
-        used["wall_seconds"] = round(used["wall_seconds"] + time.time() - start, 2)
-        used["cpu_seconds"] = round(used["cpu_seconds"] + usage.ru_utime + usage.ru_stime, 2)
+        used["wall_seconds"] = round(before["wall_seconds"] + time.time() - start, 2)
+        used["cpu_seconds"] = round(before["cpu_seconds"] + usage.ru_utime + usage.ru_stime, 2)
         used["peak_memory_mb"] = max(used["peak_memory_mb"], round(usage.ru_maxrss / 1024, 1))
         if note:
-            with open(note, "w") as file:
-                json.dump(used, file)
+            write_json(note, used)
         if made.returncode not in (0, 3):
             if time.time() >= self.deadline:
                 raise Stopped()
@@ -187,6 +193,20 @@ class Bench:
             errors = [f.exception() for f in futures]
         for error in sorted((e for e in errors if e), key=lambda e: isinstance(e, Stopped)):
             raise error
+
+
+def note_use(over, pid, before, note):
+    """While a child runs: what it has used so far, in case this process is killed with it."""
+    start, tick = time.time(), os.sysconf("SC_CLK_TCK")
+    while not over.wait(20):
+        try:
+            with open("/proc/%d/stat" % pid) as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+        except OSError:
+            return
+        cpu = (int(fields[11]) + int(fields[12])) / tick
+        write_json(note, {**before, "wall_seconds": round(before["wall_seconds"] + time.time() - start, 2),
+                          "cpu_seconds": round(before["cpu_seconds"] + cpu, 2)})
 
 
 def row_of(found):
