@@ -152,6 +152,15 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const d
     return st;
 }
 
+/* Also after a request to stop, which stays. */
+static nb_status back_to_generated(nbi_session *s, nb_status st) {
+    const bool cancelled = nb_cancelled(s->ctx);
+    nbi_cancel_clear(s->ctx);
+    nb_status back = nbi_hyper_use(s, true);
+    if (cancelled) nb_cancel(s->ctx);
+    return st == NB_OK ? back : st;
+}
+
 nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
     double start = nb_seconds(s->ctx);
     method m = method_of(s->o);
@@ -164,7 +173,7 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
     nbi_scorer_clear(s->scorer); /* learning takes memory, and leaves nothing in the cache */
     if (st == NB_OK && s->generated) st = nbi_hyper_use(s, false);
     if (st == NB_OK) st = learn(s, bits, m, losses, loss);
-    if (s->meta && !s->learned && st == NB_OK) st = nbi_hyper_use(s, true);
+    if (s->meta && !s->learned && !s->generated) st = back_to_generated(s, st);
     nbi_free(losses);
     json_object_set_new(s->ptq, "seconds", json_real(nb_seconds(s->ctx) - start));
     return st;

@@ -3,7 +3,7 @@
 #include "hand_net.h"
 
 #include "quant/equalize.h"
-#include "quant/learn.h"
+#include "quant/learned_start.h"
 #include "runtime/reconstruct.h"
 
 #define IMAGES 96
@@ -201,6 +201,57 @@ static void test_blocks(void **state) {
     hand_free(h);
 }
 
+/* Training that starts from learned rounding computes with the same levels, and its gains are the
+ * network's whatever the statistics are. */
+static void test_start(void **state) {
+    static const int widths[][2] = {{1, 8}, {2, 4}, {3, 3}, {4, 4}};
+    hand net, *h = &net;
+    nbi_choice bits[HAND_SITES];
+    (void)state;
+    make(h);
+    for (size_t i = 0; i < NBI_COUNT(widths); i++) {
+        nbi_qat_options o = {.batch = 4, .per_channel = true, .classes = 5};
+        nbi_frozen *rounded, *trained;
+        nbi_qat *q;
+        size_t seen = 0;
+        hand_bits(h, widths[i][0], widths[i][1], bits);
+        nbi_scorer *s = hand_scorer(h, IMAGES, 0);
+        nbi_learner *l = learner_of(h);
+        nbi_scorer_set_rounding(s, nbi_learner_round, l);
+        rounded = freeze(h, s, bits);
+        HAND_OK(nbi_qat_new(h->ctx, h->g, h->net, bits, nbi_score_edge(h->net), &o, &q));
+        HAND_OK(nbi_learned_start(h->ctx, l, NULL, q));
+        for (int k = 0; k < h->net->n_layers; k++)
+            for (int c = 0; q->layer[k].gamma >= 0 && c < h->net->layer[k].geometry.out_c; c++)
+                ((float *)q->graph->tensor[q->layer[k].variance]->data)[c] = 0.5f + (float)c;
+        nbi_learned_gains(l, q);
+        HAND_OK(nbi_qat_freeze(h->ctx, q, &trained));
+        for (int k = 0; k < h->net->n_layers; k++) {
+            const nbi_layer *layer = &h->net->layer[k];
+            const nbi_frozen_conv *a = &rounded->conv[k], *b = &trained->conv[k];
+            if (layer->type != NBI_LAYER_CONV) continue;
+            size_t channels = (size_t)layer->geometry.out_c, depth = layer->n_weights / channels;
+            for (size_t c = 0; c < channels; c++) {
+                double gain = layer->gain[c];
+                if (q->layer[k].gamma < 0) gain = 1;
+                if (gain <= 0) continue; /* training turns these */
+                assert_true(fabs(b->gain[c] - gain) <= 1e-5 * gain);
+                for (size_t d = 0; d < depth; d++, seen++) {
+                    size_t at = nbi_weight_place(layer, c, d);
+                    assert_int_equal(a->levels[at], b->levels[at]);
+                }
+            }
+        }
+        assert_true(seen > 1000);
+        nbi_qat_free(q);
+        nbi_frozen_free(rounded);
+        nbi_frozen_free(trained);
+        nbi_scorer_free(s);
+        nbi_learner_free(l);
+    }
+    hand_free(h);
+}
+
 /* Output of the float graph on one made-up image. */
 static void run_float(hand *h, const float *image, float *out, size_t n) {
     nbi_graph *g;
@@ -251,6 +302,7 @@ int main(void) {
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_start),
         cmocka_unit_test(test_equalize),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
