@@ -157,7 +157,7 @@ static nb_status back_to_generated(nbi_session *s, nb_status st) {
     const bool cancelled = nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
     nb_status back = nbi_hyper_use(s, true);
-    if (cancelled) nb_cancel(s->ctx);
+    if (cancelled) nb_ctx_cancel(s->ctx);
     return st == NB_OK ? back : st;
 }
 
