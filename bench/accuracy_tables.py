@@ -99,5 +99,18 @@ def schemes(load, _, table):
     return text
 
 
-ACCURACY = {"own_float": own_float, "own_tuned": own_tuned, "given_tuned": given_tuned,
+def starts(load, _, table):
+    found, rows = load("nibble_starts"), []
+    for widths in dict.fromkeys(key.split("/")[0] for key in found):
+        pair = [found.get("%s/%s" % (widths, start)) for start in ("float", "rounded")]
+        if None in pair:
+            continue
+        rows.append(["%s, %s" % tuple(widths[1:].split("A")), "%.2f" % pair[0]["before"],
+                     *[text for row in pair for text in
+                       (" → ".join("%.2f" % d for d in row["deployed"]), "%.3f" % row["losses"][-1])]])
+    return table(["weights, activations", "rounded, untrained", "from float weights", "loss",
+                  "from rounded ones", "loss"], rows)
+
+
+ACCURACY = {"starts": starts, "own_float": own_float, "own_tuned": own_tuned, "given_tuned": given_tuned,
             "schemes": schemes}

@@ -25,7 +25,7 @@ from figures_mpi import run_mpi
 from figures_ptq import run_ptq_learned
 from figures_qat import run_plan, run_qat, run_train
 from figures_run import (CIFAR, TRANSFORM, Job, dig, json_of, quantize, timed, uniform_options)
-from figures_schemes import run_schemes
+from figures_schemes import run_schemes, run_starts
 from rival_common import load_cifar, pack_predictions, say, unpack_predictions
 
 CONFIGS = ("W8A8", "W4A8", "W4A4", "W3A8", "W3A3", "W2A8", "W2A2")
@@ -376,7 +376,7 @@ SECTIONS = {"float": run_float, "ptq": run_ptq,
             "qdq": run_qdq, "policies": run_policies,
             "mpi": run_mpi, "sensitivity": run_sensitivity, "growth": run_growth, "select": run_select, "demo": run_demo, "speed": run_speed,
             "train": run_train, "qat": run_qat, "plan": run_plan, "bias": run_bias,
-            "schemes": run_schemes}
+            "schemes": run_schemes, "starts": run_starts}
 
 
 def main():

@@ -1,13 +1,14 @@
 """Section `schemes` of figures.py: every scheme at every width that devices run, for weights (beside
 8-bit activations) and for activations (beside 8-bit weights), after training and after one epoch of
 fine-tuning, on the ResNet-8 that bench/networks.py trains. First and last layer, residual streams and
-biases as by default: 8, 8 and 32 bits."""
+biases as by default: 8, 8 and 32 bits. Section `starts`: the same network at few bits, two epochs from the
+float weights and two from what learned rounding made of them."""
 
 import json
 import os
 
 from figures_qat import tuned
-from figures_run import FACTS, Kept, json_of, quantize
+from figures_run import FACTS, Kept, json_of, quantize, uniform_options
 from rival_common import cifar_files, say, sha256
 
 NETWORK = "resnet8"
@@ -32,18 +33,46 @@ def options(role, scheme, bits):
             "--max-size", "16M", "--val", "5000"]
 
 
+def results_of(job, name, what, network):
+    about = {"what": what, "script": "bench/figures.py", "cores": os.cpu_count(), **FACTS}
+    inputs = {"network": sha256([network + ".onnx"]),
+              "test": sha256(cifar_files(job.args.data, "test"))}
+    return Kept(job.result_path(name + ".json"), about, inputs, not job.args.limit)
+
+
+STARTS = ((4, 4), (3, 3), (2, 4), (2, 2))
+
+
+def run_starts(job):
+    network = os.path.join(job.root, "bench", "networks", NETWORK)
+    results = results_of(job, "nibble_starts", "ResNet-8, `nibble quantize --search uniform --finetune 2 "
+                         "--start …`; keys: widths/start", network)
+    for w, a in STARTS:
+        for start in ("float", "rounded"):
+            key = "W%dA%d/%s" % (w, a, start)
+            if results.done(key):
+                continue
+            folder, run = quantize(job, "starts_" + key.replace("/", "_"), network,
+                                   *uniform_options(w, a), "--val", "5000", "--finetune", "2",
+                                   "--start", start, "--threads", "1")
+            row = tuned(folder)
+            with open(os.path.join(folder, "results.json")) as file:
+                found = json.load(file)
+            row.update(run, before=found["finetune"]["before"],
+                       losses=[round(line["loss"], 4) for line in found["finetune"]["lines"]],
+                       deployed=[round(line["deployed"], 3) for line in found["finetune"]["lines"]])
+            results.put(key, row)
+            say("starts", key, row)
+
+
 def run_schemes(job):
     network = os.path.join(job.root, "bench", "networks", NETWORK)
     if not os.path.exists(network + ".onnx"):
         say("schemes: there is no bench/networks/%s.onnx; bench/networks.py --data DATA %s makes it"
             % (NETWORK, NETWORK))
         return
-    about = {"what": "ResNet-8, `nibble quantize --search uniform`, without and with --finetune 1; "
-                     "keys: tensors/scheme/bits",
-             "script": "bench/figures.py schemes", "cores": os.cpu_count(), **FACTS}
-    inputs = {"network": sha256([network + ".onnx"]),
-              "test": sha256(cifar_files(job.args.data, "test"))}
-    results = Kept(job.result_path("nibble_schemes.json"), about, inputs, not job.args.limit)
+    results = results_of(job, "nibble_schemes", "ResNet-8, `nibble quantize --search uniform`, without and "
+                         "with --finetune 1; keys: tensors/scheme/bits", network)
     todo = choices(job)[::40] if job.args.limit else choices(job)
     for role, scheme, bits in todo:
         key = "%s/%s/%d" % (role, scheme, bits)
