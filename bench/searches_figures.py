@@ -82,6 +82,22 @@ def main_table(rows):
                   "more than two errors", "against sensitivity", "CPU"], out)
 
 
+CONTROLS = {"generated": "fine-tuned from generated weights", "shared": "one set of weights for all widths",
+            "tables": "a free set for every width", "neighbours": "neighbours' widths in the context"}
+
+
+def controls_table(rows):
+    out = []
+    for key in rows.keys("controls"):
+        _, network, limit, control = key.split("/")
+        base = "main/%s/%s/metaquantnet" % (network, limit)
+        out.append([NAMES[network], LIMITS[limit], CONTROLS[control], len(rows.seeds(key)),
+                    "{:,.0f}".format(mean_of(rows, key, "bytes")), top1(rows, key), difference(rows, key, base),
+                    "%.0f s" % mean_of(rows, key, "cpu_seconds")])
+    return table(["network", "bytes of", "metaquantnet, but", "seeds", "bytes", "top-1",
+                  "against metaquantnet", "CPU"], out)
+
+
 def schemes_table(rows):
     out, groups = [], {}
     for key in rows.keys("schemes"):
@@ -243,14 +259,16 @@ def peers_table(rows):
         _, network, width, tool = key.split("/")
         row = rows.seeds(key)[0]
         base = "peers/%s/%s/nibble" % (network, width)
-        out.append([NAMES[network], width[1:] + "-bit weights", tool, "{:,.0f}".format(row["bytes"]),
+        size = "{:,.0f}".format(row.get("bytes") or row["weight_bytes"])
+        out.append([NAMES[network], width[1:] + "-bit weights", row.get("tool", tool),
+                    size + ("" if "bytes" in row else ", weights alone"),
                     "%.2f" % row["top1"], difference(rows, key, base),
                     "%.0f s" % row["wall_seconds"], "%.0f MB" % row["peak_memory_mb"]])
     return table(["network", "", "tool", "bytes", "top-1", "against nibble", "wall", "memory"], out)
 
 
 def blocks(rows):
-    return {"searches main": main_table(rows), "searches schemes": schemes_table(rows),
+    return {"searches main": main_table(rows), "searches controls": controls_table(rows), "searches schemes": schemes_table(rows),
             "searches drop": drop_table(rows), "searches evaluations": evaluations_table(rows),
             "searches curve": curve(rows, "evaluations", "resnet8", "evaluations.svg",
                                     "Quality against evaluations, ResNet-8"),

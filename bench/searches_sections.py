@@ -101,6 +101,35 @@ def run_main(bench):
     bench.run(tasks)
 
 
+# ---- what the generator is worth
+
+def run_controls(bench):
+    """metaquantnet with one set of weights for all widths, with one for each, with the neighbours'
+    widths in the context, and fine-tuned from the generated weights; `main` has it as it is."""
+    s, name, tasks = bench.set, "resnet8", []
+    controls = {"shared": "weights=shared", "tables": "weights=tables", "neighbours": "context=3"}
+
+    def trained(key):
+        _, _, limit, control, seed = key.split("/")
+        return bench.quantize(key, name, int(seed), *offers(), "--max-size",
+                              str(limits_of(bench, name)[limit][0]), "--search",
+                              "metaquantnet:epochs=%d,%s" % (s["meta"], controls[control]),
+                              "--finetune", str(max(s["total"] - s["meta"], 1)))
+
+    def generated(key):
+        _, _, limit, _, seed = key.split("/")
+        return bench.quantize(key, name, int(seed), *offers(), "--max-size",
+                              str(limits_of(bench, name)[limit][0]), "--start", "search",
+                              *arm_options(bench, "metaquantnet", name, int(seed), "w", offers()))
+
+    for seed in s["seeds"]:
+        for limit in s["limits"]:
+            key = "controls/%s/%s/%%s/%d" % (name, limit, seed)
+            tasks.append((key % "generated", generated))
+            tasks += [(key % control, trained) for control in controls]
+    bench.run(tasks)
+
+
 # ---- schemes, as the QSS page asks
 
 def policy_file(bench, key, like, choose):
@@ -357,6 +386,6 @@ def run_fixedpoint(bench):
     bench.run(tasks)
 
 
-SECTIONS = {"main": run_main, "schemes": run_schemes, "drop": run_drop,
+SECTIONS = {"main": run_main, "controls": run_controls, "schemes": run_schemes, "drop": run_drop,
             "evaluations": run_evaluations, "proxy": run_proxy, "quantune": run_quantune,
             "settings": run_settings, "fixedpoint": run_fixedpoint, "peers": run_peers}
