@@ -218,10 +218,11 @@ def row_of(found):
            "average_activation_bits": round(q["average_activation_bits"], 4),
            "met": found["met"], "loss": found["loss"], "trials": found["search"]["trials"],
            "search_seconds": round(found["search"]["seconds"], 2)}
-    if found.get("ptq"):
-        row["plain_loss"] = found["ptq"]["plain_loss"]
+    for key in ("plain_loss", "generated_loss"):  # before learned rounding
+        if key in (found.get("ptq") or {}):
+            row[key] = found["ptq"][key]
     if tuned:
-        row.update(epochs=tuned["epochs"], best_epoch=tuned["best_epoch"],
+        row.update(epochs=tuned["epochs"], best_epoch=tuned["best_epoch"], start=tuned["from"],
                    before=tuned.get("before"), validation=tuned["lines"][-1]["deployed"])
     row["policy"] = " ".join("%s%d" % ("" if t["scheme"] == "uniform" else t["scheme"], t["bits"])
                              for t in found["policy"]
