@@ -380,7 +380,7 @@ def run_fixedpoint(bench):
             drop = bench.get("fixedpoint/%s/eight/0" % name)["float_top1"] / 100
             return bench.quantize(key, name, 0, *offered, "--search", key.split("/")[2],
                                   "--max-drop", "%.3f" % drop, "--trials",
-                                  str(s["evaluations"] // 4))
+                                  str(2 * s["evaluations"]))
         tasks += [("fixedpoint/%s/%s/0" % (name, arm), walk) for arm in ("fixedpoint", "sensitivity")]
     bench.run(tasks[::3])
     bench.run(tasks)
