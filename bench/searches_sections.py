@@ -83,22 +83,19 @@ def main_task(bench, name, limit, arm, seed):
 
 
 def run_main(bench):
-    tasks, seeds = [], bench.set["seeds"]
-    others = ("autoqnn_schemes", "fracbits", "dq")
-    for seed in seeds:
-        tasks += [main_task(bench, "resnet8", limit, arm, seed) for limit in bench.set["limits"]
-                  for arm in (ARMS if seed != seeds[0] else (*ARMS, *others))]
-        tasks.append(main_task(bench, "resnet8", "w3", "uniform", seed))
-        tasks += [main_task(bench, "resnet8", "w3s", arm, seed) for arm in ARMS[1:]]
-    tasks += [main_task(bench, "resnet8", "w2a", arm, seeds[0]) for arm in ARMS[1:]]
+    """The four main arms first."""
+    seeds, limits = bench.set["seeds"], bench.set["limits"]
+
+    def arms(name, which, limits, arms):
+        return [main_task(bench, name, limit, arm, seed) for seed in which for limit in limits for arm in arms]
+
+    tasks = arms("resnet8", seeds, limits, ARMS)
+    tasks += arms("resnet8", seeds, ["w3"], ["uniform"]) + arms("resnet8", seeds, ["w3s"], ARMS[1:])
     for name, which in (("resnet20", seeds), ("mobilenet_v2_0.5", seeds[:1])):
         if bench.has(name):
-            tasks += [main_task(bench, name, limit, arm, seed) for seed in which
-                      for limit in bench.set["limits"] for arm in ARMS]
-    for seed in seeds[1:]:
-        tasks += [main_task(bench, "resnet8", limit, arm, seed) for limit in bench.set["limits"]
-                  for arm in others]
-    bench.run(tasks)
+            tasks += arms(name, which, limits, ARMS)
+    tasks += arms("resnet8", seeds[:1], ["w2a"], ARMS[1:])
+    bench.run(tasks + arms("resnet8", seeds, limits, ("autoqnn_schemes", "fracbits", "dq")))
 
 
 # ---- what the generator is worth
