@@ -44,6 +44,7 @@ works meta-train "${job[@]}" --epochs 2 --hidden 4 -o meta.onnx --json
 cmp -s meta.onnx kept.onnx || fail "meta-train and --search metaquantnet train two things"
 given="$search,meta=meta.onnx"
 works quantize "${job[@]}" --search "$given" --avg-bits 2.8 -o given
+grep -q "generated_loss" given/results.json || fail "learned rounding was not tried on the float weights"
 same one given
 works quantize "${job[@]}" --search "$given" --avg-bits 2.8 --threads 2 -o threads
 same one threads
@@ -62,7 +63,7 @@ loss() { sed -n 's/^  "loss": \([0-9.e-]*\),*$/\1/p' "$1/results.json"; }
 [[ $? == 2 ]] || fail "--policy with --search random is no wrong usage"
 
 # ---- fine-tuning from all three ------------------------------------------------------------------------
-for start in search float random; do
+for start in search rounded float random; do
     works quantize "${job[@]}" --search "$given" --start $start --avg-bits 2.8 --finetune 1 -o $start
     grep -q '"epochs": 1' $start/results.json || fail "$start: not fine-tuned"
     grep -q "\"from\": \"$start\"" $start/results.json || fail "$start: started from something else"
