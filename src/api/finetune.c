@@ -16,6 +16,7 @@
 #define ADAM_RATE     0.001
 #define JUDGE_IMAGES  5000
 #define TEMPERATURE   4.0f
+#define EPOCH_BATCHES 16 /* for the statistics that an epoch is judged with */
 #define RESTATE_BATCHES 64
 
 size_t nbi_session_batch(const nbi_session *s) {
@@ -108,7 +109,7 @@ static void stop(nbi_tuning *t) {
 }
 
 /* Rate, optimizer and schedule; *decay of kernels. */
-static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *decay) {
+static nb_status set_descent(const nbi_session *s, double share, nbi_loop_spec *spec, double *decay) {
     static const double rates[] = {LEARNING_RATE, ADAM_RATE, ADAM_RATE}, decays[] = {1e-4, 0, 0.01};
     const nb_descent_options *o = &s->o->descent;
     spec->optimizer = nbi_optimizer_options_default();
@@ -117,7 +118,7 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
     spec->schedule.kind = NBI_LR_COSINE;
     if (o->schedule) NB_TRY(nbi_schedule_parse(s->ctx, o->schedule, &spec->schedule.kind));
     int kind = (int)spec->optimizer.kind;
-    spec->schedule.lr = s->o->learning_rate > 0 ? s->o->learning_rate : rates[kind];
+    spec->schedule.lr = s->o->learning_rate > 0 ? s->o->learning_rate : share * rates[kind];
     spec->optimizer.clip = (float)o->clip;
     spec->warmup = o->warmup;
     spec->ema = (float)o->ema;
@@ -149,6 +150,14 @@ static int identify(const nbi_tuning *t, double decay, char text[IDENTITY][40],
     return n;
 }
 
+/* Running statistics follow weights that jump between levels in every step: an epoch is judged with
+ * those of its last weights. Nothing is lost when this is interrupted, as it is done again. */
+static nb_status judge_epoch(nb_ctx *ctx, void *user, double *metric) {
+    nbi_tuning *t = user;
+    NB_TRY(nbi_qat_reestimate(ctx, t->qat, t->batches, NBI_EPOCH_APART, EPOCH_BATCHES));
+    return nbi_tuning_evaluate(ctx, t, metric);
+}
+
 static nb_status run_loop(nbi_tuning *t, const char *checkpoint, nbi_loop_result *r) {
     nbi_session *s = t->s;
     nbi_qat *q = t->qat;
@@ -172,12 +181,12 @@ static nb_status run_loop(nbi_tuning *t, const char *checkpoint, nbi_loop_result
                           .time_limit = s->further.time_limit,
                           .user = t,
                           .more = ask_teacher,
-                          .evaluate = nbi_tuning_evaluate,
+                          .evaluate = judge_epoch,
                           .line = tell,
                           .checkpoint = checkpoint,
                           .resume = s->o->resume,
                           .identity = identity};
-    NB_TRY(set_descent(s, &spec, &decay));
+    NB_TRY(set_descent(s, t->share, &spec, &decay));
     spec.n_identity = identify(t, decay, text, identity);
     if (s->o->descent.dampen > 0)
         NB_TRY(nbi_dampen_new(s->ctx, q, s->o->descent.dampen, &dampen));
@@ -213,8 +222,7 @@ static nb_status describe(nbi_tuning *t, const nbi_loop_result *r, bool better,
     return NB_OK;
 }
 
-/* Statistics over many batches in place of the running ones, where that is better: after few steps
- * those still know the start (docs/accuracy.md has what it is worth). */
+/* Statistics over still more batches, where that is better. */
 static nb_status restate(nbi_tuning *t, nbi_loop_result *r, bool *restated) {
     nb_ctx *ctx = t->s->ctx;
     float *old = NULL;
@@ -286,7 +294,7 @@ done:
 }
 
 nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result) {
-    nbi_tuning t = {.s = s, .epochs = json_array(), .before = NAN};
+    nbi_tuning t = {.s = s, .epochs = json_array(), .before = NAN, .kept = NAN, .share = 1};
     nbi_buf path = {0};
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
     if (st == NB_OK) st = start(&t, bits, nbi_session_batch(s));

@@ -121,6 +121,7 @@ nb_status nbi_tuning_judge_before(nbi_tuning *t, const nbi_choice *bits) {
     nb_status st = s->further.tuned ? nbi_tuning_deploy(t, &frozen, &program)
                                     : nbi_session_freeze(s, bits, &frozen, &program);
     if (st == NB_OK) st = nbi_tuning_judge(t, program, false, &t->before);
+    if (st == NB_OK && s->loss != NBI_LOSS_MSE) t->kept = t->deployed.agreement;
     nbi_program_free(program);
     nbi_frozen_free(frozen);
     return st;

@@ -24,6 +24,8 @@ typedef struct nbi_tuning {
     json_t *epochs;
     nbi_tuned_info from; /* id: a name of nbi_tune_start, or of the file of trained values */
     double before;       /* merit of what there was; NAN: it does not count */
+    double kept;         /* % of images whose class is the float network's before training; NAN */
+    double share;        /* of the default learning rate */
 } nbi_tuning;
 
 /* ---- finetune_judge.c: the integer program on validation images ------------------------------- */
@@ -31,7 +33,7 @@ typedef struct nbi_tuning {
 nb_status nbi_tuning_deploy(nbi_tuning *t, nbi_frozen **frozen, nbi_program **program);
 /* t->deployed and its merit (more is better); `simulation`: t->sim, too. */
 nb_status nbi_tuning_judge(nbi_tuning *t, const nbi_program *program, bool simulation, double *metric);
-/* Both of what t->qat holds now; nbi_loop_spec.evaluate. */
+/* Both of what t->qat holds now. */
 nb_status nbi_tuning_evaluate(nb_ctx *ctx, void *tuning, double *metric);
 /* t->before, once: of trained values as they are, or of the policy as the search left it. */
 nb_status nbi_tuning_judge_before(nbi_tuning *t, const nbi_choice *bits);
@@ -40,7 +42,7 @@ const char *nbi_tuning_merit_name(const nbi_session *s);
 
 /* ---- finetune_start.c: what training starts from ---------------------------------------------- */
 
-/* Makes t->qat and t->from; needs judges and batches. */
+/* Makes t->qat, t->from and t->share; needs judges and batches. */
 nb_status nbi_tuning_start(nbi_tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
                            nbi_tune_start *start);
 /* The graph of a policy, to be filled by a start, or by nbi_qat_copy. */

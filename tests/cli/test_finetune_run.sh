@@ -115,7 +115,7 @@ mv elsewhere.onnx float.onnx
 rm -r bad && cp -r hurt bad
 # trained values and checkpoints of another policy, damaged ones
 works quantize float.onnx --data builtin:glyphs --limit 256 --calib 64 --threads 1 --search uniform \
-    --weight-bits 3 --activation-bits 2 --max-size 1M --batch 32 --quiet --ptq none --finetune 2 -o wide
+    --weight-bits 1 --activation-bits 2 --max-size 1M --batch 32 --quiet --ptq none --finetune 2 -o wide
 cp wide/tuned.npz bad/tuned.npz
 refuses 2 "belongs to another policy" finetune bad --epochs 1 "${more[@]}" --quiet
 head -c 3000 hurt/tuned.npz > bad/tuned.npz
