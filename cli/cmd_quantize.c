@@ -71,8 +71,7 @@ static const opt training[] = {
      "what --finetune starts from: the better one (default) of the weights that the search trained, if "
      "it trained any, and of those of learned rounding; the model's; fresh ones",
      OPT_CHOICE, O(start), 0, 0},
-    {"lr", 0, "RATE", "largest learning rate of --finetune (default 0.01, less after learned rounding that has lost "
-     "little; adam, adamw: a tenth)", OPT_REAL,
+    {"lr", 0, "RATE", "largest learning rate of --finetune (default 0.01; adam, adamw: 0.001)", OPT_REAL,
      O(learning_rate), 1e-9, 1e3},
     {"batch", 0, "N", "images per step of --finetune (default 128)", OPT_INT, O(batch), 2, 65536},
     {"no-distill", 0, "", "labels only, without the float network as teacher", OPT_OFF, O(distill),

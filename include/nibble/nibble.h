@@ -260,7 +260,7 @@ typedef struct nb_quantize_options {
                              (metaquantnet, autoqnn…); "rounded": from what learned rounding made of
                              the model's; "auto" (default): from the better one of both, judged on
                              validation images; "float": the model's; "random" */
-    double learning_rate; /* 0: 0.01 (adam, adamw: 0.001), less from "rounded" that lost little */
+    double learning_rate; /* 0: 0.01 (adam, adamw: 0.001) */
     int batch;            /* 0: 128 */
     bool distill;         /* the float network as teacher, too (default true) */
     nb_descent_options descent;

@@ -109,7 +109,7 @@ static void stop(nbi_tuning *t) {
 }
 
 /* Rate, optimizer and schedule; *decay of kernels. */
-static nb_status set_descent(const nbi_session *s, double share, nbi_loop_spec *spec, double *decay) {
+static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *decay) {
     static const double rates[] = {LEARNING_RATE, ADAM_RATE, ADAM_RATE}, decays[] = {1e-4, 0, 0.01};
     const nb_descent_options *o = &s->o->descent;
     spec->optimizer = nbi_optimizer_options_default();
@@ -118,7 +118,7 @@ static nb_status set_descent(const nbi_session *s, double share, nbi_loop_spec *
     spec->schedule.kind = NBI_LR_COSINE;
     if (o->schedule) NB_TRY(nbi_schedule_parse(s->ctx, o->schedule, &spec->schedule.kind));
     int kind = (int)spec->optimizer.kind;
-    spec->schedule.lr = s->o->learning_rate > 0 ? s->o->learning_rate : share * rates[kind];
+    spec->schedule.lr = s->o->learning_rate > 0 ? s->o->learning_rate : rates[kind];
     spec->optimizer.clip = (float)o->clip;
     spec->warmup = o->warmup;
     spec->ema = (float)o->ema;
@@ -186,7 +186,7 @@ static nb_status run_loop(nbi_tuning *t, const char *checkpoint, nbi_loop_result
                           .checkpoint = checkpoint,
                           .resume = s->o->resume,
                           .identity = identity};
-    NB_TRY(set_descent(s, t->share, &spec, &decay));
+    NB_TRY(set_descent(s, &spec, &decay));
     spec.n_identity = identify(t, decay, text, identity);
     if (s->o->descent.dampen > 0)
         NB_TRY(nbi_dampen_new(s->ctx, q, s->o->descent.dampen, &dampen));
@@ -294,7 +294,7 @@ done:
 }
 
 nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result) {
-    nbi_tuning t = {.s = s, .epochs = json_array(), .before = NAN, .kept = NAN, .share = 1};
+    nbi_tuning t = {.s = s, .epochs = json_array(), .before = NAN, .kept = NAN};
     nbi_buf path = {0};
     nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
     if (st == NB_OK) st = start(&t, bits, nbi_session_batch(s));

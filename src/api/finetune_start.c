@@ -13,7 +13,6 @@
 
 #define START_BATCHES 16 /* for the statistics that training starts with */
 #define CLOSE 85.0 /* % of images with the float network's class: rounding is worth keeping */
-#define LEAST_SHARE 0.1 /* of the learning rate, where nothing was lost */
 
 static const char *const starts[] = {"auto", "search", "rounded", "float", "random"};
 
@@ -137,14 +136,6 @@ static nb_status is_close(nbi_tuning *t, const nbi_choice *bits, bool *close) {
     return NB_OK;
 }
 
-/* The less rounding has lost, the smaller are the steps that help. */
-static nb_status set_share(nbi_tuning *t, const nbi_choice *bits) {
-    NB_TRY(nbi_tuning_judge_before(t, bits));
-    double lost = (100 - t->kept) / (100 - CLOSE);
-    t->share = isnan(lost) ? 1 : fmin(fmax(lost, LEAST_SHARE), 1);
-    return NB_OK;
-}
-
 /* t->qat with the values that training starts from. An unfinished fine-tuning that is gone on with
  * started from what its best epoch has replaced since; its checkpoint knows everything else. */
 nb_status nbi_tuning_start(nbi_tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
@@ -164,7 +155,6 @@ nb_status nbi_tuning_start(nbi_tuning *t, const nbi_choice *bits, const nbi_qat_
             start = NBI_START_FLOAT;
         NB_TRY(make_start(t, bits, o, start, &t->qat));
     }
-    if (start == NBI_START_ROUNDED) NB_TRY(set_share(t, bits));
     *out = start;
     snprintf(t->from.id, sizeof t->from.id, "%s", starts[start]);
     if (!s->further.tuned) return NB_OK;

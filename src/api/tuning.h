@@ -25,7 +25,6 @@ typedef struct nbi_tuning {
     nbi_tuned_info from; /* id: a name of nbi_tune_start, or of the file of trained values */
     double before;       /* merit of what there was; NAN: it does not count */
     double kept;         /* % of images whose class is the float network's before training; NAN */
-    double share;        /* of the default learning rate */
 } nbi_tuning;
 
 /* ---- finetune_judge.c: the integer program on validation images ------------------------------- */
@@ -42,7 +41,7 @@ const char *nbi_tuning_merit_name(const nbi_session *s);
 
 /* ---- finetune_start.c: what training starts from ---------------------------------------------- */
 
-/* Makes t->qat, t->from and t->share; needs judges and batches. */
+/* Makes t->qat and t->from; needs judges and batches. */
 nb_status nbi_tuning_start(nbi_tuning *t, const nbi_choice *bits, const nbi_qat_options *o,
                            nbi_tune_start *start);
 /* The graph of a policy, to be filled by a start, or by nbi_qat_copy. */
