@@ -5,7 +5,7 @@ JSON file with its bytes and which test images its simulated model gets right.
 
 Needs torch, model-compression-toolkit and onnx. At 8 bits it is its default; below, its mixed-precision
 search (8, 4 and 2 bits a layer) under the bytes of weights that uniform ones of that width have. Its
-activations have 8 bits. bytes: of the weights in their widths alone (its files hold floats)."""
+activations have 8 bits. weight_bytes: of the weights in their widths alone (its files hold floats)."""
 
 import argparse
 import operator

@@ -16,7 +16,6 @@
 #define ADAM_RATE     0.001
 #define JUDGE_IMAGES  5000
 #define TEMPERATURE   4.0f
-#define EPOCH_BATCHES 16 /* for the statistics that an epoch is judged with */
 #define RESTATE_BATCHES 64
 
 size_t nbi_session_batch(const nbi_session *s) {
@@ -154,7 +153,7 @@ static int identify(const nbi_tuning *t, double decay, char text[IDENTITY][40],
  * those of its last weights. Nothing is lost when this is interrupted, as it is done again. */
 static nb_status judge_epoch(nb_ctx *ctx, void *user, double *metric) {
     nbi_tuning *t = user;
-    NB_TRY(nbi_qat_reestimate(ctx, t->qat, t->batches, NBI_EPOCH_APART, EPOCH_BATCHES));
+    NB_TRY(nbi_qat_reestimate(ctx, t->qat, t->batches, NBI_EPOCH_APART, NBI_STATISTICS_BATCHES));
     return nbi_tuning_evaluate(ctx, t, metric);
 }
 

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define START_BATCHES 16 /* for the statistics that training starts with */
 #define CLOSE 85.0 /* % of images with the float network's class: rounding is worth keeping */
 
 static const char *const starts[] = {"auto", "search", "rounded", "float", "random"};
@@ -68,7 +67,7 @@ nb_status nbi_tuning_graph(nbi_tuning *t, const nbi_choice *bits, const nbi_qat_
 }
 
 static nb_status restate_start(nbi_tuning *t, nbi_qat *q) {
-    return nbi_qat_reestimate(t->s->ctx, q, t->batches, NBI_EPOCH_APART, START_BATCHES);
+    return nbi_qat_reestimate(t->s->ctx, q, t->batches, NBI_EPOCH_APART, NBI_STATISTICS_BATCHES);
 }
 
 /* The values of a start into the graph that was built for it. */

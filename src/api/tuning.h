@@ -7,11 +7,11 @@
 
 #include "exec/exec.h"
 
+#define NBI_STATISTICS_BATCHES 16 /* that a start and every epoch are judged with */
 #define NBI_EPOCH_APART ((uint64_t)1 << 40) /* a draw of images that no epoch has */
 
 typedef struct nbi_tuning {
     nbi_session *s;
-    nbi_outcome *outcome;
     nbi_qat *qat, *simulated;
     nbi_batches *batches;
     nbi_teacher teacher;

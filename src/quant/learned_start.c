@@ -1,11 +1,21 @@
 /* See learned_start.h. */
 #include "quant/learned_start.h"
 
+#include "quant/qat_schemes.h"
 #include "quant/trained.h"
 
 #include <math.h>
 
 #define INSIDE 0.4f /* of a step: how far from its level a weight may lie */
+
+/* Was the layer rounded, and do its weights stand for themselves? (DoReFa's are rescaled: they start as they
+ * are.) */
+static bool starts_rounded(const nbi_learner *n, const nbi_qat *q, int layer) {
+    const nbi_qat_layer *t = &q->layer[layer];
+    const float *scale;
+    if (t->weight < 0 || !nbi_learner_levels(n, layer, &scale)) return false;
+    return !(nbi_choice_row(q->bits[q->net->layer[layer].weight_site])->flags & NBI_SCHEME_RESCALES);
+}
 
 /* Uniform weights by cells. */
 static void place_uniform(const nbi_learner *n, const nbi_layer *l, int layer, int bits,
@@ -40,7 +50,8 @@ nb_status nbi_learned_start(nb_ctx *ctx, const nbi_learner *n, const nbi_qparam 
         const nbi_layer *l = &q->net->layer[i];
         const nbi_qat_layer *t = &q->layer[i];
         const float *scale;
-        if (t->weight < 0 || !nbi_learner_levels(n, i, &scale)) continue;
+        if (!starts_rounded(n, q, i)) continue;
+        (void)nbi_learner_levels(n, i, &scale);
         nbi_choice choice = q->bits[l->weight_site];
         float *weight = q->graph->tensor[t->weight]->data;
         if (nbi_choice_scheme(choice)) {
@@ -64,7 +75,7 @@ void nbi_learned_gains(const nbi_learner *n, nbi_qat *q) {
     for (int i = 0; i < q->net->n_layers; i++) {
         const nbi_layer *l = &q->net->layer[i];
         const nbi_qat_layer *t = &q->layer[i];
-        if (t->weight < 0 || t->gamma < 0 || !nbi_learner_ideal(n, i)) continue;
+        if (t->gamma < 0 || !starts_rounded(n, q, i)) continue;
         const float *variance = q->graph->tensor[t->variance]->data;
         float *gamma = q->graph->tensor[t->gamma]->data;
         for (int c = 0; c < l->geometry.out_c; c++)

@@ -7,7 +7,7 @@
 
 /* Weights of layers that were rounded become, of all that their quantizer rounds to the same levels,
  * those nearest to what they would be without a grid (but a little inside of the cell); steps become
- * those of the levels. `grid` (NULL: none): activations that were learned, too; dtype NONE: not this
+ * those of the levels. Schemes that rescale weights keep them as they are. `grid` (NULL: none): activations that were learned, too; dtype NONE: not this
  * one. The normalization behind is that of other sums then: hold the gains next. */
 nb_status nbi_learned_start(nb_ctx *ctx, const nbi_learner *learner, const nbi_qparam *grid,
                             nbi_qat *qat);

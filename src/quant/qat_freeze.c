@@ -6,7 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-
 static float *values(const nbi_qat *q, int tensor) {
     return q->graph->tensor[tensor]->data;
 }

@@ -62,7 +62,7 @@ loss() { sed -n 's/^  "loss": \([0-9.e-]*\),*$/\1/p' "$1/results.json"; }
 "$program" quantize "${job[@]}" --policy one/policy.json --search random -o no 2> error.txt
 [[ $? == 2 ]] || fail "--policy with --search random is no wrong usage"
 
-# ---- fine-tuning from all three ------------------------------------------------------------------------
+# ---- fine-tuning from all ------------------------------------------------------------------------
 for start in search rounded float random; do
     works quantize "${job[@]}" --search "$given" --start $start --avg-bits 2.8 --finetune 1 -o $start
     grep -q '"epochs": 1' $start/results.json || fail "$start: not fine-tuned"

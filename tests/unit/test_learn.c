@@ -220,7 +220,12 @@ static void test_start(void **state) {
         nbi_scorer_set_rounding(s, nbi_learner_round, l);
         rounded = freeze(h, s, bits);
         HAND_OK(nbi_qat_new(h->ctx, h->g, h->net, bits, nbi_score_edge(h->net), &o, &q));
-        HAND_OK(nbi_learned_start(h->ctx, l, NULL, q));
+        nbi_qparam grid[HAND_SITES] = {{0}}; /* one activation was learned, too */
+        int site = 0;
+        while (q->site_scale[site] < 0) site++;
+        grid[site] = (nbi_qparam){.dtype = NB_DTYPE_U8, .scale = 0.375};
+        HAND_OK(nbi_learned_start(h->ctx, l, grid, q));
+        assert_true(*(float *)q->graph->tensor[q->site_scale[site]]->data == 0.375f);
         for (int k = 0; k < h->net->n_layers; k++)
             for (int c = 0; q->layer[k].gamma >= 0 && c < h->net->layer[k].geometry.out_c; c++)
                 ((float *)q->graph->tensor[q->layer[k].variance]->data)[c] = 0.5f + (float)c;
