@@ -16,7 +16,7 @@ from rival_common import cifar_files, cpu_facts, sha256
 # network: {(weights, activations): epochs}; those that one seed is enough for
 PLAN = {
     "resnet8": {(4, 4): 3, (3, 3): 4, (2, 2): 8},
-    "resnet20": {(4, 4): 3, (3, 3): 5, (2, 2): 12, (1, 1): 30},
+    "resnet20": {(4, 4): 5, (3, 3): 5, (2, 2): 12, (1, 1): 30},
     "mobilenet_v2_0.5": {(4, 4): 5, (8, 4): 5},
 }
 ONE_SEED = {("resnet20", 1, 1), ("mobilenet_v2_0.5", 4, 4), ("mobilenet_v2_0.5", 8, 4)}
