@@ -129,6 +129,7 @@ int nbi_grid_nearest(const nbi_grid *grid, double v) {
 void nbi_rounding_free(nbi_rounding *r) {
     nbi_free(r->shifted);
     nbi_free(r->slope);
+    nbi_free(r->hw);
     nbi_free(r->trial);
     *r = (nbi_rounding){0};
 }
@@ -138,6 +139,7 @@ nb_status nbi_rounding_new(nb_ctx *ctx, size_t k, nbi_rounding *out) {
     nb_status st;
     NB_TRYG(nbi_alloc(ctx, k, sizeof *r.shifted, &r.shifted));
     NB_TRYG(nbi_alloc(ctx, k, sizeof *r.slope, &r.slope));
+    NB_TRYG(nbi_alloc(ctx, k, sizeof *r.hw, &r.hw));
     NB_TRYG(nbi_alloc(ctx, k, 1, &r.trial));
     *out = r;
     return NB_OK;
@@ -161,13 +163,20 @@ void nbi_gram_round(const nbi_gram *g, const nbi_grid *grid, const double *w, do
     }
 }
 
+/* H·w */
+static void product(const nbi_gram *g, const double *w, double *hw) {
+    memset(hw, 0, g->k * sizeof *hw);
+    for (size_t i = 0; i < g->k; i++)
+        if (w[i] != 0) subtract(hw, g->h + i * g->k, -w[i], g->k);
+}
+
 /* slope = H·(s·q − w) */
-static void slope_of(const nbi_gram *g, const double *w, double scale, const int8_t *q,
+static void slope_of(const nbi_gram *g, const double *hw, double scale, const int8_t *q,
                      double *slope) {
     size_t k = g->k;
-    memset(slope, 0, k * sizeof *slope);
+    for (size_t i = 0; i < k; i++) slope[i] = -hw[i];
     for (size_t i = 0; i < k; i++)
-        subtract(slope, g->h + i * k, w[i] - scale * (double)q[i], k);
+        if (q[i]) subtract(slope, g->h + i * k, -scale * (double)q[i], k);
 }
 
 static double error_of(const double *slope, const double *w, double scale, const int8_t *q,
@@ -188,20 +197,18 @@ double nbi_gram_error(const nbi_gram *g, const double *w, double scale, const in
     return sum;
 }
 
-/* qᵀ·H·w / qᵀ·H·q, from the slope at s: H·(s·q − w). */
-static double best_scale(const double *slope, const nbi_gram *g, double scale, const int8_t *q,
-                         double *hq) {
-    size_t k = g->k;
-    double qhq = 0, qs = 0;
-    memset(hq, 0, k * sizeof *hq);
-    for (size_t i = 0; i < k; i++)
-        if (q[i]) subtract(hq, g->h + i * k, -(double)q[i], k);
+/* Moves to the scale qᵀ·H·w / qᵀ·H·q; H·q is (slope + H·w)/s. true when it is another one. */
+static bool fit_scale(const double *hw, double *scale, const int8_t *q, double *slope, size_t k) {
+    double qhq = 0, qs = 0, s = *scale;
     for (size_t i = 0; i < k; i++) {
-        qhq += (double)q[i] * hq[i];
+        qhq += (double)q[i] * (slope[i] + hw[i]);
         qs += (double)q[i] * slope[i];
     }
-    double s = qhq > 0 ? scale - qs / qhq : scale;
-    return s > 0 && isfinite(s) ? s : scale;
+    double to = qhq > 0 ? s - qs * s / qhq : s;
+    if (!(to > 0) || !isfinite(to)) return false;
+    for (size_t i = 0; i < k; i++) slope[i] = to / s * (slope[i] + hw[i]) - hw[i];
+    *scale = to;
+    return fabs(to - s) > 1e-6 * s;
 }
 
 /* One sweep in the order of rounding; true when some level changed. */
@@ -222,31 +229,33 @@ static bool sweep(const nbi_gram *g, const nbi_grid *grid, double scale, int8_t 
     return changed;
 }
 
-double nbi_gram_refine(const nbi_gram *g, const nbi_grid *grid, const double *w, int sweeps,
-                       bool keep_scale, double *scale, int8_t *q, nbi_rounding *work) {
-    slope_of(g, w, *scale, q, work->slope);
+static double refine(const nbi_gram *g, const nbi_grid *grid, const double *w, int sweeps,
+                     bool keep_scale, double *scale, int8_t *q, nbi_rounding *work) {
+    slope_of(g, work->hw, *scale, q, work->slope);
     for (int round = 0; round < sweeps; round++) {
         bool changed = sweep(g, grid, *scale, q, work->slope);
-        if (!keep_scale) {
-            double s = best_scale(work->slope, g, *scale, q, work->shifted);
-            changed |= fabs(s - *scale) > 1e-6 * *scale;
-            *scale = s;
-            slope_of(g, w, *scale, q, work->slope);
-        }
+        if (!keep_scale) changed |= fit_scale(work->hw, scale, q, work->slope, g->k);
         if (!changed) break;
     }
     return error_of(work->slope, w, *scale, q, g->k);
 }
 
+double nbi_gram_refine(const nbi_gram *g, const nbi_grid *grid, const double *w, int sweeps,
+                       bool keep_scale, double *scale, int8_t *q, nbi_rounding *work) {
+    product(g, w, work->hw);
+    return refine(g, grid, w, sweeps, keep_scale, scale, q, work);
+}
+
 double nbi_gram_fit(const nbi_gram *g, const nbi_grid *grid, const double *w, bool keep_scale,
                     double *scale, int8_t *q, nbi_rounding *work) {
     static const double around[] = {1, 0.7, 0.8, 0.9, 1.1, 1.2};
-    double s0 = *scale, best = nbi_gram_refine(g, grid, w, SWEEPS, keep_scale, &s0, q, work);
+    product(g, w, work->hw);
+    double s0 = *scale, best = refine(g, grid, w, SWEEPS, keep_scale, &s0, q, work);
     double best_at = s0;
     for (size_t i = 0; i < (keep_scale ? 1 : NBI_COUNT(around)); i++) {
         double s = *scale * around[i];
         nbi_gram_round(g, grid, w, s, work->trial, work);
-        double e = nbi_gram_refine(g, grid, w, SWEEPS, keep_scale, &s, work->trial, work);
+        double e = refine(g, grid, w, SWEEPS, keep_scale, &s, work->trial, work);
         if (e >= best) continue;
         best = e;
         best_at = s;

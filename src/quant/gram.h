@@ -33,6 +33,7 @@ int nbi_grid_nearest(const nbi_grid *grid, double v);
 /* Work space for one channel, one per thread. */
 typedef struct nbi_rounding {
     double *shifted, *slope; /* [k] */
+    double *hw;              /* [k] H·w */
     int8_t *trial;           /* [k] */
 } nbi_rounding;
 nb_status nbi_rounding_new(nb_ctx *ctx, size_t k, nbi_rounding *out);
