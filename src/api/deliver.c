@@ -246,6 +246,14 @@ static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
     return st;
 }
 
+/* What does not depend on the machine: same seed, same bytes. */
+static nb_status write_policy(nbi_session *s, const nbi_outcome *o, const json_t *r) {
+    json_t *policy = json_pack("{s:f,s:O}", "loss", o->loss, "policy", json_object_get(r, "policy"));
+    nb_status st = write_json(s, "policy.json", policy);
+    json_decref(policy);
+    return st;
+}
+
 static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen *frozen,
                          const nbi_program *program, json_t *r) {
     json_t *f = json_object(), *q = json_object();
@@ -257,7 +265,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
     NB_TRYG(final_metrics(s, program, f, q));
     NB_TRYG(describe_model(s, o, program, f, q));
     NB_TRYG(policy_table(s, o->bits, r));
-    NB_TRYG(write_json(s, "policy.json", r));
+    NB_TRYG(write_policy(s, o, r));
     NB_TRYG(write_onnx(s, frozen, &onnx_bytes));
     json_object_set_new(q, "model_bytes", json_real(onnx_bytes));
     if (s->o->emit && !strcmp(s->o->emit, "c")) {

@@ -3,6 +3,7 @@
 
 #include "hyper/arch.h"
 #include "kernels/kernels.h"
+#include "linalg/linalg.h"
 #include "ops/op.h"
 #include "schemes/schemes.h"
 #include "search/search.h"
@@ -174,11 +175,10 @@ nb_status nb_list(nb_ctx *ctx, const char *what, char **json) {
 #endif
 
 const char *nb_libraries(void) {
-#ifdef NIBBLE_HAVE_ONEDNN
-    return "oneDNN, " MPI "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
-           ", zlib " ZLIB_VERSION;
-#else
-    return MPI "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
-           ", zlib " ZLIB_VERSION;
-#endif
+    static char text[160];
+    if (!*text)
+        snprintf(text, sizeof text,
+                 "%s, " MPI "protobuf-c, SQLite " SQLITE_VERSION ", jansson " JANSSON_VERSION
+                 ", zlib " ZLIB_VERSION, nbi_la_name());
+    return text;
 }
