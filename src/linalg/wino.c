@@ -113,9 +113,7 @@ typedef struct job {
 static wino_work work_of(const job *j, int worker) {
     const wino_shape *s = &j->p->s;
     float *at = j->own + (size_t)worker * j->own_count;
-    return (wino_work){.x = at,
-                       .y = at + WINO_PLACES * s->x_place,
-                       .zeros = at + WINO_PLACES * (s->x_place + s->y_place)};
+    return (wino_work){.x = at, .y = at + WINO_PLACES * s->x_place};
 }
 
 static nb_status weights_range(void *user, size_t begin, size_t end, int worker) {
@@ -173,10 +171,10 @@ static nb_status gradient_output(void *user, size_t begin, size_t end, int worke
 nb_status nbi_wino_run(nb_ctx *ctx, nbi_wino *p, nbi_wino_room *room, const nbi_la_args *a) {
     const wino_shape *s = &p->s;
     const bool weights = p->pass == NBI_LA_BACKWARD_WEIGHTS;
-    const size_t widest = s->c > s->m ? s->c : s->m, threads = (size_t)nb_ctx_threads(ctx);
+    const size_t threads = (size_t)nb_ctx_threads(ctx);
     job j = {.p = p, .a = a, .blocks = (s->tiles + s->together - 1) / s->together};
     j.n_chunks = j.blocks < CHUNKS ? j.blocks : CHUNKS;
-    j.own_count = WINO_PLACES * (s->x_place + s->y_place) + widest;
+    j.own_count = WINO_PLACES * (s->x_place + s->y_place);
     const size_t u = (weights ? j.n_chunks : !p->u) * WINO_PLACES * s->c * s->m;
     const size_t sums = weights ? j.n_chunks * s->m : 0;
     const size_t count = threads * j.own_count + u + sums;

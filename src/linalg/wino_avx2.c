@@ -2,7 +2,6 @@
  * once, products of 6 tiles by 16 channels. */
 #include "linalg/wino_parts.h"
 
-#include <string.h>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -119,49 +118,72 @@ void nbi_wino_weights(const wino_shape *s, const float *w, bool turned, size_t b
 
 /* ---- inputs -------------------------------------------------------------------------------- */
 
-typedef struct place_in_batch {
+enum { RUN = 8 }; /* neighbouring tiles of a row that are transformed together */
+
+/* Tiles of one row of an image. */
+typedef struct tile_run {
     const float *image;
-    int64_t y, x; /* of the tile's first output */
-} place_in_batch;
+    int64_t y, x; /* of the first one's first output */
+    size_t n;
+} tile_run;
 
-static inline place_in_batch find_tile(const wino_shape *s, const float *in, size_t image,
-                                       size_t tile) {
-    const size_t one = s->rows * s->columns, k = tile % one;
-    return (place_in_batch){in + tile / one * image, (int64_t)(k / s->columns * WINO_SIDE),
-                            (int64_t)(k % s->columns * WINO_SIDE)};
+static inline tile_run find_run(const wino_shape *s, const float *in, size_t image, size_t tile,
+                                size_t most) {
+    const size_t one = s->rows * s->columns, k = tile % one, column = k % s->columns;
+    size_t n = s->columns - column < RUN ? s->columns - column : RUN;
+    if (n > most) n = most;
+    return (tile_run){in + tile / one * image, (int64_t)(k / s->columns * WINO_SIDE),
+                      (int64_t)(column * WINO_SIDE), n};
 }
 
-/* Where side×side pixels from (y, x) on are; those outside the image are c zeros. */
-static inline void find_pixels(const float *image, size_t h, size_t w, size_t c, int64_t y,
-                               int64_t x, int64_t side, const float *zeros, const float **pixel) {
-    for (int64_t r = 0; r < side; r++)
-        for (int64_t k = 0; k < side; k++) {
-            const bool in = y + r >= 0 && y + r < (int64_t)h && x + k >= 0 && x + k < (int64_t)w;
-            *pixel++ = in ? image + ((size_t)(y + r) * w + (size_t)(x + k)) * c : zeros;
+/* Bᵗ of the 6 values from row y on of a column; `at`: where its row 0 is. */
+static inline void column_at_edge(const wino_shape *s, const float *at, int64_t y, vec *t) {
+    vec d[WINO_WINDOW];
+    for (int64_t r = 0; r < WINO_WINDOW; r++)
+        d[r] = y + r >= 0 && y + r < (int64_t)s->h ? load(at + (size_t)(y + r) * s->w * s->c)
+                                                    : _mm256_setzero_ps();
+    input_6(d[0], d[1], d[2], d[3], d[4], d[5], t, 1);
+}
+
+/* 8 channels of a run, from `image` and `to` on. Columns first, as neighbours share two of six. */
+static inline void transform_run(const wino_shape *s, const tile_run *run, size_t c, float *to) {
+    const int64_t y = run->y - s->pt, x = run->x - s->pl;
+    const bool inside = y >= 0 && y + WINO_WINDOW <= (int64_t)s->h;
+    const size_t row = s->w * s->c, apart = s->x_place;
+    vec t[RUN * WINO_SIDE + 2][WINO_WINDOW];
+    for (size_t k = 0; k < run->n * WINO_SIDE + 2; k++) {
+        const int64_t column = x + (int64_t)k;
+        if (column < 0 || column >= (int64_t)s->w) {
+            for (size_t r = 0; r < WINO_WINDOW; r++) t[k][r] = _mm256_setzero_ps();
+            continue;
         }
-}
-
-/* 8 channels from c on of a window of pixels; to: one place every `apart` floats. */
-static inline void transform_input(const float *const *pixel, size_t c, float *to, size_t apart) {
-    vec t[WINO_WINDOW][WINO_WINDOW], out[WINO_WINDOW];
-    for (size_t x = 0; x < WINO_WINDOW; x++, pixel++)
-        input_6(load(pixel[0] + c), load(pixel[6] + c), load(pixel[12] + c), load(pixel[18] + c),
-                load(pixel[24] + c), load(pixel[30] + c), &t[0][x], WINO_WINDOW);
-    for (size_t y = 0; y < WINO_WINDOW; y++) {
-        input_6(t[y][0], t[y][1], t[y][2], t[y][3], t[y][4], t[y][5], out, 1);
-        for (size_t x = 0; x < WINO_WINDOW; x++, to += apart) store(to, out[x]);
+        const float *at = run->image + (size_t)column * s->c + c;
+        if (!inside) {
+            column_at_edge(s, at, y, t[k]);
+            continue;
+        }
+        at += (size_t)y * row;
+        input_6(load(at), load(at + row), load(at + 2 * row), load(at + 3 * row),
+                load(at + 4 * row), load(at + 5 * row), t[k], 1);
+    }
+    for (size_t k = 0; k < run->n; k++, to += s->c) {
+        vec(*const tile)[WINO_WINDOW] = t + k * WINO_SIDE;
+        float *place = to;
+        for (size_t r = 0; r < WINO_WINDOW; r++, place += WINO_WINDOW * apart) {
+            vec out[WINO_WINDOW];
+            input_6(tile[0][r], tile[1][r], tile[2][r], tile[3][r], tile[4][r], tile[5][r], out,
+                    1);
+            for (size_t i = 0; i < WINO_WINDOW; i++) store(place + i * apart, out[i]);
+        }
     }
 }
 
 void nbi_wino_input(const wino_shape *s, const float *in, size_t first, size_t n, wino_work *work) {
-    const float *pixel[WINO_PLACES];
-    memset(work->zeros, 0, s->c * sizeof *work->zeros);
-    for (size_t k = 0; k < n; k++) {
-        const place_in_batch p = find_tile(s, in, s->h * s->w * s->c, first + k);
-        float *to = work->x + k * s->c;
-        find_pixels(p.image, s->h, s->w, s->c, p.y - s->pt, p.x - s->pl, WINO_WINDOW, work->zeros,
-                    pixel);
-        for (size_t c = 0; c < s->c; c += LANES) transform_input(pixel, c, to + c, s->x_place);
+    for (size_t k = 0; k < n;) {
+        const tile_run run = find_run(s, in, s->h * s->w * s->c, first + k, n - k);
+        for (size_t c = 0; c < s->c; c += LANES)
+            transform_run(s, &run, c, work->x + k * s->c + c);
+        k += run.n;
     }
 }
 
@@ -213,25 +235,39 @@ static inline vec activate(const wino_act *act, vec v, const float *before) {
     return v;
 }
 
+/* 8 channels of a tile of height × width pixels; to: the first one. */
+static inline void untransform(const wino_shape *s, const wino_act *act, vec bias,
+                               const float *from, float *to, size_t height, size_t width) {
+    vec t[WINO_SIDE][WINO_WINDOW], y[WINO_SIDE];
+    for (size_t x = 0; x < WINO_WINDOW; x++)
+        output_4(from + x * s->y_place, WINO_WINDOW * s->y_place, &t[0][x], WINO_WINDOW);
+    for (size_t r = 0; r < height; r++, to += s->ow * s->m) {
+        output_4((const float *)t[r], LANES, y, 1);
+        for (size_t x = 0; x < width; x++) {
+            float *at = to + x * s->m;
+            store(at, activate(act, add(y[x], bias), at));
+        }
+    }
+}
+
 void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias, size_t first,
                      size_t n, const wino_work *work, float *out) {
-    for (size_t k = 0; k < n; k++) {
-        const place_in_batch p = find_tile(s, out, s->oh * s->ow * s->m, first + k);
-        const size_t y0 = (size_t)p.y, x0 = (size_t)p.x;
-        const size_t height = s->oh - y0 < WINO_SIDE ? s->oh - y0 : WINO_SIDE;
-        const size_t width = s->ow - x0 < WINO_SIDE ? s->ow - x0 : WINO_SIDE;
-        float *to = out + (p.image - out) + (y0 * s->ow + x0) * s->m;
-        for (size_t o = 0; o < s->m; o += LANES) {
-            const vec b = bias ? load(bias + o) : _mm256_setzero_ps();
-            const float *from = work->y + k * s->m + o;
-            vec t[WINO_SIDE][WINO_WINDOW], y[WINO_SIDE];
-            for (size_t x = 0; x < WINO_WINDOW; x++)
-                output_4(from + x * s->y_place, WINO_WINDOW * s->y_place, &t[0][x], WINO_WINDOW);
-            for (size_t r = 0; r < height; r++) {
-                float *row = to + r * s->ow * s->m + o;
-                output_4((const float *)t[r], LANES, y, 1);
-                for (size_t x = 0; x < width; x++, row += s->m)
-                    store(row, activate(act, add(y[x], b), row));
+    static const wino_act none = {0};
+    const bool plain = !act->accumulate && !act->clamp;
+    for (size_t k = 0; k < n;) {
+        const tile_run run = find_run(s, out, s->oh * s->ow * s->m, first + k, n - k);
+        const size_t y = (size_t)run.y, height = s->oh - y < WINO_SIDE ? s->oh - y : WINO_SIDE;
+        for (size_t i = 0; i < run.n; i++, k++) {
+            const size_t x = (size_t)run.x + i * WINO_SIDE;
+            const size_t width = s->ow - x < WINO_SIDE ? s->ow - x : WINO_SIDE;
+            float *to = out + (run.image - out) + (y * s->ow + x) * s->m;
+            const float *from = work->y + k * s->m;
+            for (size_t o = 0; o < s->m; o += LANES) {
+                const vec b = bias ? load(bias + o) : _mm256_setzero_ps();
+                if (plain && height == WINO_SIDE && width == WINO_SIDE)
+                    untransform(s, &none, b, from + o, to + o, WINO_SIDE, WINO_SIDE);
+                else
+                    untransform(s, act, b, from + o, to + o, height, width);
             }
         }
     }
@@ -239,27 +275,40 @@ void nbi_wino_output(const wino_shape *s, const wino_act *act, const float *bias
 
 /* ---- gradients of weights ------------------------------------------------------------------- */
 
-static inline void transform_gradient(const float *const *pixel, size_t o, float *to,
-                                      size_t apart) {
-    vec t[WINO_WINDOW][WINO_SIDE], out[WINO_WINDOW];
-    for (size_t x = 0; x < WINO_SIDE; x++, pixel++)
-        gradient_6(load(pixel[0] + o), load(pixel[4] + o), load(pixel[8] + o), load(pixel[12] + o),
-                   &t[0][x], WINO_SIDE);
-    for (size_t y = 0; y < WINO_WINDOW; y++) {
+/* 8 channels of a tile of height × width values, zeros behind it. */
+static inline void transform_gradient(const wino_shape *s, const float *from, size_t height,
+                                      size_t width, float *to) {
+    const size_t row = s->ow * s->m, apart = s->y_place;
+    vec t[WINO_WINDOW][WINO_SIDE], d[WINO_SIDE];
+    for (size_t x = 0; x < WINO_SIDE; x++) {
+        for (size_t y = 0; y < WINO_SIDE; y++)
+            d[y] = y < height && x < width ? load(from + y * row + x * s->m) : _mm256_setzero_ps();
+        gradient_6(d[0], d[1], d[2], d[3], &t[0][x], WINO_SIDE);
+    }
+    for (size_t y = 0; y < WINO_WINDOW; y++, to += WINO_WINDOW * apart) {
+        vec out[WINO_WINDOW];
         gradient_6(t[y][0], t[y][1], t[y][2], t[y][3], out, 1);
-        for (size_t x = 0; x < WINO_WINDOW; x++, to += apart) store(to, out[x]);
+        for (size_t x = 0; x < WINO_WINDOW; x++) store(to + x * apart, out[x]);
     }
 }
 
 void nbi_wino_gradient_input(const wino_shape *s, const float *gy, size_t first, size_t n,
                              wino_work *work) {
-    const float *pixel[WINO_SIDE * WINO_SIDE];
-    memset(work->zeros, 0, s->m * sizeof *work->zeros);
-    for (size_t k = 0; k < n; k++) {
-        const place_in_batch p = find_tile(s, gy, s->oh * s->ow * s->m, first + k);
-        float *to = work->y + k * s->m;
-        find_pixels(p.image, s->oh, s->ow, s->m, p.y, p.x, WINO_SIDE, work->zeros, pixel);
-        for (size_t o = 0; o < s->m; o += LANES) transform_gradient(pixel, o, to + o, s->y_place);
+    for (size_t k = 0; k < n;) {
+        const tile_run run = find_run(s, gy, s->oh * s->ow * s->m, first + k, n - k);
+        const size_t y = (size_t)run.y, height = s->oh - y < WINO_SIDE ? s->oh - y : WINO_SIDE;
+        for (size_t i = 0; i < run.n; i++, k++) {
+            const size_t x = (size_t)run.x + i * WINO_SIDE;
+            const size_t width = s->ow - x < WINO_SIDE ? s->ow - x : WINO_SIDE;
+            const float *from = run.image + (y * s->ow + x) * s->m;
+            float *to = work->y + k * s->m;
+            for (size_t o = 0; o < s->m; o += LANES) {
+                if (height == WINO_SIDE && width == WINO_SIDE)
+                    transform_gradient(s, from + o, WINO_SIDE, WINO_SIDE, to + o);
+                else
+                    transform_gradient(s, from + o, height, width, to + o);
+            }
+        }
     }
 }
 

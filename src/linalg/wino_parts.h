@@ -28,7 +28,6 @@ typedef struct wino_act {
 
 typedef struct wino_work {
     float *x, *y; /* transformed inputs; products, or transformed gradients of the output */
-    float *zeros; /* as many as the larger of C and M */
 } wino_work;
 
 /* The weights M,C,3,3 of input channels begin … end - 1 to u: [place][M / 16][C][16]. turned: of
