@@ -37,6 +37,8 @@ def main():
     parser.add_argument("--results", help="the JSON file (default: bench/results/searches.json; "
                                           "with --quick in --work)")
     parser.add_argument("--only", help="sections, of: " + ", ".join(SECTIONS))
+    parser.add_argument("--match", default="", help="only rows whose key this regular expression "
+                                                    "finds, such as ^main/resnet20")
     parser.add_argument("--time-limit", type=seconds, help="stop after, e.g. 25m; call again to go on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--torch", help="a Python with torch, model-compression-toolkit and onnx: a "

@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -181,7 +182,8 @@ class Bench:
 
     def run(self, tasks):
         """[(key, function)]: those that are missing, `--jobs` at a time, in this order."""
-        missing = [(key, make) for key, make in tasks if not self.done(key)]
+        missing = [(key, make) for key, make in tasks
+                   if re.search(self.args.match, key) and not self.done(key)]
 
         def one(task):
             if time.time() > self.deadline:
