@@ -8,8 +8,9 @@ from rival_common import say
 DRAWS = 5
 CONFIGS = ("W4A4", "W3A3", "W2A4", "W2A2")
 # method -> draws, widths; by gradient descent one is enough to see that it takes longer
-METHODS = {"none": (DRAWS, CONFIGS), "gram": (DRAWS, CONFIGS), "adaround": (1, ("W4A4",)),
-           "qdrop": (1, ("W4A4",))}
+METHODS = {"none": dict.fromkeys(CONFIGS, DRAWS), "gram": dict.fromkeys(CONFIGS, DRAWS),
+           "adaround": dict.fromkeys(CONFIGS, 1),
+           "qdrop": {**dict.fromkeys(CONFIGS, 1), "W4A4": DRAWS}}  # method: {config: draws}
 
 
 def run_ptq_learned(job):
@@ -17,11 +18,11 @@ def run_ptq_learned(job):
                           "ResNet-20, uniform widths, draws of 512 images, integer program, 2 "
                           "threads; keys: method/config/draw. Seconds are those of learning, "
                           "correction and freezing, after calibration")
-    for method, (draws, configs) in METHODS.items():
-        for draw in range(draws):
-            for config in configs:
+    for method, configs in METHODS.items():
+        for draw in range(DRAWS):
+            for config, draws in configs.items():
                 key = "%s/%s/%d" % (method, config, draw)
-                if results.done(key):
+                if draw >= draws or results.done(key):
                     continue
                 found = json_of([job.program("ptq_draws"), job.model("resnet20"), job.path(CIFAR),
                                  job.draws(), str(draw), "augmented", config, method]
