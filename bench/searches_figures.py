@@ -179,7 +179,9 @@ def proxy_table(rows):
     for key, row in rows.all.items():
         part = key.split("/")
         if part[0] == "proxy" and part[2] == "scores":
-            scores[int(part[3])] = row
+            scores.setdefault(int(part[3]), {}).update(row)
+        elif part[0] == "proxy" and part[2] == "ranked":
+            scores.setdefault(int(part[3]), {})["ranked"] = row["ranked_loss"]
         elif part[0] == "proxy" and part[2] == "tuned":
             tuned.setdefault(int(part[4]), {})[int(part[3])] = row["top1"]
     seeds = sorted(tuned)
@@ -187,10 +189,13 @@ def proxy_table(rows):
     if len(both) < 3 or not seeds:
         return NOTHING
     truth = [np.mean([tuned[s][k] for s in seeds]) for k in both]
-    names = {"plain": "score of a search", "learned": "the same after learned rounding",
+    names = {"plain": "score of a search", "ranked": "with `--rank learned`",
+             "learned": "the same after learned rounding, as delivered",
              "metaquantnet": "generated weights", "sensitivity": "sum of sensitivities",
              "hawq": "curvature × error (hawq)", "local": "squared error", "bytes": "bytes"}
     for what, name in names.items():
+        if not all(what in scores[k] for k in both):
+            continue
         sign = 1 if what == "bytes" else -1
         out.append([name, "%.2f (%.2f … %.2f)" % kendall_interval(
             [sign * scores[k][what] for k in both], truth)])

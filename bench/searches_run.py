@@ -220,7 +220,7 @@ def row_of(found):
            "average_activation_bits": round(q["average_activation_bits"], 4),
            "met": found["met"], "loss": found["loss"], "trials": found["search"]["trials"],
            "search_seconds": round(found["search"]["seconds"], 2)}
-    for key in ("plain_loss", "generated_loss"):  # before learned rounding
+    for key in ("plain_loss", "generated_loss", "ranked_loss"):  # before learned rounding
         if key in (found.get("ptq") or {}):
             row[key] = found["ptq"][key]
     if tuned:

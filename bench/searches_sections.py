@@ -354,6 +354,8 @@ def run_proxy(bench):
             return row
 
         tasks.append(("proxy/%s/scores/%d" % (name, k), scored))
+        tasks.append(("proxy/%s/ranked/%d" % (name, k), lambda key, p=policy: bench.quantize(
+            key, name, 0, *offers(), *given(key, p), "--rank", "learned", test=False)))
         tasks += [("proxy/%s/tuned/%d/%d" % (name, k, seed),
                    lambda key, p=policy, d=seed: bench.quantize(
                        key, name, d, *offers(), *given(key, p), "--finetune", str(s["short"])))

@@ -53,6 +53,10 @@ static const opt how[] = {
      "descent, block by block, in a minute or more; cle, in front (cle,gram): channels of "
      "neighbouring layers equalized first",
      OPT_TEXT, O(ptq), 0, 0},
+    {"rank", 0, "nearest|learned",
+     "candidates have weights at their nearest levels (default), or rounded as --ptq gram does: several "
+     "times slower, and nearer to what is delivered",
+     OPT_CHOICE, O(rank), 0, 0},
     {"strict", 0, "", "an unknown operator is an error, not an untouched part", OPT_FLAG, O(strict),
      0, 0},
     {"dry-run", 'n', "", "sizes, BOPs and RAM of uniform policies; needs no data (-v: why)",

@@ -254,6 +254,9 @@ typedef struct nb_quantize_options {
     const char *ptq;             /* how weights are rounded after the choice: "none", "gram", "adaround",
                                     "qdrop", or "cle," and one of them: cross-layer equalization
                                     first; NULL: "gram", without correct "none" */
+    const char *rank;            /* what policies are ranked with: "nearest" (default): weights at their
+                                    nearest levels; "learned": rounded anew for every candidate, as ptq
+                                    does it for the chosen one, only quicker */
     /* Fine-tuning of the chosen policy; epochs 0: none. */
     int finetune;
     const char *start;    /* "search": from the weights that the search trained, where it trains any

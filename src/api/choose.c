@@ -251,6 +251,7 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     bool limited = false;
     double drop = s->o->max_drop;
     uint8_t *policy = NULL;
+    NB_TRY(nbi_rank_begin(s));
     if (s->o->policy) return use_policy(s, drop, out);
     for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
     if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;

@@ -233,6 +233,7 @@ static nb_status keep_why(nbi_session *s, json_t *r) {
 static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
     json_t *why = NULL, *table = NULL;
     if (s->further.on) return keep_why(s, r);
+    nbi_rank(s, true);
     nb_status st = nbi_why_json(s, o, &why);
     if (st == NB_ECANCELLED) { /* what was found is delivered all the same */
         nbi_cancel_clear(s->ctx);

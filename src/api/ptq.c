@@ -34,6 +34,10 @@ static method method_of(const nb_quantize_options *o) {
     return parse(o, &cle, &m) ? m : NONE;
 }
 
+bool nbi_learns(const nb_quantize_options *o) {
+    return method_of(o) != NONE;
+}
+
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o) {
     bool cle;
     method m;
@@ -138,6 +142,7 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const d
     if (v.worse) {
         nb_log(ctx, NB_LOG_WARNING, "learned rounding has a validation loss of %.6g, %s %.6g: that is "
                "delivered", v.learned, s->meta ? "what was generated" : "plain rounding", v.plain);
+        *loss = v.plain;
     } else {
         NB_TRY(nbi_alloc(ctx, n + 1, sizeof *s->learned, &s->learned));
         memcpy(s->learned, bits, n * sizeof *bits);
@@ -167,7 +172,9 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss) {
     if (m == NONE) return NB_OK;
     s->ptq = json_object();
     json_object_set_new(s->ptq, "method", json_string(names[m]));
+    if (s->ranker) json_object_set_new(s->ptq, "ranked_loss", json_real(*loss));
     double *losses;
+    nbi_rank(s, false);
     NB_TRY(nbi_alloc(s->ctx, s->images.n - s->calib + 1, sizeof *losses, &losses));
     nb_status st = nbi_netproblem_each(s->ctx, s->np, bits, losses);
     nbi_scorer_clear(s->scorer); /* learning takes memory, and leaves nothing in the cache */

@@ -24,7 +24,7 @@ nb_quantize_options nb_quantize_options_default(void) {
                                  .weight_bits = "2,3,4,5,6,8", .activation_bits = "8",
                                  .bias_bits = "32", .residual_bits = 8, .granularity = "channel",
                                  .first_last = "8", .range = "mse", .search = "auto",
-                                 .start = "auto",
+                                 .start = "auto", .rank = "nearest",
                                  .correct = true, .distill = true,
                                  .descent = {.weight_decay = -1}};
 }
@@ -41,6 +41,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_dataset_free(s->data);
     nbi_qat_free(s->tuned);
     nbi_learner_free(s->learner);
+    nbi_learner_free(s->ranker);
     nbi_free(s->learned);
     nbi_free(s->learned_grid);
     nbi_free(s->searched);
@@ -166,6 +167,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(parse_options(s));
     NB_TRY(nbi_parse_search(ctx, o->search, &method, values));
     NB_TRY(nbi_check_ptq(ctx, o));
+    NB_TRY(nbi_check_rank(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     NB_TRY(nbi_equalize_model(ctx, o, s->model->graph));
     s->source = s->model->graph;

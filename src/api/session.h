@@ -79,6 +79,7 @@ typedef struct nbi_session {
     json_t *about_settings; /* of the search for settings; NULL: none */
     nbi_step_costs *costs; /* where latency or energy are limited; else NULL */
     nbi_qat *tuned;        /* after fine-tuning: what its policy is frozen from */
+    nbi_learner *ranker;   /* of the weights of candidates; NULL: they have their nearest levels */
     nbi_learner *learner;  /* of the weights of one policy: */
     nbi_choice *learned;   /* [n_sites]; NULL: none, or not better */
     nbi_qparam *learned_grid; /* [n_sites] of its activations where they were learned, too; NULL: none */
@@ -182,6 +183,14 @@ nb_status nbi_finetune_check(nbi_session *s);
 nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss);
 /* The scorer's weights are the learned ones from now on, or the plain ones again. */
 void nbi_use_learned(nbi_session *s, bool use);
+/* Whether the delivered policy's roundings are learned. */
+bool nbi_learns(const nb_quantize_options *o);
+/* NB_EINVAL when o->rank names no way, or one that does not go with o->ptq. */
+nb_status nbi_check_rank(nb_ctx *ctx, const nb_quantize_options *o);
+/* Scores are those of o->rank from now on; methods with weights of their own keep them. */
+nb_status nbi_rank_begin(nbi_session *s);
+/* What nbi_rank_begin began goes on, or is put aside. */
+void nbi_rank(nbi_session *s, bool use);
 /* NB_EINVAL when o->ptq names no method, or one that needs what is switched off. */
 nb_status nbi_check_ptq(nb_ctx *ctx, const nb_quantize_options *o);
 /* Equalizes the model in place where o->ptq asks for it. */

@@ -247,12 +247,13 @@ double nbi_gram_refine(const nbi_gram *g, const nbi_grid *grid, const double *w,
 }
 
 double nbi_gram_fit(const nbi_gram *g, const nbi_grid *grid, const double *w, bool keep_scale,
-                    double *scale, int8_t *q, nbi_rounding *work) {
-    static const double around[] = {1, 0.7, 0.8, 0.9, 1.1, 1.2};
+                    bool quick, double *scale, int8_t *q, nbi_rounding *work) {
+    static const double around[] = {1, 0.8, 0.7, 0.9, 1.1, 1.2};
+    const size_t n = keep_scale ? 1 : quick ? 2 : NBI_COUNT(around);
     product(g, w, work->hw);
     double s0 = *scale, best = refine(g, grid, w, SWEEPS, keep_scale, &s0, q, work);
     double best_at = s0;
-    for (size_t i = 0; i < (keep_scale ? 1 : NBI_COUNT(around)); i++) {
+    for (size_t i = 0; i < n; i++) {
         double s = *scale * around[i];
         nbi_gram_round(g, grid, w, s, work->trial, work);
         double e = refine(g, grid, w, SWEEPS, keep_scale, &s, work->trial, work);

@@ -49,9 +49,9 @@ void nbi_gram_round(const nbi_gram *gram, const nbi_grid *grid, const double *w,
 double nbi_gram_refine(const nbi_gram *gram, const nbi_grid *grid, const double *w, int sweeps,
                        bool keep_scale, double *scale, int8_t *q, nbi_rounding *work);
 double nbi_gram_error(const nbi_gram *gram, const double *w, double scale, const int8_t *q);
-/* Both over some scales around *scale, and q as it is given, refined: what gives the least error.
- * Returns it: never more than that of the given q and scale. */
+/* Both over some scales around *scale (quick: over two), and q as it is given, refined: what gives the
+ * least error. Returns it: never more than that of the given q and scale. */
 double nbi_gram_fit(const nbi_gram *gram, const nbi_grid *grid, const double *w, bool keep_scale,
-                    double *scale, int8_t *q, nbi_rounding *work);
+                    bool quick, double *scale, int8_t *q, nbi_rounding *work);
 
 #endif

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#define ROWS        32768 /* pixels over all images that a layer is learned from */
+#define ROWS        32768 /* of nbi_learner_options.rows */
 #define MOST_BYTES  ((size_t)512 << 20) /* of float values kept */
 #define RIDGE       0.1
 #define MOST_INPUTS 5000 /* of one weight row: the Gram matrix has their square */
@@ -130,7 +130,7 @@ static size_t bytes_at(const nbi_learner *n, size_t rows) {
 static nb_status tap_float(nb_ctx *ctx, nbi_learner *n) {
     const nbi_qnet *net = n->o.net;
     tap_list t = {.learner = n};
-    size_t most = 2 * (size_t)net->n_layers + 1, rows = ROWS;
+    size_t most = 2 * (size_t)net->n_layers + 1, rows = n->o.rows ? n->o.rows : ROWS;
     nb_status st;
     while (rows > 512 && bytes_at(n, rows) > MOST_BYTES) rows /= 2;
     NB_TRYG(nbi_alloc(ctx, most, sizeof *t.tap, &t.tap));
@@ -141,7 +141,7 @@ static nb_status tap_float(nb_ctx *ctx, nbi_learner *n) {
         if (l->type != NBI_LAYER_CONV || nbi_moments_width(l) > MOST_INPUTS) continue;
         NB_TRYG(choose_pixels(ctx, n, i, rows));
         NB_TRYG(add_tap(ctx, &t, i, false, net->graph->tensor[l->sum_tensor]->name));
-        int a = addition_behind(net, i);
+        int a = n->o.alone ? -1 : addition_behind(net, i);
         if (a < 0) continue;
         const nbi_node *node = net->graph->node[net->layer[a].node[0]];
         n->layer[i].addition = a;
@@ -191,6 +191,7 @@ typedef struct lesson {
     const nbi_layer *l;
     plan *p;
     nbi_gram_sample sample;
+    bool quick;        /* from two scales only, and nothing is noted */
     float *wanted;     /* [rows][out_c] in steps of the input's grid */
     double *extra;     /* [out_c] mean of what the addition asks for beyond the float sums */
 } lesson;
@@ -255,14 +256,15 @@ static void round_channel(const group_job *j, size_t c, nbi_rounding *work, doub
     nbi_gram_solve(j->gram, b, w, work->shifted);
     /* E(v) = tt − 2·vᵀxt + vᵀ·xx·v = constant + (v − w)ᵀH(v − w), the ridge left in */
     for (size_t i = 0; i < k; i++) constant -= b[i] * w[i];
-    j->plain[c] = (nbi_gram_error(j->gram, w, scale, q) + constant) / variance;
-    double e = nbi_gram_fit(j->gram, &r->grid, w, r->keep_scale, &scale, q, work);
+    if (!j->s->quick)
+        j->plain[c] = (nbi_gram_error(j->gram, w, scale, q) + constant) / variance;
+    double e = nbi_gram_fit(j->gram, &r->grid, w, r->keep_scale, j->s->quick, &scale, q, work);
     j->learned[c] = (e + constant) / variance;
     r->scale[o] = (float)scale;
     for (size_t i = 0; i < k; i++) {
         size_t place = l->depthwise ? i * (size_t)l->geometry.out_c + o : o * k + i;
         r->levels[place] = q[i];
-        j->s->p->ideal[place] = (float)(w[i] / scale);
+        if (!j->s->quick) j->s->p->ideal[place] = (float)(w[i] / scale);
     }
 }
 
@@ -325,19 +327,20 @@ static nb_status learn_groups(void *user, size_t begin, size_t end, int worker) 
     return NB_OK;
 }
 
-static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_request *r) {
+static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_request *r,
+                             bool quick) {
     const nbi_layer *l = &n->o.net->layer[r->layer];
     const nbi_edge *e = &n->o.net->edge[l->in[0]];
     plan *p = &n->layer[r->layer];
     size_t channels = (size_t)l->geometry.out_c;
-    lesson s = {.n = n, .r = r, .l = l, .p = p};
+    lesson s = {.n = n, .r = r, .l = l, .p = p, .quick = quick};
     double *plain = NULL, *learned = NULL;
     nb_status st;
     s.sample = (nbi_gram_sample){.layer = l, .x = &r->site[e->site], .codes = r->value[l->in[0]],
                                  .bytes = (size_t)e->h * (size_t)e->w * (size_t)e->c,
                                  .images = n->o.images, .pixels = p->pixels, .pixel = p->pixel};
-    p->ideal = nbi_arena_alloc(&n->arena, l->n_weights, sizeof *p->ideal);
-    if (!p->ideal) return nb_fail_memory(ctx, l->n_weights * sizeof *p->ideal);
+    if (!quick) p->ideal = nbi_arena_alloc(&n->arena, l->n_weights, sizeof *p->ideal);
+    if (!quick && !p->ideal) return nb_fail_memory(ctx, l->n_weights * sizeof *p->ideal);
     NB_TRYG(nbi_alloc(ctx, n->o.images * p->pixels * channels, sizeof *s.wanted, &s.wanted));
     NB_TRYG(nbi_alloc(ctx, channels, sizeof *s.extra, &s.extra));
     NB_TRYG(nbi_alloc(ctx, channels, sizeof *plain, &plain));
@@ -348,6 +351,7 @@ static nb_status learn_layer(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_req
     size_t groups = (size_t)l->geometry.groups;
     NB_TRYG(groups >= 8 ? nbi_parallel(ctx, groups, 1, learn_groups, &j)
                         : learn_groups(&j, 0, groups, 0));
+    if (quick) goto done;
     for (size_t c = 0; c < channels; c++) {
         p->plain += plain[c] / (double)channels;
         p->learned += learned[c] / (double)channels;
@@ -379,6 +383,11 @@ static nb_status keep(nb_ctx *ctx, nbi_learner *n, const nbi_rounding_request *r
     return NB_OK;
 }
 
+static bool can_learn(const nbi_learner *n, const nbi_rounding_request *r) {
+    return n->layer[r->layer].sum && r->value[n->o.net->layer[r->layer].in[0]] &&
+           r->images >= n->o.images;
+}
+
 nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_request *r) {
     nbi_learner *n = learner;
     const nbi_layer *l = &n->o.net->layer[r->layer];
@@ -391,9 +400,14 @@ nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_reque
         memcpy(r->deviation, p->deviation, channels * sizeof *p->deviation);
         return NB_OK;
     }
-    if (!p->sum || !r->value[l->in[0]] || r->images < n->o.images) return NB_OK;
-    NB_TRY(learn_layer(ctx, n, r));
+    if (!can_learn(n, r)) return NB_OK;
+    NB_TRY(learn_layer(ctx, n, r, false));
     return keep(ctx, n, r);
+}
+
+nb_status nbi_learner_try(nb_ctx *ctx, void *learner, const nbi_rounding_request *r) {
+    nbi_learner *n = learner;
+    return can_learn(n, r) ? learn_layer(ctx, n, r, true) : NB_OK;
 }
 
 const float *nbi_learner_ideal(const nbi_learner *n, int layer) {

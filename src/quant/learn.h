@@ -14,6 +14,8 @@ typedef struct nbi_learner_options {
     void *fill_user;
     size_t images;
     uint64_t seed;           /* of the sample of pixels */
+    size_t rows;             /* pixels over all images that a layer is learned from; 0: 32,768 */
+    bool alone;              /* no branch makes up for what the other side of an addition has lost */
 } nbi_learner_options;
 
 typedef struct nbi_learner nbi_learner;
@@ -25,6 +27,9 @@ void nbi_learner_free(nbi_learner *learner); /* NULL is allowed */
 /* An nbi_rounding_fn: learns each layer when it is asked for the first time, and gives the same
  * again. */
 nb_status nbi_learner_round(nb_ctx *ctx, void *learner, const nbi_rounding_request *request);
+/* An nbi_rounding_fn that learns anew each time, and quicker: to rank policies by. With `alone` what a layer
+ * gets depends on nothing but its inputs and its choice. */
+nb_status nbi_learner_try(nb_ctx *ctx, void *learner, const nbi_rounding_request *request);
 /* What layer's weights would be, in levels, if there were no grid: [n_weights], the layer's order; NULL
  * where nothing was learned. */
 const float *nbi_learner_ideal(const nbi_learner *learner, int layer);

@@ -103,8 +103,16 @@ done:
 }
 
 void nbi_scorer_set_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user) {
+    if (s->pure) nbi_scorer_clear(s);
     s->rounding = rounding;
     s->rounding_user = user;
+    s->pure = false;
+}
+
+void nbi_scorer_set_pure_rounding(nbi_scorer *s, nbi_rounding_fn rounding, void *user) {
+    nbi_scorer_set_rounding(s, rounding, user);
+    nbi_scorer_clear(s);
+    s->pure = true;
 }
 
 void nbi_scorer_clear(nbi_scorer *s) {
@@ -118,7 +126,7 @@ void nbi_scorer_set_grids(nbi_scorer *s, const nbi_qparam *grid) {
 
 /* Do edges depend on nothing but the choices that make their keys? */
 static bool caches(const nbi_scorer *s) {
-    return !s->freeze && !s->rounding;
+    return !s->freeze && (!s->rounding || s->pure);
 }
 
 void nbi_scorer_counts(const nbi_scorer *s, double *computed, double *saved) {

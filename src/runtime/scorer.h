@@ -59,6 +59,9 @@ void nbi_scorer_clear(nbi_scorer *scorer);
  * convolution and run, in the order of execution, with the codes that the layer reads; nothing is
  * taken from or left in the cache. */
 void nbi_scorer_set_rounding(nbi_scorer *scorer, nbi_rounding_fn rounding, void *user);
+/* The same for one whose answer depends on the layer's inputs and choice alone: prefixes are shared as
+ * without. Frees the cached outputs, as leaving it does. */
+void nbi_scorer_set_pure_rounding(nbi_scorer *scorer, nbi_rounding_fn rounding, void *user);
 /* Grids [n_sites] that activation sites have instead of their fit while a rounding is set
  * (dtype NONE: the fit); NULL: none. Not copied. */
 void nbi_scorer_set_grids(nbi_scorer *scorer, const nbi_qparam *grid);

@@ -54,6 +54,7 @@ struct nbi_scorer {
     nbi_kept_sums sums;   /* of the statistics images, one layer at a time */
     nbi_rounding_fn rounding; /* NULL: as fitted */
     void *rounding_user;
+    bool pure;                /* what it says depends on a layer's inputs and choice alone */
     const nbi_qparam *grid;   /* NULL: the fits */
 };
 

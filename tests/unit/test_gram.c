@@ -124,7 +124,7 @@ static void test_correlated(void **state) {
         assert_true(fabs(refined - nbi_gram_error(&g, w, scale, q)) < 1e-9 * before);
         assert_true(refined <= rounded * (1 + 1e-9));
         memcpy(q, plain, K);
-        double best = nbi_gram_fit(&g, &grid, w, false, &fitted, q, &work);
+        double best = nbi_gram_fit(&g, &grid, w, false, false, &fitted, q, &work);
         assert_true(best <= refined * (1 + 1e-9) && best < before);
         for (int i = 0; i < K; i++)
             assert_true(q[i] == -16 || q[i] == -8 || q[i] == 0 || q[i] == 8);
