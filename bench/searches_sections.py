@@ -46,9 +46,11 @@ def arm_options(bench, arm, name, seed, tag, offered):
               "autoqnn": lambda: "autoqnn:scheme_epochs=0,width_epochs=%d" % widths,
               "fracbits": lambda: "fracbits:epochs=%d" % widths,
               "dq": lambda: "dq:epochs=%d" % widths,
+              "sensitivity_learned": lambda: "sensitivity",
               "autoqnn_schemes": lambda: "autoqnn:scheme_epochs=%d,width_epochs=%d"
                                          % (schemes, widths)}.get(arm, lambda: arm)()
-    return ["--search", search, "--finetune", str(max(total - spent, 1))]
+    rank = ["--rank", "learned"] if arm == "sensitivity_learned" else []
+    return ["--search", search, *rank, "--finetune", str(max(total - spent, 1))]
 
 
 # ---- main arms
@@ -98,7 +100,8 @@ def run_main(bench):
         if bench.has(name):
             tasks += arms(name, which, limits, ARMS)
     tasks += arms("resnet8", seeds[:1], ["w2a"], ARMS[1:])
-    bench.run(tasks + arms("resnet8", seeds, limits, ("autoqnn_schemes", "fracbits", "dq")))
+    bench.run(tasks + arms("resnet8", seeds, limits, ("sensitivity_learned", "autoqnn_schemes",
+                                                      "fracbits", "dq")))
 
 
 # ---- what the generator is worth
