@@ -7,10 +7,10 @@ from rival_common import say
 
 DRAWS = 5
 CONFIGS = ("W4A4", "W3A3", "W2A4", "W2A2")
-# method -> draws, widths; by gradient descent one is enough to see that it takes longer
+# method: {widths: draws}; by gradient descent one is enough where it changes nothing
 METHODS = {"none": dict.fromkeys(CONFIGS, DRAWS), "gram": dict.fromkeys(CONFIGS, DRAWS),
            "adaround": dict.fromkeys(CONFIGS, 1),
-           "qdrop": {**dict.fromkeys(CONFIGS, 1), "W4A4": DRAWS}}  # method: {config: draws}
+           "qdrop": {**dict.fromkeys(CONFIGS, 1), "W4A4": DRAWS}}
 
 
 def run_ptq_learned(job):

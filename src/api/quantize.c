@@ -85,7 +85,10 @@ static nb_status learn(nbi_session *s, nbi_outcome *out) {
     nb_status st = nbi_learn(s, out->bits, &out->loss);
     out->cancelled |= nb_cancelled(s->ctx);
     nbi_cancel_clear(s->ctx);
-    if (st == NB_ECANCELLED) return NB_OK;
+    if (st == NB_ECANCELLED) {
+        if (!s->learned) nbi_rank(s, true); /* what was scored is delivered */
+        return NB_OK;
+    }
     if (st != NB_OK || (!s->learned && !s->ranker) || !isfinite(out->drop_bound)) return st;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
     double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
