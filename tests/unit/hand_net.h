@@ -189,6 +189,10 @@ static inline nb_status hand_fill(nb_ctx *ctx, void *user, size_t first, size_t 
     return NB_OK;
 }
 
+static inline size_t edge_count(const nbi_edge *e) {
+    return (size_t)e->h * (size_t)e->w * (size_t)e->c;
+}
+
 /* Storage index of element i (ONNX order) of one image. */
 static inline size_t hand_storage(const nbi_edge *e, size_t i) {
     size_t space = (size_t)e->h * (size_t)e->w, channels = (size_t)e->c;

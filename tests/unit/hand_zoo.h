@@ -64,6 +64,13 @@ static inline void zoo_pixels(hand *h, size_t images) {
 
 /* ---- formulas: real values in storage order ------------------------------------------------ */
 
+static inline hand *zoo_ready(hand *h, uint64_t seed, size_t images, bool pixels) {
+    hand_finish(h, zoo_build(h, seed));
+    if (pixels) zoo_pixels(h, images);
+    else hand_calibrate(h, images);
+    return h;
+}
+
 static inline double zoo_clamp(double v, double lo, double hi) {
     return v < lo ? lo : v > hi ? hi : v;
 }

@@ -28,10 +28,6 @@ typedef struct qat_layers {
     const char *worst;   /* the layer with it */
 } qat_layers;
 
-static inline size_t edge_count(const nbi_edge *e) {
-    return (size_t)e->h * (size_t)e->w * (size_t)e->c;
-}
-
 /* An edge's values of image i, storage order, on its grid. */
 static inline void edge_codes(const qat_case *c, const nbi_tape *tape, const nbi_qparam *q, int edge,
                               size_t image, double *exact, void *codes) {
