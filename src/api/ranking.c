@@ -11,11 +11,20 @@ static const char *const ways[] = {"nearest", "learned"};
 
 nb_status nbi_check_rank(nb_ctx *ctx, const nb_quantize_options *o) {
     const bool learned = !strcmp(o->rank, ways[1]);
+    const nbi_search *method;
+    double values[NBI_SEARCH_OPTIONS];
+    NB_TRY(nbi_parse_search(ctx, o->search, &method, values));
     if (!learned && strcmp(o->rank, ways[0]))
         return nb_fail(ctx, NB_EINVAL, "rank: '%s' is not one of: nearest, learned", o->rank);
     if (learned && !nbi_learns(o))
         return nb_fail(ctx, NB_EINVAL, "--rank learned, but the chosen policy's rounding is not "
                        "learned (--ptq)");
+    if (learned && method->prepare)
+        return nb_fail(ctx, NB_EINVAL, "--rank learned, but '%s' scores weights of its own",
+                       method->name);
+    if (learned && o->settings)
+        nb_log(ctx, NB_LOG_WARNING, "--settings compares settings with weights at their nearest "
+               "levels; policies are ranked with learned rounding");
     return NB_OK;
 }
 
@@ -26,14 +35,11 @@ void nbi_rank(nbi_session *s, bool use) {
 }
 
 nb_status nbi_rank_begin(nbi_session *s) {
-    const nbi_search *method;
-    double values[NBI_SEARCH_OPTIONS];
     const uint64_t salt = NBI_HASH_START;
     nbi_learner_options o = {.source = s->source, .net = s->net, .fill = nbi_session_fill,
                              .fill_user = s, .images = s->calib, .seed = nb_ctx_seed(s->ctx),
                              .rows = ROWS, .alone = true};
-    NB_TRY(nbi_parse_search(s->ctx, s->o->search, &method, values));
-    if (strcmp(s->o->rank, ways[1]) || method->prepare || s->ranker) return NB_OK;
+    if (strcmp(s->o->rank, ways[1]) || s->ranker) return NB_OK;
     NB_TRY(nbi_learner_new(s->ctx, &o, &s->ranker));
     nbi_rank(s, true);
     return nbi_session_begin_study(s, salt);

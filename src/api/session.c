@@ -161,11 +161,8 @@ nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
 
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s) {
-    const nbi_search *method;
-    double values[NBI_SEARCH_OPTIONS];
     *s = (nbi_session){.ctx = ctx, .o = o, .folder = o->output, .started = nb_seconds(ctx)};
     NB_TRY(parse_options(s));
-    NB_TRY(nbi_parse_search(ctx, o->search, &method, values));
     NB_TRY(nbi_check_ptq(ctx, o));
     NB_TRY(nbi_check_rank(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));

@@ -185,9 +185,9 @@ nb_status nbi_learn(nbi_session *s, const nbi_choice *bits, double *loss);
 void nbi_use_learned(nbi_session *s, bool use);
 /* Whether the delivered policy's roundings are learned. */
 bool nbi_learns(const nb_quantize_options *o);
-/* NB_EINVAL when o->rank names no way, or one that does not go with o->ptq. */
+/* NB_EINVAL when o->rank names no way, or one that does not go with o->ptq or o->search. */
 nb_status nbi_check_rank(nb_ctx *ctx, const nb_quantize_options *o);
-/* Scores are those of o->rank from now on; methods with weights of their own keep them. */
+/* Scores are those of o->rank from now on. */
 nb_status nbi_rank_begin(nbi_session *s);
 /* What nbi_rank_begin began goes on, or is put aside. */
 void nbi_rank(nbi_session *s, bool use);

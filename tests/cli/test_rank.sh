@@ -43,6 +43,8 @@ works "${job[@]}" "${search[@]}" --quiet --rank nearest -o one --resume
 
 refuses 2 "rank: 'best' is not one of" "${job[@]}" --rank best -o bad
 refuses 2 "--rank learned, but the chosen policy's rounding is not learned" "${job[@]}" --ptq none -o bad
+refuses 2 "--rank learned, but 'metaquantnet' scores weights of its own" "${job[@]}" \
+    --search metaquantnet -o bad
 
 if ((failures)); then
     echo "$failures failures"
