@@ -85,17 +85,19 @@ def schemes(load, _, table):
         role, scheme, bits = key.split("/")
         if (role, scheme) not in order:
             order.append((role, scheme))
-        cell[role, scheme, int(bits)] = "%.1f → %.1f" % (row["post_training"], row["top1"])
+        tuned = " → %.1f" % row["top1"] if "top1" in row else ""
+        cell[role, scheme, int(bits)] = "%.1f" % row["post_training"] + tuned
     rows = [[scheme, role] + [cell.get((role, scheme, bits), "") for bits in range(1, 9)]
             for role, scheme in order]
     text = table(["scheme", "of"] + ["%d" % bits for bits in range(1, 9)], rows)
+    trained = [r for r in found.values() if "top1" in r]
     if found:
-        text += ("\n\nFloat: %.2f. Least share of validation images on which the integer program and "
+        text += "\n\nFloat: %.2f." % next(iter(found.values()))["float_top1"]
+    if trained:
+        text += (" Least share of validation images on which the integer program and "
                  "the simulation say the same class: %.2f %%; largest difference in top-1: %.2f."
-                 % (next(iter(found.values()))["float_top1"],
-                    min(r["agreement"] for r in found.values()),
-                    max(abs(r["validation_deployed"] - r["validation_simulated"])
-                        for r in found.values())))
+                 % (min(r["agreement"] for r in trained),
+                    max(abs(r["validation_deployed"] - r["validation_simulated"]) for r in trained)))
     return text
 
 

@@ -1,8 +1,8 @@
 """Section `schemes` of figures.py: every scheme at every width that devices run, for weights (beside
-8-bit activations) and for activations (beside 8-bit weights), after training and after one epoch of
-fine-tuning, on the ResNet-8 that bench/networks.py trains. First and last layer, residual streams and
-biases as by default: 8, 8 and 32 bits. Section `starts`: the same network at few bits, two epochs from the
-float weights and two from what learned rounding made of them."""
+8-bit activations) and for activations (beside 8-bit weights), after training and, up to 4 bits, after
+one epoch of fine-tuning, on the ResNet-8 that bench/networks.py trains. First and last layer, residual
+streams and biases as by default: 8, 8 and 32 bits. Section `starts`: the same network at few bits, two
+epochs from the float weights and two from what learned rounding made of them."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from rival_common import cifar_files, say, sha256
 
 NETWORK = "resnet8"
 ROLES = ("weights", "activations")
+TUNED_BITS = 4  # wider ones are near float without training
 
 
 def choices(job):
@@ -71,21 +72,29 @@ def run_schemes(job):
         say("schemes: there is no bench/networks/%s.onnx; bench/networks.py --data DATA %s makes it"
             % (NETWORK, NETWORK))
         return
-    results = results_of(job, "nibble_schemes", "ResNet-8, `nibble quantize --search uniform`, without and "
-                         "with --finetune 1; keys: tensors/scheme/bits", network)
+    results = results_of(job, "nibble_schemes", "ResNet-8, `nibble quantize --search uniform`, and of at "
+                         "most %d bits with --finetune 1; keys: tensors/scheme/bits" % TUNED_BITS, network)
     todo = choices(job)[::40] if job.args.limit else choices(job)
-    for role, scheme, bits in todo:
-        key = "%s/%s/%d" % (role, scheme, bits)
-        if results.done(key):
-            continue
-        name = "schemes_" + key.replace("/", "_")
-        folder, _ = quantize(job, name, network, *options(role, scheme, bits))
-        with open(os.path.join(folder, "results.json")) as file:
-            plain = json.load(file)
-        folder, run = quantize(job, name + "_tuned", network, *options(role, scheme, bits),
-                               "--finetune", "1")
-        row = tuned(folder)
-        row.update(run, post_training=round(plain["quantized"]["top1"], 3),
-                   first_last=plain["first_last"], residual_bits=plain["residual_bits"])
-        results.put(key, row)
-        say("schemes", key, row)
+    for epochs in (0, 1):
+        for role, scheme, bits in todo:
+            key = "%s/%s/%d" % (role, scheme, bits)
+            row = dict(results.get(key)) if results.done(key) else {}
+            if ("top1" if epochs else "post_training") in row or (epochs and bits > TUNED_BITS):
+                continue
+            name = "schemes_%s_%d" % (key.replace("/", "_"), epochs)
+            tune = ["--finetune", str(epochs)] if epochs else []
+            folder, run = quantize(job, name, network, *options(role, scheme, bits), *tune, "--threads", "1")
+            if epochs:
+                row.update(tuned(folder), **run)
+            else:
+                row = post_training(folder)
+            results.put(key, row)
+            say("schemes", key, row)
+
+
+def post_training(folder):
+    with open(os.path.join(folder, "results.json")) as file:
+        found = json.load(file)
+    return {"post_training": round(found["quantized"]["top1"], 3),
+            "float_top1": round(found["float"]["top1"], 3),
+            "first_last": found["first_last"], "residual_bits": found["residual_bits"]}
