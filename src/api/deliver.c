@@ -3,6 +3,7 @@
 #include "api/session.h"
 
 #include "api/emit.h"
+#include "api/hyper.h"
 #include "onnx/export_qdq.h"
 #include "onnx/onnx.h"
 #include "quant/generate.h"
@@ -219,7 +220,7 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
 static nb_status keep_why(nbi_session *s, json_t *r) {
     nbi_buf path = {0};
     json_t *before = NULL;
-    nb_status st = path_in(s, "results.json", &path);
+    nb_status st = nbi_buf_printf(s->ctx, &path, "%s/results.json", s->folder);
     if (st == NB_OK && nbi_file_exists(path.data))
         st = nbi_json_read(s->ctx, path.data, (size_t)256 << 20, &before);
     if (json_object_get(before, "why"))
@@ -233,6 +234,8 @@ static nb_status keep_why(nbi_session *s, json_t *r) {
 static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
     json_t *why = NULL, *table = NULL;
     if (s->further.on) return keep_why(s, r);
+    /* the weights that have scored what the study holds */
+    if (s->meta && !s->generated) NB_TRY(nbi_hyper_use(s, true));
     nbi_rank(s, true);
     nb_status st = nbi_why_json(s, o, &why);
     if (st == NB_ECANCELLED) { /* what was found is delivered all the same */

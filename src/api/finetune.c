@@ -125,7 +125,7 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
     return NB_OK;
 }
 
-enum { IDENTITY = 9 };
+enum { IDENTITY = 10 };
 /* What the trajectory depends on beside the loop's own settings. */
 static int identify(const nbi_tuning *t, double decay, char text[IDENTITY][40],
                     nbi_pair identity[IDENTITY]) {
@@ -136,11 +136,13 @@ static int identify(const nbi_tuning *t, double decay, char text[IDENTITY][40],
     snprintf(text[2], sizeof text[2], "%.9g", decay);
     snprintf(text[3], sizeof text[3], "%zu", s->info.count[NBI_SPLIT_TRAIN]);
     snprintf(text[4], sizeof text[4], "%.9g", s->o->descent.dampen);
+    nbi_hash_text(nbi_transform_hash(NBI_HASH_START, &s->transform), text[5]);
     identity[n++] = (nbi_pair){"model", text[0]};
     identity[n++] = (nbi_pair){"policy", text[1]};
     identity[n++] = (nbi_pair){"start", t->from.id};
     identity[n++] = (nbi_pair){"data", s->o->data.path};
     identity[n++] = (nbi_pair){"training images", text[3]};
+    identity[n++] = (nbi_pair){"transform", text[5]};
     identity[n++] = (nbi_pair){"teacher", t->qat->teacher >= 0 ? "yes" : "no"};
     identity[n++] = (nbi_pair){"weight decay", text[2]};
     identity[n++] = (nbi_pair){"dampening", text[4]};
@@ -228,8 +230,14 @@ static nb_status restate(nbi_tuning *t, nbi_loop_result *r, bool *restated) {
     double metric;
     nb_status st;
     NB_TRYG(nbi_qat_statistics_keep(ctx, t->qat, &old));
-    NB_TRYG(nbi_qat_reestimate(ctx, t->qat, t->batches, NBI_EPOCH_APART, RESTATE_BATCHES));
-    NB_TRYG(nbi_tuning_evaluate(ctx, t, &metric));
+    st = nbi_qat_reestimate(ctx, t->qat, t->batches, NBI_EPOCH_APART, RESTATE_BATCHES);
+    if (st == NB_OK) st = nbi_tuning_evaluate(ctx, t, &metric);
+    if (st == NB_ECANCELLED) { /* the best epoch is delivered as it was judged */
+        nbi_qat_statistics_restore(t->qat, old);
+        st = NB_OK;
+        goto done;
+    }
+    if (st != NB_OK) goto done;
     *restated = metric > r->best;
     nb_log(ctx, NB_LOG_INFO, "statistics over many batches: validation %s %.4g deployed%s",
            nbi_tuning_merit_name(t->s), fabs(metric), *restated ? ", better" : "");
@@ -251,7 +259,7 @@ static nb_status train(nbi_tuning *t, const char *checkpoint, const nbi_choice *
     if (r.best_epoch > 0 && !r.stopped) NB_TRY(restate(t, &r, &restated));
     bool better = r.best_epoch > 0 && !(r.best <= t->before);
     out->nothing = r.best_epoch == 0;
-    if (!r.stopped) remove(checkpoint); /* its work is done */
+    out->whole = !r.stopped;
     if (out->nothing)
         nb_log(s->ctx, NB_LOG_WARNING,
                "fine-tuning was stopped before its first epoch was finished: the policy is "
@@ -269,6 +277,16 @@ static nb_status train(nbi_tuning *t, const char *checkpoint, const nbi_choice *
         t->qat = NULL;
     }
     return NB_OK;
+}
+
+static nb_status checkpoint_of(const nbi_session *s, nbi_buf *path) {
+    return nbi_buf_printf(s->ctx, path, "%s/finetune.npz", s->folder);
+}
+
+void nbi_finetune_forget(const nbi_session *s, const nbi_tuning_result *result) {
+    nbi_buf path = {0};
+    if (result->whole && checkpoint_of(s, &path) == NB_OK) remove(path.data);
+    nbi_buf_free(&path);
 }
 
 nb_status nbi_finetune_check(nbi_session *s) {
@@ -295,7 +313,7 @@ done:
 nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result) {
     nbi_tuning t = {.s = s, .epochs = json_array(), .before = NAN, .kept = NAN};
     nbi_buf path = {0};
-    nb_status st = nbi_buf_printf(s->ctx, &path, "%s/finetune.npz", s->folder);
+    nb_status st = checkpoint_of(s, &path);
     if (st == NB_OK) st = start(&t, bits, nbi_session_batch(s));
     if (st == NB_OK) st = nbi_tuning_judge_before(&t, bits);
     if (st == NB_OK && isfinite(t.before))

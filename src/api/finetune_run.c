@@ -139,7 +139,7 @@ static void keep_before(job *j) {
 static nb_status work(job *j, json_t **result) {
     NB_TRY(nbi_stage_begin(j->ctx, j->folder, &j->stage));
     NB_TRY(nbi_buf_printf(j->ctx, &j->tuned, "%s/tuned.npz", j->folder));
-    NB_TRY(nbi_buf_printf(j->ctx, &j->policy, "%s/policy.json", j->folder));
+    NB_TRY(nbi_buf_printf(j->ctx, &j->policy, "%s/results.json", j->folder));
     NB_TRY(set_options(j));
     NB_TRY(open_session(j));
     NB_TRY(set_outcome(j));
@@ -153,6 +153,7 @@ static nb_status work(job *j, json_t **result) {
     json_t *search = json_object_get(j->run.results, "search");
     NB_TRY(nbi_conclude(&j->s, &j->out, &j->tuning, search, result));
     NB_TRY(nbi_stage_publish(j->ctx, j->folder));
+    nbi_finetune_forget(&j->s, &j->tuning);
     return nb_report(j->ctx, j->folder, NULL);
 }
 

@@ -48,6 +48,8 @@ static void set_identity(training *t, size_t batch) {
     nbi_hash_text(nbi_graph_hash(s->source), text);
     identify(t, "source", text);
     identify_number(t, "residual_bits", s->o->residual_bits);
+    nbi_hash_text(nbi_transform_hash(NBI_HASH_START, &s->transform), text);
+    identify(t, "transform", text);
     t->n_source = t->n_identity;
     identify_number(t, "epochs", t->settings->epochs);
     identify_number(t, "learning_rate", t->settings->lr);
@@ -57,6 +59,10 @@ static void set_identity(training *t, size_t batch) {
     identify(t, "teacher", t->meta->qat->teacher >= 0 ? "yes" : "no");
     identify(t, "data", s->o->data.path);
     identify_number(t, "images", (double)s->info.count[NBI_SPLIT_TRAIN]);
+    identify_number(t, "calib", (double)s->calib);
+    identify(t, "range", s->o->range);
+    identify_number(t, "val_seed", (double)(s->o->data.val_seed < 0 ? (int64_t)nb_ctx_seed(s->ctx)
+                                                                    : s->o->data.val_seed));
 }
 
 /* ---- training -------------------------------------------------------------------------------- */

@@ -121,6 +121,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     if (diverged) snprintf(why, sizeof why, "%s", nb_ctx_message(ctx));
     if (diverged) nbi_qat_free(s->tuned), s->tuned = NULL;
     if (st == NB_OK || diverged) st = nbi_conclude(s, out, &tuning, NULL, result);
+    if (st == NB_OK) nbi_finetune_forget(s, &tuning);
     json_decref(tuning.lines);
     if (st == NB_OK && diverged)
         st = nb_fail(ctx, NB_ENUMERIC, "fine-tuning: %s; '%s' holds the policy without it", why,

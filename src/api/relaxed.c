@@ -1,6 +1,6 @@
 /* Policies learned by gradient for a session: schemes first, then widths, on the training split. What
  * was learned is kept in the study; an unfinished training goes on from its checkpoint. */
-#include "api/session.h"
+#include "api/finished.h"
 #include "api/teacher.h"
 
 #include "quant/relax.h"
@@ -19,6 +19,7 @@ typedef struct relaxing {
     nbi_batches *batches;
     nbi_relax *relax;
     const char *method, *stage;
+    char job[20]; /* what a stage's result depends on beside its targets, as one number */
 } relaxing;
 
 static nb_status ask(nb_ctx *ctx, void *user, const nbi_batch *batch, const void **inputs) {
@@ -98,37 +99,56 @@ static nb_status open_batches(relaxing *r, size_t batch, const nbi_relax_spec *s
     return nbi_batches_new(s->ctx, &b, &r->batches);
 }
 
-static nb_status train(relaxing *r, const nbi_relax_spec *spec, double deadline, bool *whole) {
+/* r->job. Folded values of `start` are the policy that a stage begins with. */
+static void identify(relaxing *r, const nbi_relax_spec *spec) {
+    const nbi_session *s = r->s;
+    const size_t sites = (size_t)s->net->n_sites, batch = nbi_session_batch(s);
+    const nbi_qat_options o = nbi_session_qat_options(s, batch);
+    const uint64_t model = nbi_graph_hash(s->source);
+    const double numbers[] = {spec->choice_rate, spec->learning_rate, spec->epochs, (double)spec->seed,
+                              (double)batch, o.per_channel, o.classes, o.distill, o.mean_squared,
+                              s->o->residual_bits, (double)s->info.count[NBI_SPLIT_TRAIN]};
+    const char *augment = s->o->descent.augment ? s->o->descent.augment : "default";
+    uint64_t h = nbi_hash(NBI_HASH_START, &model, sizeof model);
+    h = nbi_hash(h, spec->start, sites * sizeof *spec->start);
+    for (size_t i = 0; i < sites; i++) {
+        h = nbi_hash(h, &spec->site[i].n, sizeof spec->site[i].n);
+        h = nbi_hash(h, spec->site[i].candidate, (size_t)spec->site[i].n * sizeof *spec->start);
+    }
+    h = nbi_hash(h, numbers, sizeof numbers);
+    h = nbi_hash(h, augment, strlen(augment));
+    nbi_hash_text(nbi_transform_hash(h, &s->transform), r->job);
+}
+
+static nb_status checkpoint_of(const relaxing *r, nbi_buf *path) {
+    if (!r->s->o->output) return NB_OK;
+    return nbi_buf_printf(r->s->ctx, path, "%s/%s-%s.npz", r->s->o->output, r->method, r->stage);
+}
+
+static nb_status train(relaxing *r, const nbi_relax_spec *spec, const char *checkpoint,
+                       double deadline, bool *whole) {
     nbi_session *s = r->s;
     size_t batch = nbi_session_batch(s);
     nbi_qat_options o = nbi_session_qat_options(s, batch);
-    nbi_buf path = {0};
     char target[100];
     nbi_loop_result result;
-    nb_status st;
     snprintf(target, sizeof target, "%g %g %g %g %d", spec->weight_target,
              spec->activation_target, spec->bops_target, spec->penalty, spec->model_wise);
     const nbi_pair identity[] = {{"stage", r->stage}, {"targets", target},
-                                 {"data", s->o->data.path}};
-    NB_TRYG(open_batches(r, batch, spec));
-    NB_TRYG(nbi_relax_new(s->ctx, s->compared, s->net, s->edge, &o, spec, &r->relax));
+                                 {"data", s->o->data.path}, {"job", r->job}};
+    NB_TRY(open_batches(r, batch, spec));
+    NB_TRY(nbi_relax_new(s->ctx, s->compared, s->net, s->edge, &o, spec, &r->relax));
     if (nbi_relax_qat(r->relax)->teacher >= 0)
-        NB_TRYG(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name,
-                                  (int64_t)batch, &r->teacher));
-    if (s->o->output)
-        NB_TRYG(nbi_buf_printf(s->ctx, &path, "%s/%s-%s.npz", s->o->output, r->method,
-                               r->stage));
+        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
+                                 &r->teacher));
     nbi_loop_spec loop = {.batches = r->batches, .user = r, .more = ask, .line = tell,
-                          .checkpoint = path.data, .resume = s->o->resume, .identity = identity,
-                          .n_identity = 3};
+                          .checkpoint = checkpoint, .resume = s->o->resume, .identity = identity,
+                          .n_identity = NBI_COUNT(identity)};
     if (isfinite(deadline)) loop.time_limit = fmax(deadline - nb_seconds(s->ctx), 1e-3);
-    NB_TRYG(nbi_relax_loop(s->ctx, r->relax, &loop));
-    NB_TRYG(nbi_loop_run(s->ctx, &loop, &result));
+    NB_TRY(nbi_relax_loop(s->ctx, r->relax, &loop));
+    NB_TRY(nbi_loop_run(s->ctx, &loop, &result));
     *whole = !result.stopped;
-    if (path.data && *whole) remove(path.data);
-done:
-    nbi_buf_free(&path);
-    return st;
+    return NB_OK;
 }
 
 static void stop(relaxing *r) {
@@ -141,12 +161,8 @@ static void stop(relaxing *r) {
 
 /* What a stage learned is found again under its settings. */
 static void stage_key(const relaxing *r, const nbi_relax_spec *spec, char key[200]) {
-    uint64_t h = nbi_hash(NBI_HASH_START, spec->start,
-                          (size_t)r->s->net->n_sites * sizeof *spec->start);
-    snprintf(key, 200, "%s %s %016llx %d %d %g %g %g %g %g %g", r->method, r->stage,
-             (unsigned long long)h, spec->epochs, spec->model_wise, spec->choice_rate,
-             spec->learning_rate, spec->penalty, spec->weight_target, spec->activation_target,
-             spec->bops_target);
+    snprintf(key, 200, "%s %s %s %d %g %g %g %g", r->method, r->stage, r->job, spec->model_wise,
+             spec->penalty, spec->weight_target, spec->activation_target, spec->bops_target);
 }
 
 /* The trained values of a stage are kept beside its choices: fine-tuning may start from them. */
@@ -192,16 +208,21 @@ done:
 static nb_status learn_stage(relaxing *r, const nbi_relax_spec *spec, double deadline,
                              nbi_choice *choice) {
     char key[200];
+    nbi_buf path = {0};
     bool whole = false, found = false;
     int open = 0;
     for (int i = 0; i < r->s->net->n_sites; i++) open += spec->site[i].n > 0;
     if (!open || !spec->epochs) return NB_OK;
+    identify(r, spec);
     stage_key(r, spec, key);
     NB_TRY(kept_stage(r, key, choice, &found));
     if (found) return NB_OK;
-    nb_status st = train(r, spec, deadline, &whole);
+    nb_status st = checkpoint_of(r, &path);
+    if (st == NB_OK) st = train(r, spec, path.data, deadline, &whole);
     if (st == NB_OK) nbi_relax_decode(r->relax, choice, NULL);
     if (st == NB_OK) st = keep_stage(r, key, choice, whole);
+    if (st == NB_OK && whole && path.data) remove(path.data); /* its work is done */
+    nbi_buf_free(&path);
     stop(r);
     return st;
 }

@@ -283,9 +283,7 @@ static uint64_t fingerprint(const nbi_session *s) {
             h = nbi_hash(h, t->data, nbi_dtype_bytes(t->dtype, (size_t)nbi_tensor_count(t)));
     }
     h = nbi_hash(h, s->images.bytes, s->images.n * s->images.sample_bytes);
-    h = nbi_hash(h, &s->transform.scale, sizeof s->transform.scale);
-    h = nbi_hash(h, s->transform.mean, sizeof s->transform.mean);
-    h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
+    h = nbi_transform_hash(h, &s->transform);
     const int settings[] = {(int)s->range, s->per_channel, o->residual_bits, o->correct,
                             (int)s->loss, (int)s->calib, s->net->n_sites};
     h = nbi_hash(h, settings, sizeof settings);
@@ -423,7 +421,7 @@ nb_status nbi_session_freeze(nbi_session *s, const nbi_choice *bits, nbi_frozen 
     if (learned) nbi_use_learned(s, true);
     nb_status st = tuned ? nbi_qat_freeze(s->ctx, s->tuned, frozen)
                          : nbi_scorer_freeze(s->ctx, s->scorer, bits, frozen);
-    nbi_use_learned(s, false);
+    if (learned) nbi_use_learned(s, false); /* a ranker, where there is one, stays otherwise */
     NB_TRY(st);
     st = tuned ? nbi_frozen_fold(s->ctx, *frozen) : NB_OK;
     if (st == NB_OK) st = nbi_lower(s->ctx, *frozen, program);

@@ -31,6 +31,7 @@ typedef struct nbi_tuning_result {
     int origin_epochs; /* "": it is finished */
     double origin_merit; /* nbi_tuned_info's */
     bool nothing;    /* stopped before an epoch was judged */
+    bool whole;      /* not stopped */
 } nbi_tuning_result;
 
 typedef enum nbi_tune_start { /* --start */
@@ -201,6 +202,8 @@ nb_status nbi_session_fill(nb_ctx *ctx, void *user, size_t first, size_t n, floa
  * better than the policy without fine-tuning, or where none was judged. Cancelled: the best so far.
  */
 nb_status nbi_finetune(nbi_session *s, const nbi_choice *bits, nbi_tuning_result *result);
+/* Removes the checkpoint of a whole fine-tuning: once what was trained is delivered. */
+void nbi_finetune_forget(const nbi_session *s, const nbi_tuning_result *result);
 /* nbi_finetune, then the drop of the metric anew where it counts; cancelled: also NB_OK. */
 nb_status nbi_tune(nbi_session *s, nbi_outcome *outcome, nbi_tuning_result *result);
 /* Random weights in s->further.fresh and a network of them in s->net; data opened, and not yet

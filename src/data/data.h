@@ -60,6 +60,8 @@ typedef struct nbi_transform {
     int n;            /* values given: 1 or the number of channels */
 } nbi_transform;
 void nbi_transform_default(nbi_transform *t);
+/* Of its values, over `hash`. */
+uint64_t nbi_transform_hash(uint64_t hash, const nbi_transform *t);
 /* The 256 real values of each byte for channel c; the one definition of the input transform. */
 void nbi_transform_table(const nbi_transform *t, int channel, float table[256]);
 void nbi_transform_apply(const nbi_transform *t, const uint8_t *hwc, int h, int w, int c,

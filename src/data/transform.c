@@ -9,6 +9,12 @@ void nbi_transform_default(nbi_transform *t) {
     for (int c = 0; c < 4; c++) t->std[c] = 1.0f;
 }
 
+uint64_t nbi_transform_hash(uint64_t hash, const nbi_transform *t) {
+    hash = nbi_hash(hash, &t->scale, sizeof t->scale);
+    hash = nbi_hash(hash, t->mean, sizeof t->mean);
+    return nbi_hash(hash, t->std, sizeof t->std);
+}
+
 void nbi_transform_table(const nbi_transform *t, int channel, float table[256]) {
     int i = t->n > 1 && channel < t->n ? channel : 0;
     for (int byte = 0; byte < 256; byte++)
