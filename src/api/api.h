@@ -34,6 +34,9 @@ nb_status nbi_transform_of(nb_ctx *ctx, const nb_data_options *o, const nbi_grap
                            nbi_transform *out);
 /* Writes it into the metadata. */
 nb_status nbi_transform_keep(nb_ctx *ctx, const nbi_transform *t, nbi_graph *graph);
+/* The other case: the input is float values, whatever its shape; and whether a model says so. */
+nb_status nbi_keep_values(nb_ctx *ctx, nbi_graph *graph);
+bool nbi_says_values(const nbi_graph *graph);
 
 /* Opens the data for a model's (single) input and checks that samples fit it. */
 nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,

@@ -36,7 +36,8 @@ static nb_status write_onnx(nbi_session *s, const nbi_frozen *frozen, double *by
     struct stat info;
     nbi_qdq_options o = {.opset = s->opset, .containers = s->containers};
     nb_status st = nbi_export_qdq(s->ctx, frozen, s->source, &o, &graph);
-    if (st == NB_OK) st = nbi_transform_keep(s->ctx, &s->transform, graph);
+    if (st == NB_OK) st = s->net->input_is_image ? nbi_transform_keep(s->ctx, &s->transform, graph)
+                                                 : nbi_keep_values(s->ctx, graph);
     if (st == NB_OK) st = path_in(s, "model.onnx", &path);
     if (st == NB_OK) st = nbi_onnx_write(s->ctx, graph, path.data);
     *bytes = st == NB_OK && stat(path.data, &info) == 0 ? (double)info.st_size : 0;
@@ -258,6 +259,17 @@ static nb_status write_policy(nbi_session *s, const nbi_outcome *o, const json_t
     return st;
 }
 
+/* A folder of C that is not written now may have the user's own files beside ours: it stays. */
+static nb_status warn_of_c(nbi_session *s) {
+    nbi_buf path = {0};
+    NB_TRY(path_in(s, "c", &path));
+    if (nbi_is_folder(path.data))
+        nb_log(s->ctx, NB_LOG_WARNING, "'%s' is of an earlier run, not of this network: --emit c "
+               "writes it anew", path.data);
+    nbi_buf_free(&path);
+    return NB_OK;
+}
+
 static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen *frozen,
                          const nbi_program *program, json_t *r) {
     json_t *f = json_object(), *q = json_object();
@@ -282,6 +294,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
                                               (json_int_t)report.const_bytes, "arena_bytes",
                                               (json_int_t)report.arena_bytes));
     }
+    if (!s->o->emit) NB_TRYG(warn_of_c(s));
     NB_TRYG(write_pareto(s));
     if (!o->cancelled && s->problem->n_vars > 0) NB_TRYG(write_why(s, o, r));
 done:

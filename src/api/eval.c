@@ -22,8 +22,7 @@ nb_status nbi_load_program(nb_ctx *ctx, const nbi_graph *graph, const nbi_transf
     nbi_frozen *f = NULL;
     NB_TRY(nbi_import_qdq(ctx, graph, &n, &f));
     const nbi_edge *e = &n->edge[n->input];
-    /* pixels, unless the model never said how it reads them */
-    if (transform && e->rank == 4 && e->c <= 4) nbi_set_pixels(n, transform);
+    if (transform && e->rank == 4 && e->c <= 4 && !nbi_says_values(graph)) nbi_set_pixels(n, transform);
     nb_status st = nbi_lower(ctx, f, program);
     if (st != NB_OK) {
         nbi_frozen_free(f);
@@ -42,6 +41,7 @@ typedef struct subject {
     nbi_frozen *frozen;
     nbi_program *program; /* NULL: float engine */
     nbi_transform transform;
+    bool integer; /* its engine, once made ready; then program is there */
 } subject;
 
 static void close_subject(subject *s) {
@@ -52,8 +52,9 @@ static void close_subject(subject *s) {
     memset(s, 0, sizeof *s);
 }
 
+/* engine: "integer", "float", or NULL: what the model is for. */
 static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_options *data,
-                              const char *engine, bool pixels, subject *s) {
+                              const char *engine, subject *s) {
     *s = (subject){0};
     NB_TRY(nb_model_load(ctx, path, &s->model));
     NB_TRY(nbi_transform_of(ctx, data, s->model->graph, &s->transform));
@@ -66,7 +67,13 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
             return nb_fail(ctx, NB_EINVAL, "'%s' is not quantized: the integer engine needs a "
                            "model made by quantize", path);
     }
-    if (!integer) return NB_OK;
+    s->integer = integer;
+    return NB_OK;
+}
+
+/* The program of an integer one; pixels: its input may be bytes of an image. */
+static nb_status ready(nb_ctx *ctx, subject *s, const char *engine, bool pixels) {
+    if (!s->integer) return NB_OK;
     nb_status st = nbi_load_program(ctx, s->model->graph, pixels ? &s->transform : NULL, &s->net,
                                     &s->frozen, &s->program);
     if (st == NB_EUNSUPPORTED && !engine) {
@@ -118,8 +125,9 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     nbi_outputs out = {0};
     nbi_metrics m;
     nb_status st;
-    NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
+    NB_TRYG(open_subject(ctx, path, &o->data, o->engine, &s));
     NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
+    NB_TRYG(ready(ctx, &s, o->engine, nbi_dataset_get(data)->is_image));
     NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
     NB_TRYG(nbi_check_labels(ctx, out.label, out.n, out.count));
     nbi_warn_not_finite(ctx, out.values, out.n, out.count);
@@ -167,7 +175,7 @@ static bool says_transform(const nbi_graph *g) {
  * float file knows nothing of the --mean that its quantized twin was made with. */
 static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data_options *o,
                            subject s[2]) {
-    for (int i = 0; i < 2; i++) NB_TRY(open_subject(ctx, path[i], o, NULL, true, &s[i]));
+    for (int i = 0; i < 2; i++) NB_TRY(open_subject(ctx, path[i], o, NULL, &s[i]));
     bool says[2] = {says_transform(s[0].model->graph), says_transform(s[1].model->graph)};
     if (says[0] == says[1]) return NB_OK;
     int from = says[0] ? 0 : 1, to = 1 - from;
@@ -178,7 +186,7 @@ static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data
     if (!o->std) shared.std = nbi_graph_meta(g, "nibble.std");
     nb_log(ctx, NB_LOG_INFO, "'%s' reads its input as '%s' does", path[to], path[from]);
     close_subject(&s[to]);
-    return open_subject(ctx, path[to], &shared, NULL, true, &s[to]);
+    return open_subject(ctx, path[to], &shared, NULL, &s[to]);
 }
 
 nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
@@ -192,9 +200,11 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     NB_TRYG(open_pair(ctx, (const char *const[]){a, b}, options, s));
     NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
     NB_TRYG(nbi_check_fits(ctx, s[1].model->graph, nbi_dataset_get(data)));
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
+        NB_TRYG(ready(ctx, &s[i], NULL, nbi_dataset_get(data)->is_image));
         NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,
                                &s[i].transform, &out[i]));
+    }
     if (out[0].count != out[1].count) {
         st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, out[0].count, b,
                      out[1].count);
@@ -348,7 +358,8 @@ nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, cha
     subject s;
     nb_data_options none = nb_data_options_default();
     bench b = {.batch = o->batch > 0 ? o->batch : 1, .seconds = o->seconds > 0 ? o->seconds : 1};
-    nb_status st = open_subject(ctx, path, &none, o->engine, true, &s);
+    nb_status st = open_subject(ctx, path, &none, o->engine, &s);
+    if (st == NB_OK) st = ready(ctx, &s, o->engine, true);
     json_t *root = NULL;
     if (st == NB_OK && b.batch > 65536)
         st = nb_fail(ctx, NB_EINVAL, "batch: %d is more than 65536", b.batch);
@@ -380,7 +391,8 @@ nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, c
         json_decref(files);
         return nb_fail(ctx, NB_EINVAL, "export needs a format and an output");
     }
-    st = open_subject(ctx, path, &none, "integer", true, &s);
+    st = open_subject(ctx, path, &none, "integer", &s);
+    if (st == NB_OK) st = ready(ctx, &s, "integer", true);
     if (st == NB_OK && !strcmp(o->format, "c"))
         st = nbi_export_c(ctx, s.program, o, files, &root);
     else if (st == NB_OK && !strcmp(o->format, "qdq"))

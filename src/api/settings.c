@@ -90,6 +90,15 @@ nb_status nbi_transform_keep(nb_ctx *ctx, const nbi_transform *t, nbi_graph *gra
     return NB_OK;
 }
 
+nb_status nbi_keep_values(nb_ctx *ctx, nbi_graph *graph) {
+    return nbi_graph_set_meta(ctx, graph, "nibble.input", "values");
+}
+
+bool nbi_says_values(const nbi_graph *graph) {
+    const char *text = nbi_graph_meta(graph, "nibble.input");
+    return text && !strcmp(text, "values");
+}
+
 nb_status nbi_parse_split(nb_ctx *ctx, const char *text, nbi_split def, nbi_split *out) {
     static const char *const names[] = {"train", "val", "test"};
     *out = def;

@@ -1,9 +1,9 @@
 /* Data sets: splits, CIFAR, IDX, .npz, glyphs, the input transform, augmentation. */
 #include "data_files.h"
+#include "unit/npz_file.h"
 #include "data/glyphs.h"
 
 #include <math.h>
-#include <zip.h>
 #include <zlib.h>
 
 enum { RECORD = 3073 };
@@ -94,39 +94,8 @@ static size_t mark(place *p, const nbi_dataset *data, nbi_split s, int *seen, in
 
 /* ---- npz ---- */
 
-static size_t npy(uint8_t *out, const char *type, const char *shape, const void *data,
-                  size_t size) {
-    char dict[128];
-    int n = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': %s, }",
-                     type, shape);
-    size_t length = ((size_t)n + 1 + 10 + 63) / 64 * 64 - 10;
-    memcpy(out, "\x93NUMPY\1\0", 8);
-    out[8] = (uint8_t)length;
-    out[9] = 0;
-    memset(out + 10, ' ', length);
-    memcpy(out + 10, dict, (size_t)n);
-    out[9 + length] = '\n';
-    if (size) memcpy(out + 10 + length, data, size);
-    return 10 + length + size;
-}
-
-typedef struct entry {
-    const char *name, *type, *shape;
-    const void *data;
-    size_t size;
-} entry;
-
-static void put_npz(place *p, const char *name, const entry *e, int n, bool deflated) {
-    static uint8_t bytes[4][1 << 17];
-    zip_t *z = zip_open(at(p, name), ZIP_CREATE | ZIP_TRUNCATE, NULL);
-    assert_non_null(z);
-    for (int i = 0; i < n; i++) {
-        size_t size = npy(bytes[i], e[i].type, e[i].shape, e[i].data, e[i].size);
-        zip_int64_t k = zip_file_add(z, e[i].name, zip_source_buffer(z, bytes[i], size, 0), 0);
-        assert_true(k >= 0);
-        zip_set_file_compression(z, (zip_uint64_t)k, deflated ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0);
-    }
-    assert_int_equal(zip_close(z), 0);
+static void put_npz(place *p, const char *name, const npz_entry *e, int n, bool deflated) {
+    npz_write(at(p, name), e, n, deflated);
 }
 
 static void test_splits(void **state) {
@@ -136,7 +105,7 @@ static void test_splits(void **state) {
     nbi_dataset *data, *again;
     for (int i = 0; i < 1000; i++) x[i] = (float)i, y[i] = i / 100;
     put_npz(p, "one.npz",
-            (entry[]){{"x.npy", "<f4", "(1000, 1)", x, sizeof x},
+            (npz_entry[]){{"x.npy", "<f4", "(1000, 1)", x, sizeof x},
                       {"y.npy", "<i8", "(1000,)", y, sizeof y}},
             2, true);
     nbi_data_options o = {.path = at(p, "one.npz"), .seed = 7};
@@ -193,7 +162,7 @@ static void test_npz(void **state) {
     for (int deflated = 0; deflated < 2; deflated++) {
         /* N,C,H,W: two pictures of 4x5 */
         put_npz(p, "a.npz",
-                (entry[]){{"x_train.npy", "|u1", "(1, 3, 4, 5)", u8, 60},
+                (npz_entry[]){{"x_train.npy", "|u1", "(1, 3, 4, 5)", u8, 60},
                           {"x_test.npy", "|u1", "(1, 3, 4, 5)", u8 + 60, 60},
                           {"y_train.npy", "<i4", "(1,)", "\0\0\0\0", 4},
                           {"y_test.npy", "|u1", "(1, 1)", "\1", 1}},
@@ -210,7 +179,7 @@ static void test_npz(void **state) {
         for (int i = 0; i < 60; i++) assert_int_equal(image[i], 60 + i % 3 * 20 + i / 3);
         nbi_dataset_free(data);
     }
-    put_npz(p, "b.npz", (entry[]){{"input.npy", "<f8", "(3, 2)", f8, sizeof f8}}, 1, true);
+    put_npz(p, "b.npz", (npz_entry[]){{"input.npy", "<f8", "(3, 2)", f8, sizeof f8}}, 1, true);
     assert_int_equal(open_at(p, "b.npz", &data), NB_OK);
     float pair[2];
     assert_int_equal(nbi_dataset_get(data)->classes, 0);
@@ -224,32 +193,32 @@ static void test_npz_hostile(void **state) {
     place *p = *state;
     float nan2[2] = {1, (float)NAN};
     int8_t low = -1;
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(2,)", nan2, 8}}, 1, false);
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "<f4", "(2,)", nan2, 8}}, 1, false);
     refuse(p, "a.npz", NB_ENUMERIC, "item 1");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(4,)", nan2, 8}}, 1, false);
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "<f4", "(4,)", nan2, 8}}, 1, false);
     refuse(p, "a.npz", NB_EFORMAT, "has 8 bytes of data, its shape says 16");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(4294967295, 4294967295, 9)", nan2, 8}}, 1,
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "<f4", "(4294967295, 4294967295, 9)", nan2, 8}}, 1,
             false);
     refuse(p, "a.npz", NB_EFORMAT, "bad header");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "|O", "(2,)", nan2, 8}}, 1, false);
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "|O", "(2,)", nan2, 8}}, 1, false);
     refuse(p, "a.npz", NB_EUNSUPPORTED, "dtype");
-    put_npz(p, "a.npz", (entry[]){{"x.npy", "<f4", "(0, 4)", NULL, 0}}, 1, false);
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "<f4", "(0, 4)", NULL, 0}}, 1, false);
     refuse(p, "a.npz", NB_EFORMAT, "no samples");
     put_npz(p, "a.npz",
-            (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|i1", "(1,)", &low, 1}}, 2,
+            (npz_entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|i1", "(1,)", &low, 1}}, 2,
             false);
     refuse(p, "a.npz", NB_EFORMAT, "item 0 is -1");
     put_npz(p, "a.npz",
-            (entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|u1", "(2,)", "ab", 2}}, 2,
+            (npz_entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}, {"y.npy", "|u1", "(2,)", "ab", 2}}, 2,
             false);
     refuse(p, "a.npz", NB_EFORMAT, "2 labels, want 1");
     put_npz(p, "a.npz",
-            (entry[]){{"a.npy", "|u1", "(1,)", "a", 1}, {"b.npy", "|u1", "(1,)", "b", 1}}, 2,
+            (npz_entry[]){{"a.npy", "|u1", "(1,)", "a", 1}, {"b.npy", "|u1", "(1,)", "b", 1}}, 2,
             false);
     refuse(p, "a.npz", NB_EFORMAT, "holds 2 arrays");
     /* every truncation of the file, and every byte flipped: an answer, never a crash */
     static float x[64];
-    put_npz(p, "ok.npz", (entry[]){{"x.npy", "<f4", "(64,)", x, sizeof x}}, 1, true);
+    put_npz(p, "ok.npz", (npz_entry[]){{"x.npy", "<f4", "(64,)", x, sizeof x}}, 1, true);
     void *file;
     size_t size;
     assert_int_equal(nbi_file_read(p->ctx, at(p, "ok.npz"), 1 << 20, &file, &size), NB_OK);
@@ -431,7 +400,7 @@ static void test_no_memory(void **state) {
     uint8_t b[1024], y[20] = {0};
     put_npz(
         p, "m.npz",
-        (entry[]){{"x.npy", "<f4", "(20,)", x, sizeof x}, {"y.npy", "|u1", "(20,)", y, sizeof y}},
+        (npz_entry[]){{"x.npy", "<f4", "(20,)", x, sizeof x}, {"y.npy", "|u1", "(20,)", y, sizeof y}},
         2, true);
     put_cifar(p, "mc/train.bin", 12, 1, 0);
     put_gz(p, "mi/train-images-idx3-ubyte.gz", b, idx_images(b, 40));
