@@ -1,6 +1,7 @@
 /* nb_eval, nb_compare, nb_bench: models and result folders through either engine. */
 #include "api/api.h"
 #include "api/emit.h"
+#include "api/finished.h"
 
 #include "exec/exec.h"
 #include "ir/program.h"
@@ -117,6 +118,66 @@ static nb_status write_predictions(nb_ctx *ctx, const char *path, const float *v
     return st;
 }
 
+/* What the float network that a folder was made from gives on the same images. */
+static nb_status eval_source(nb_ctx *ctx, const char *folder, const nbi_dataset *data, nbi_split split,
+                             const nbi_transform *transform, nbi_outputs *out) {
+    nbi_run run = {0};
+    nb_model *model = NULL;
+    char hash[20];
+    nb_status st;
+    NB_TRYG(nbi_run_read(ctx, folder, &run));
+    NB_TRYG(nb_model_load(ctx, run.model, &model));
+    NB_TRYG(nbi_equalize_model(ctx, &run.options, model->graph));
+    nbi_hash_text(nbi_graph_hash(model->graph), hash);
+    if (strcmp(hash, run.hash))
+        st = nb_fail(ctx, NB_EINVAL, "'%s' is not the float model that '%s' was made from", run.model, folder);
+    else st = nbi_eval_split(ctx, data, split, model->graph, NULL, transform, out);
+done:
+    nb_model_free(model);
+    nbi_run_free(&run);
+    return st;
+}
+
+/* Does the metric compare with the float network? NULL: without labels it does. */
+static bool wants_source(const char *metric, bool labelled) {
+    if (!metric) return !labelled;
+    return !strcmp(metric, "kl") || !strcmp(metric, "mse") || !strcmp(metric, "cosine");
+}
+
+/* The outputs measured, beside those of the float network where the metric needs them. */
+static nb_status measure(nb_ctx *ctx, const char *path, const char *metric, const nbi_dataset *data,
+                         nbi_split split, const subject *s, const nbi_outputs *out, nbi_metrics *m) {
+    nbi_outputs source = {0};
+    nb_status st = NB_OK;
+    if (wants_source(metric, out->labelled) && nbi_is_folder(path)) {
+        st = eval_source(ctx, path, data, split, &s->transform, &source);
+        if (st == NB_OK && source.count != out->count)
+            st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, its float model %zu", path, out->count,
+                         source.count);
+    } else if (metric && wants_source(metric, out->labelled)) {
+        st = nb_fail(ctx, NB_EINVAL, "--metric %s is against the float network, of which '%s' says nothing: "
+                     "'nibble compare FLOAT %s' does, or eval of a folder that quantize wrote", metric,
+                     path, path);
+    }
+    if (st == NB_OK)
+        nbi_measure(out->values, source.values, out->labelled ? out->label : NULL, out->n, out->count,
+                    gives_probabilities(s->model->graph), m);
+    nbi_outputs_free(&source);
+    return st;
+}
+
+/* The number behind the metric, which must be there where it was asked for. */
+static nb_status name_metric(nb_ctx *ctx, const char *path, const char *metric, json_t *root) {
+    static const char *const order[] = {"top1", "auc", "kl"};
+    for (size_t i = 0; !metric && i < NBI_COUNT(order); i++)
+        if (json_object_get(root, order[i])) metric = order[i];
+    if (metric && !json_object_get(root, metric))
+        return nb_fail(ctx, NB_EINVAL, "--metric %s: there is none for '%s' on these samples (top1, top5 and loss "
+                       "need labels and one score per class, auc needs both classes of two)", metric, path);
+    json_object_set_new(root, "metric", json_string(metric ? metric : "none"));
+    return NB_OK;
+}
+
 nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char **json) {
     nbi_json_begin();
     subject s;
@@ -133,14 +194,13 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     nbi_warn_not_finite(ctx, out.values, out.n, out.count);
     if (o->predictions)
         NB_TRYG(write_predictions(ctx, o->predictions, out.values, out.n, out.count));
-    nbi_measure(out.values, NULL, out.labelled ? out.label : NULL, out.n, out.count,
-                gives_probabilities(s.model->graph), &m);
+    NB_TRYG(measure(ctx, path, o->data.metric, data, split, &s, &out, &m));
     json_t *root = nbi_metrics_json(&m);
     json_object_set_new(root, "engine", json_string(s.program ? "integer" : "float"));
     json_object_set_new(root, "images_per_second", json_real(out.rate));
-    json_object_set_new(root, "metric", json_string(o->data.metric ? o->data.metric
-                                                    : m.labelled   ? "top1" : "none"));
-    st = nbi_json_text(ctx, root, json);
+    st = name_metric(ctx, path, o->data.metric, root);
+    if (st == NB_OK) st = nbi_json_text(ctx, root, json);
+    else json_decref(root);
 done:
     nbi_outputs_free(&out);
     nbi_dataset_free(data);

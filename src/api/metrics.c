@@ -112,7 +112,7 @@ void nbi_measure(const float *values, const float *reference, const int *label, 
     for (size_t i = 0; i < n; i++) {
         const float *x = values + i * count;
         if (reference) against_reference(x, reference + i * count, count, probability, &s);
-        if (!label || label[i] < 0 || (size_t)label[i] >= count) continue;
+        if (!label || label[i] < 0 || count < 2 || (size_t)label[i] >= count) continue;
         size_t y = (size_t)label[i], above = 0;
         double top, sum = log_sum(x, count, &top);
         for (size_t k = 0; k < count; k++) /* NaN counts against the label, wherever it stands */
@@ -127,8 +127,8 @@ void nbi_measure(const float *values, const float *reference, const int *label, 
         out->top1 = 100 * s.right / l;
         out->top5 = 100 * s.right5 / l;
         out->loss = s.loss / l;
-        if (count <= 2) out->auc = auc_of(values, label, n, count);
     }
+    if (label && count <= 2) out->auc = auc_of(values, label, n, count); /* also of one score */
     if (reference) {
         out->kl = s.kl / (double)n;
         out->mse = s.error / ((double)n * (double)count);

@@ -230,8 +230,8 @@ static nb_status draw_images(nbi_session *s) {
     memcpy(s->images.label, calib.label, calib.n * sizeof(int));
     memcpy(s->images.label + calib.n, score.label, score.n * sizeof(int));
     s->calib = calib.n;
-    /* labels say nothing of what lies in front of an unknown operator */
-    s->labelled = s->info.classes > 0 && !s->net->n_untouched;
+    /* labels say nothing of what lies in front of an unknown operator, or of a single score */
+    s->labelled = s->info.classes > 0 && outputs > 1 && !s->net->n_untouched;
 done:
     nbi_images_free(&calib);
     nbi_images_free(&score);
@@ -258,6 +258,11 @@ static nb_status calibrate(nbi_session *s) {
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
     classes &= s->net->n_untouched == 0;
+    if (s->loss_given && s->loss == NBI_LOSS_KL && count == 1) {
+        nb_log(ctx, NB_LOG_WARNING, "the network has one output: policies are scored by its squared error, "
+               "not by '%s'", s->o->data.metric);
+        s->loss = NBI_LOSS_MSE;
+    }
     if (!s->loss_given)
         s->loss = classes && e->rank == 2 && count > 1 ? NBI_LOSS_KL : NBI_LOSS_MSE;
     return NB_OK;
