@@ -51,6 +51,7 @@ typedef enum opt_type {
     OPT_COUNT,   /* size_t */
     OPT_SEED,    /* uint64_t */
     OPT_REAL,    /* double: 2.5, 1e9 */
+    OPT_LARGE,   /* double: 400M, 2e9 (K = 1000) */
     OPT_BYTES,   /* double: 64K, 1.5M, 2G (K = 1024) */
     OPT_RATIO,   /* double: 16 or 16x */
     OPT_SECONDS, /* double: 2ms, 500us, 30s, 10m, 2h; a bare number is seconds */
@@ -110,6 +111,12 @@ extern const opt cli_data_options[];
 extern const size_t cli_n_data_options;
 #define CLI_DATA_GROUP(target)                                                                     \
     { .title = "Data", .table = cli_data_options, .n = cli_n_data_options, .base = (target) }
+/* Beside it, for commands that read one split alone. */
+extern const opt cli_split_options[];
+extern const size_t cli_n_split_options;
+#define CLI_SPLIT_GROUP(target)                                                                    \
+    { .title = "Part of the data", .table = cli_split_options, .n = cli_n_split_options,             \
+      .base = (target) }
 /* How fine-tuning descends; base is an nb_descent_options. */
 extern const opt cli_descent_options[];
 extern const size_t cli_n_descent_options;

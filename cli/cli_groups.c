@@ -2,6 +2,11 @@
 #include "cli.h"
 
 #define DATA(field) offsetof(nb_data_options, field)
+const opt cli_split_options[] = {
+    {"split", 0, "train|val|test", "default: test, else what there is", OPT_CHOICE, DATA(split), 0, 0},
+};
+const size_t cli_n_split_options = sizeof cli_split_options / sizeof cli_split_options[0];
+
 const opt cli_data_options[] = {
     {"data", 'd', "PATH",
      "CIFAR binary or IDX folder, .npz, image folder, .csv list, or builtin:glyphs", OPT_TEXT,
@@ -9,7 +14,6 @@ const opt cli_data_options[] = {
     {"metric", 0, "top1|top5|loss|kl|mse|cosine|auc",
      "default: top1; without labels kl, the divergence from the float outputs", OPT_CHOICE,
      DATA(metric), 0, 0},
-    {"split", 0, "train|val|test", "the part of the data to use", OPT_CHOICE, DATA(split), 0, 0},
     {"limit", 0, "N", "at most so many images of a split", OPT_COUNT, DATA(limit), 1, 1e15},
     {"val", 0, "N", "validation images held out of the training split", OPT_COUNT, DATA(val), 1,
      1e15},

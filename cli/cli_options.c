@@ -133,6 +133,8 @@ static bool read_number(opt_type type, const char *text, double *value) {
                                         "M", "MB", "MiB", "G",  NULL};
     static const double in_bytes[] = {1,    1,       1024,    1024,    1024,
                                       1024, 1048576, 1048576, 1048576, 1073741824};
+    static const char *const large[] = {"", "K", "k", "M", "G", "T", NULL};
+    static const double in_thousands[] = {1, 1e3, 1e3, 1e6, 1e9, 1e12};
     static const char *const ratio[] = {"", "x", NULL};
     static const char *const time[] = {"", "s", "ms", "us", "m", "min", "h", NULL};
     static const double in_seconds[] = {1, 1, 1e-3, 1e-6, 60, 60, 3600};
@@ -141,6 +143,7 @@ static bool read_number(opt_type type, const char *text, double *value) {
     double factor = 1, x = strtod(text, &end);
     if (end == text || !isfinite(x)) return false;
     bool known = type == OPT_BYTES     ? has_suffix(end, bytes, in_bytes, &factor)
+                 : type == OPT_LARGE   ? has_suffix(end, large, in_thousands, &factor)
                  : type == OPT_RATIO   ? has_suffix(end, ratio, one, &factor)
                  : type == OPT_SECONDS ? has_suffix(end, time, in_seconds, &factor)
                                        : has_suffix(end, none, one, &factor);
@@ -156,6 +159,8 @@ static const char *wanted(opt_type type) {
         return "a ratio such as 16x";
     case OPT_SECONDS:
         return "a duration such as 2ms, 30s or 10m";
+    case OPT_LARGE:
+        return "a number such as 400M or 2e9";
     case OPT_REAL:
         return "a number";
     default:

@@ -42,9 +42,9 @@ int cmd_compare(cli *c) {
     static const char *const notes[] = {
         "A and B are ONNX files or folders that 'nibble quantize' wrote.", NULL};
     nb_data_options data = nb_data_options_default();
-    const opt_group groups[] = {CLI_DATA_GROUP(&data)};
+    const opt_group groups[] = {CLI_SPLIT_GROUP(&data), CLI_DATA_GROUP(&data)};
     const cli_usage usage = {.args = args, .needs = "--data PATH", .notes = notes,
-                             .groups = groups, .n_groups = 1};
+                             .groups = groups, .n_groups = 2};
     const char *paths[2];
     int code = cli_parse(c, &usage, paths);
     if (code != CLI_GO_ON) return code;

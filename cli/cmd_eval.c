@@ -27,9 +27,10 @@ int cmd_eval(cli *c) {
     static const char *const notes[] = {
         "MODEL is an ONNX file or the folder that 'nibble quantize' wrote.", NULL};
     nb_eval_options o = nb_eval_options_default();
-    const opt_group groups[] = {OPT_GROUP("Evaluation", options, &o), CLI_DATA_GROUP(&o.data)};
+    const opt_group groups[] = {OPT_GROUP("Evaluation", options, &o), CLI_SPLIT_GROUP(&o.data),
+                                CLI_DATA_GROUP(&o.data)};
     const cli_usage usage = {.args = args, .needs = "--data PATH", .notes = notes,
-                             .groups = groups, .n_groups = 2};
+                             .groups = groups, .n_groups = 3};
     const char *path;
     int code = cli_parse(c, &usage, &path);
     if (code != CLI_GO_ON) return code;

@@ -19,7 +19,7 @@ static const opt limits[] = {
      32},
     {"max-ram", 0, "SIZE", "peak of the activation arena, e.g. 48K", OPT_BYTES, O(max_ram), 1,
      1e15},
-    {"max-bops", 0, "N", "bit operations of one image, e.g. 2e9", OPT_REAL, O(max_bops), 1, 1e24},
+    {"max-bops", 0, "N", "bit operations of one image, e.g. 400M or 2e9", OPT_LARGE, O(max_bops), 1, 1e24},
     {"max-latency", 0, "TIME", "one image, by --cost-table, else on one thread here, e.g. 2ms",
      OPT_SECONDS, O(max_latency), 1e-9, 1e6},
     {"max-energy", 0, "JOULES", "one image, by --cost-table, e.g. 1e-3", OPT_REAL, O(max_energy),

@@ -57,6 +57,7 @@ static void limit_row(table *t, const json_t *root, const char *name, const json
     bool met = ok ? json_is_true(ok) : at_least ? got >= wanted : got <= wanted;
     const char *verdict = met ? "yes" : "NO";
     if (!ok && (isnan(got) || isnan(wanted))) verdict = NULL;
+    if (!strcmp(name, "max-drop")) name = "max-drop, bound on validation images";
     const char *cells[] = {name, in_unit(row.unit, wanted), in_unit(row.unit, got), verdict};
     table_row(t, cells);
 }

@@ -22,6 +22,8 @@ void nbi_json_begin(void);
 bool nbi_json_lost(void);
 /* A path or another text that may not be UTF-8: then every other byte becomes '?'. */
 json_t *nbi_json_string(const char *text);
+/* An integer where x is whole, else a real. */
+json_t *nbi_json_number(double x);
 /* A whole file. NB_EFORMAT names the line. */
 nb_status nbi_json_read(nb_ctx *ctx, const char *path, size_t max_bytes, json_t **out);
 /* Dumps `root` (taken over) as text; NULL `text` drops it. */
@@ -65,6 +67,8 @@ typedef struct nbi_metrics {
 nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count);
 /* Warns of samples whose outputs are not finite numbers. */
 void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t count);
+/* Says so where a float network is no better than chance: often a forgotten transform. */
+void nbi_warn_chance(nb_ctx *ctx, const nbi_metrics *m, size_t classes);
 /* values[n][count]; label may be NULL; reference may be NULL. is_probability: softmax was applied. */
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool is_probability, nbi_metrics *out);

@@ -10,9 +10,8 @@
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
 #define DROP_ROUNDS  8            /* of the bisection on size */
-#define DROP_DEFAULT 1.0          /* points, when no limit is given */
 
-static double float_bytes(const nbi_session *s) {
+double nbi_float_bytes(const nbi_session *s) {
     double n = 0;
     for (int i = 0; i < s->net->n_layers; i++)
         if (s->net->layer[i].type == NBI_LAYER_CONV)
@@ -23,8 +22,6 @@ static double float_bytes(const nbi_session *s) {
 /* Seconds and joules of every layer at every width, where somebody asks for them. */
 static nb_status load_costs(nbi_session *s) {
     const nb_quantize_options *o = s->o;
-    if (o->max_energy > 0 && !o->cost_table)
-        return nb_fail(s->ctx, NB_EINVAL, "max-energy needs a cost table with a column 'energy'");
     nbi_netproblem_set_costs(s->np, NULL);
     nbi_step_costs_free(s->costs);
     s->costs = NULL;
@@ -55,7 +52,7 @@ nb_status nbi_set_limits(nbi_session *s) {
             return nb_fail(s->ctx, NB_EINVAL, "a limit of %g is not possible", given[i]);
     if (o->max_size > 0) limit[size] = o->max_size;
     if (o->compression > 0)
-        limit[size] = fmin(limit[size], float_bytes(s) / o->compression);
+        limit[size] = fmin(limit[size], nbi_float_bytes(s) / o->compression);
     if (o->avg_bits > 0) limit[NBI_COST_AVG_BITS] = o->avg_bits;
     if (o->max_ram > 0) limit[NBI_COST_RAM] = o->max_ram;
     if (o->max_bops > 0) limit[NBI_COST_BOPS] = o->max_bops;
@@ -254,7 +251,7 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     NB_TRY(nbi_rank_begin(s));
     if (s->o->policy) return use_policy(s, drop, out);
     for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
-    if (drop < 0 && !limited && s->o->max_latency <= 0) drop = DROP_DEFAULT;
+    if (drop < 0 && !limited && s->o->max_latency <= 0) drop = NBI_DROP_DEFAULT;
     if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
     nb_status st = drop >= 0 ? search_drop(s, drop, policy, out)

@@ -228,13 +228,14 @@ done:
 /* Methods that need scores only. */
 static nb_status method_of(nb_ctx *ctx, const char *text, const nbi_search **out, double *values) {
     static const char *const names[] = {"grid", "random", "genetic", "quantune"};
-    NB_TRY(nbi_parse_search(ctx, text, out, values));
+    const int length = (int)strcspn(text, ":");
     for (size_t i = 0; i < NBI_COUNT(names); i++)
-        if (!strcmp((*out)->name, names[i])) return NB_OK;
+        if (!strncmp(text, names[i], (size_t)length) && !names[i][length])
+            return nbi_parse_search(ctx, text, out, values);
     return nb_fail(ctx, NB_EINVAL,
                    "settings: they are searched by grid, random, genetic or "
-                   "quantune, not by '%s'",
-                   (*out)->name);
+                   "quantune, not by '%.*s'",
+                   length, text);
 }
 
 static nb_status check(nb_ctx *ctx, const nb_quantize_options *o) {

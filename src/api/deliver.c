@@ -106,12 +106,12 @@ static nb_status policy_table(nbi_session *s, const nbi_choice *bits, json_t *re
         bool bias = site->kind == NBI_SITE_BIAS;
         double sqnr = bias ? 0 : nbi_site_sqnr(site, bits[i]);
         size_t packed = nbi_packed_bytes((size_t)site->count, nbi_choice_bits(bits[i]));
-        if (bias) json_object_set_new(row, "bytes", json_real((double)packed));
+        if (bias) json_object_set_new(row, "bytes", json_integer((json_int_t)packed));
         if (site->kind == NBI_SITE_WEIGHT) {
             st = nbi_scorer_weight_sqnr(s->ctx, s->scorer, (int)i, bits[i], &sqnr);
             if (st != NB_OK) break;
             packed += nbi_choice_table_size(bits[i]);
-            json_object_set_new(row, "bytes", json_real((double)packed));
+            json_object_set_new(row, "bytes", json_integer((json_int_t)packed));
         }
         if (sqnr != 0 && site->kind != NBI_SITE_OUTPUT)
             json_object_set_new(row, "sqnr", json_real(sqnr));
@@ -196,16 +196,16 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     nbi_net_cost_of(s->net, o->bits, s->containers, &c);
     NB_TRY(nbi_program_ram(s->ctx, program, &ram));
     NB_TRY(latency_of(s, program, &latency));
-    json_object_set_new(f, "bytes", json_real(float_weight_bytes(s)));
+    json_object_set_new(f, "bytes", nbi_json_number(float_weight_bytes(s)));
     json_object_set_new(q, "bytes", json_integer((json_int_t)program->const_bytes));
-    json_object_set_new(q, "bytes_onnx", json_real(c.bytes_onnx));
+    json_object_set_new(q, "bytes_onnx", nbi_json_number(c.bytes_onnx));
     json_object_set_new(q, "average_weight_bits",
                         json_real(c.weights > 0 ? c.weight_bits / c.weights : 0));
     json_object_set_new(q, "average_activation_bits",
                         json_real(c.activations > 0 ? c.activation_bits / c.activations : 0));
     json_object_set_new(q, "residual_bits", json_integer(s->o->residual_bits));
     json_object_set_new(q, "peak_ram", json_integer((json_int_t)ram));
-    json_object_set_new(q, "bops", json_real(c.bops));
+    json_object_set_new(q, "bops", nbi_json_number(c.bops));
     if (!s->costs || nbi_step_costs_measured(s->costs)) {
         json_object_set_new(q, "latency", json_real(latency));
         return NB_OK;
@@ -283,7 +283,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
     NB_TRYG(policy_table(s, o->bits, r));
     NB_TRYG(write_policy(s, o, r));
     NB_TRYG(write_onnx(s, frozen, &onnx_bytes));
-    json_object_set_new(q, "model_bytes", json_real(onnx_bytes));
+    json_object_set_new(q, "model_bytes", nbi_json_number(onnx_bytes));
     if (s->o->emit && !strcmp(s->o->emit, "c")) {
         nbi_codegen_report report;
         size_t n = s->images.n < VECTORS ? s->images.n : VECTORS;

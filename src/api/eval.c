@@ -195,6 +195,7 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     if (o->predictions)
         NB_TRYG(write_predictions(ctx, o->predictions, out.values, out.n, out.count));
     NB_TRYG(measure(ctx, path, o->data.metric, data, split, &s, &out, &m));
+    if (!s.program) nbi_warn_chance(ctx, &m, out.count);
     json_t *root = nbi_metrics_json(&m);
     json_object_set_new(root, "engine", json_string(s.program ? "integer" : "float"));
     json_object_set_new(root, "images_per_second", json_real(out.rate));

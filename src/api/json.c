@@ -4,6 +4,7 @@
  * of what was lost. */
 #include "api/api.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,11 @@ json_t *nbi_json_string(const char *text) {
     string = json_string(copy);
     free(copy);
     return string;
+}
+
+json_t *nbi_json_number(double x) {
+    const double whole = 9007199254740992.0; /* 2⁵³ */
+    return x == floor(x) && fabs(x) < whole ? json_integer((json_int_t)x) : json_real(x);
 }
 
 static char *text_of(const json_t *root, size_t flags) {

@@ -137,6 +137,14 @@ void nbi_measure(const float *values, const float *reference, const int *label, 
     }
 }
 
+void nbi_warn_chance(nb_ctx *ctx, const nbi_metrics *m, size_t classes) {
+    const double chance = 1.0 / (double)classes, n = (double)m->labelled;
+    if (m->labelled < 50 || m->top1 > 100 * (chance + 3 * sqrt(chance * (1 - chance) / n))) return;
+    nb_log(ctx, NB_LOG_WARNING, "the float network gives the right class for %.1f %% of %zu images, which is "
+           "chance for %zu classes: --scale, --mean and --std say how bytes become its input", m->top1,
+           m->labelled, classes);
+}
+
 static void put(json_t *o, const char *key, double value) {
     if (isfinite(value)) json_object_set_new(o, key, json_real(value));
 }

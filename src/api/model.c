@@ -76,7 +76,7 @@ static void add_layers(const nbi_graph *g, json_t *root) {
             json_object_set_new(row, "shape", shape_json(g->tensor[node->out[0]]));
         json_array_append_new(rows, row);
     }
-    json_object_set_new(root, "macs", json_real(macs));
+    json_object_set_new(root, "macs", nbi_json_number(macs));
     json_object_set_new(root, "layers", rows);
 }
 
@@ -163,7 +163,7 @@ nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
     json_object_set_new(root, "path", nbi_json_string(model->path));
     json_object_set_new(root, "opset", json_integer(g->opset));
     json_object_set_new(root, "nodes", json_integer(g->n_nodes));
-    json_object_set_new(root, "parameters", json_real(parameters));
+    json_object_set_new(root, "parameters", nbi_json_number(parameters));
     json_object_set_new(root, "inputs", ends_json(g, g->n_inputs, g->input));
     json_object_set_new(root, "outputs", ends_json(g, g->n_outputs, g->output));
     json_object_set_new(root, "operators", operators_json(g));
@@ -352,6 +352,9 @@ static nb_status run_model(nb_ctx *ctx, const nbi_graph *graph, const nb_run_opt
     json_object_set_new(root, "outputs", list);
     if (graph->n_inputs > 64)
         return nb_fail(ctx, NB_EUNSUPPORTED, "the model has %d inputs", graph->n_inputs);
+    if (o->n_expect > (size_t)graph->n_outputs)
+        return nb_fail(ctx, NB_EINVAL, "%zu files are expected outputs, the model has %d outputs",
+                       o->n_expect, graph->n_outputs);
     NB_TRY(bind_inputs(ctx, graph, o, store, views));
     if (o->output_folder) NB_TRY(nbi_make_folder(ctx, o->output_folder));
     NB_TRYG(nbi_specialize(ctx, graph, views, &g));

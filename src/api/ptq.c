@@ -106,7 +106,7 @@ static nb_status learn_blocks(nbi_session *s, const nbi_choice *bits, method m) 
     nbi_use_learned(s, true);
     nb_status st = nbi_reconstruct(ctx, s->scorer, s->learner, s->learned_grid, &job);
     nbi_use_learned(s, false);
-    if (st == NB_EUNSUPPORTED) {
+    if (st == NB_EUNSUPPORTED || st == NB_ENUMERIC) {
         nb_log(ctx, NB_LOG_WARNING, "%s: %s; Gram rounding is delivered", names[m],
                nb_ctx_message(ctx));
         return NB_OK;

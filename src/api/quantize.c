@@ -24,12 +24,12 @@ static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice 
     bytes = nbi_footprint_fixed(s->net) + nbi_footprint_variable(s->net, bits);
     double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
     json_array_append_new(
-        rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
+        rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:I,s:o,s:f,s:o,s:I}", "weight_bits",
                         nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
                         "activation_bits", nbi_choice_bits(a), "activation_scheme",
                         nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
-                        (double)bytes, "bytes_onnx", c.bytes_onnx, "average_weight_bits", average,
-                        "bops", c.bops, "peak_ram", (double)ram));
+                        (json_int_t)bytes, "bytes_onnx", nbi_json_number(c.bytes_onnx), "average_weight_bits", average,
+                        "bops", nbi_json_number(c.bops), "peak_ram", (json_int_t)ram));
     return NB_OK;
 }
 
@@ -75,8 +75,7 @@ nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) 
     if (st != NB_OK && st != NB_ECANCELLED) return st;
     if (!isfinite(out->drop_bound) || !s->tuned) return NB_OK;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
-    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
-    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
+    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= nbi_max_drop(s);
     return NB_OK;
 }
 
@@ -91,8 +90,7 @@ static nb_status learn(nbi_session *s, nbi_outcome *out) {
     }
     if (st != NB_OK || (!s->learned && !s->ranker) || !isfinite(out->drop_bound)) return st;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
-    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
-    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
+    out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= nbi_max_drop(s);
     return NB_OK;
 }
 
@@ -129,6 +127,13 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     return st;
 }
 
+/* What says how to train says nothing without training. */
+static nb_status check_training(nb_ctx *ctx, const nb_quantize_options *o) {
+    const char *option = o->learning_rate > 0 ? "lr" : strcmp(o->start, "auto") ? "start" : NULL;
+    if (o->finetune > 0 || !option) return NB_OK;
+    return nb_fail(ctx, NB_EINVAL, "--%s is for fine-tuning: --finetune N asks for it", option);
+}
+
 nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                       char **json) {
     nbi_json_begin();
@@ -136,7 +141,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     nbi_outcome out = {0};
     json_t *result = NULL, *about = NULL;
     nb_quantize_options own = *options;
-    nb_status st = NB_OK;
+    nb_status st = check_training(ctx, options);
     nbi_team *team = nbi_ctx_team(ctx);
     const bool follows = nbi_team_follows(team);
     /* there is little to score; and a policy may have choices that only its reader fits */
@@ -144,6 +149,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
         if (follows) return NB_OK;
         team = NULL;
     }
+    if (st != NB_OK) return st;
     nbi_team_begin(team);
     if (options->settings && !options->dry_run)
         st = nbi_configure(ctx, team, path, options, &own, &about);

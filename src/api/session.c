@@ -85,6 +85,22 @@ static nb_status parse_metric(nbi_session *s) {
     return NB_OK;
 }
 
+/* Files that are read later, some of them after a long search. */
+static nb_status check_files(nb_ctx *ctx, const nb_quantize_options *o) {
+    nbi_arena texts = {0};
+    const char *keys = strchr(o->search, ':');
+    const char *const file[] = {o->policy, o->cost_table, nbi_options_text(&texts, keys ? keys + 1 : NULL, "meta")};
+    static const char *const option[] = {"policy", "cost-table", "search: meta"};
+    nb_status st = NB_OK;
+    for (size_t i = 0; i < NBI_COUNT(file) && st == NB_OK; i++)
+        if (file[i] && !nbi_file_exists(file[i]))
+            st = nb_fail(ctx, NB_EIO, "%s: cannot open '%s'", option[i], file[i]);
+    nbi_arena_free(&texts);
+    if (st == NB_OK && o->max_energy > 0 && !o->cost_table)
+        st = nb_fail(ctx, NB_EINVAL, "max-energy needs a cost table with a column 'energy'");
+    return st;
+}
+
 static nb_status parse_options(nbi_session *s) {
     static const char *const targets[] = {"c", "onnx"}, *const grains[] = {"channel", "tensor"};
     static const char *const ranges[] = {"mse", "minmax", "percentile", "kl"};
@@ -94,6 +110,7 @@ static nb_status parse_options(nbi_session *s) {
     const nb_quantize_options *o = s->o;
     nb_ctx *ctx = s->ctx;
     int k;
+    NB_TRY(check_files(ctx, o));
     NB_TRY(parse_metric(s));
     NB_TRY(one_of(ctx, "for", o->target, targets, 2, &k));
     s->for_onnx = k == 1;
@@ -258,6 +275,11 @@ static nb_status calibrate(nbi_session *s) {
     /* one score per class: what a Softmax reads, or one row of an image or labelled sample */
     bool classes = s->edge != s->net->output[0] || s->info.is_image || s->info.classes > 0;
     classes &= s->net->n_untouched == 0;
+    if (s->labelled) {
+        nbi_metrics m; /* of scores, never probabilities, as far as classes go */
+        nbi_measure(s->reference, NULL, s->images.label, s->images.n, count, false, &m);
+        nbi_warn_chance(ctx, &m, count);
+    }
     if (s->loss_given && s->loss == NBI_LOSS_KL && count == 1) {
         nb_log(ctx, NB_LOG_WARNING, "the network has one output: policies are scored by its squared error, "
                "not by '%s'", s->o->data.metric);

@@ -13,6 +13,7 @@
 #define NBI_CALIB_IMAGES 512  /* default of --calib */
 #define NBI_SCORE_IMAGES 512 /* validation images that score a policy */
 #define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
+#define NBI_DROP_DEFAULT 1.0  /* points, when no limit is given */
 
 /* What a further fine-tuning (nb_finetune) changes; all zero in nb_quantize. */
 typedef struct nbi_further {
@@ -175,6 +176,18 @@ nb_status nbi_configure(nb_ctx *ctx, nbi_team *team, const char *path,
 nb_status nbi_set_limits(nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
+/* Most points that the metric may lose. */
+double nbi_max_drop(const nbi_session *s);
+/* Of weights and biases in float32: what --compression is of. */
+double nbi_float_bytes(const nbi_session *s);
+/* result.limits: rows {limit, wanted, got, ok} of what was asked for and what came out. */
+void nbi_add_limits(const nbi_session *s, const nbi_outcome *outcome, json_t *result);
+/* Without a table of the user's the latency is measured once more, as it was written, and that decides;
+ * after nbi_add_limits. */
+nb_status nbi_check_latency(nbi_session *s, nbi_outcome *outcome, json_t *result);
+/* "max-size 2000 bytes cannot be met: the closest policy …, has 12345 bytes"; as it was where none is
+ * missed. */
+void nbi_describe_miss(const json_t *result, char *text, size_t size);
 /* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
  */
 nb_status nbi_finetune_check(nbi_session *s);

@@ -14,14 +14,24 @@ nb_data_options nb_data_options_default(void) {
     return (nb_data_options){.val_seed = -1};
 }
 
+static nb_status unfinished(nb_ctx *ctx, const char *model, const char *folder) {
+    nbi_buf study = {0};
+    NB_TRY(nbi_buf_printf(ctx, &study, "%s/study.db", folder));
+    const bool begun = nbi_file_exists(study.data);
+    nbi_buf_free(&study);
+    return nb_fail(ctx, NB_EIO, begun ? "cannot open '%s': the run in '%s' did not end; the same 'nibble "
+                                        "quantize' with --resume goes on"
+                                      : "cannot open '%s': folder '%s' is not one that quantize wrote",
+                   model, folder);
+}
+
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) {
     if (!path || !*path) return nb_fail(ctx, NB_EINVAL, "no model was named");
     int n = nbi_is_folder(path) ? snprintf(out, size, "%s/model.onnx", path)
                                 : snprintf(out, size, "%s", path);
     if (n < 0 || (size_t)n >= size) return nb_fail(ctx, NB_EINVAL, "the path is too long");
     if (nbi_is_folder(path) && !nbi_file_exists(out))
-        return nb_fail(ctx, NB_EIO, "cannot open '%s': folder '%s' is not one that quantize "
-                       "wrote", out, path);
+        return unfinished(ctx, out, path);
     return NB_OK;
 }
 

@@ -227,7 +227,7 @@ static nb_status describe_tensor(reason *r, int v, int k, json_t *list) {
         NB_TRY(describe_step(r, v, k, option, &step));
         json_object_set_new(row, names[i], step);
     }
-    return nb_progress(s->ctx, "why", v + 1, s->problem->n_vars);
+    return nb_progress(s->ctx, "reasons for the policy", v + 1, s->problem->n_vars);
 }
 
 static nb_status explain(reason *r, json_t *root) {

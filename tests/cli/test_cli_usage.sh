@@ -60,6 +60,9 @@ for command in $commands; do
     if grep -q CLI_DATA_GROUP "$source"; then
         names+=" $(table_of "$root/cli/cli_groups.c" cli_data_options)"
     fi
+    if grep -q CLI_SPLIT_GROUP "$source"; then
+        names+=" $(table_of "$root/cli/cli_groups.c" cli_split_options)"
+    fi
     if grep -q CLI_CHOICE_GROUP "$source"; then
         names+=" $(table_of "$root/cli/cli_groups.c" cli_choice_options)"
     fi

@@ -53,7 +53,7 @@ works quantize "$model" "${quick[@]}" --settings quantune --time-limit 2s -o tim
 "$program" quantize "$model" "${quick[@]}" --max-size 1K --settings grid --trials 2 -o none > out 2> err
 [[ $? -eq 3 ]] || fail "a limit that cannot be met: not exit 3"
 refuses 2 "grid, random, genetic or quantune" quantize "$model" "${quick[@]}" --settings hawq -o bad
-refuses 2 "no method 'nothing'" quantize "$model" "${quick[@]}" --settings nothing -o bad
+refuses 2 "searched by grid, random, genetic or quantune, not by 'nothing'" quantize "$model" "${quick[@]}" --settings nothing -o bad
 refuses 2 "a policy that is given" quantize "$model" "${quick[@]}" --settings grid \
     --policy grid/policy.json -o bad
 

@@ -1,0 +1,98 @@
+/* Limits beside what came out: rows of results.json, and a sentence about the first that is missed. */
+#include "api/session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define WIDER "more widths, or --first-last searched, give more room"
+
+static const struct kind {
+    const char *name, *unit, *advice; /* advice NULL: none */
+} kinds[] = {
+    {"max-size", " bytes", WIDER},
+    {"compression", "x", WIDER},
+    {"avg-bits", "", WIDER},
+    {"max-ram", " bytes", "--residual-bits as narrow as the activations saves copies of streams; activations "
+                          "take a byte at any width"},
+    {"max-bops", "", WIDER},
+    {"max-latency", " s", "'nibble bench --layers' shows what takes the time"},
+    {"max-energy", " J", WIDER},
+    {"max-drop", " points", "wider weights or activations, or --finetune, bring the metric nearer"},
+};
+
+/* "max-size (onnx)" is one of them, too. */
+static const struct kind *kind_of(const char *limit) {
+    for (size_t i = 0; i < NBI_COUNT(kinds); i++)
+        if (!strncmp(limit, kinds[i].name, strlen(kinds[i].name))) return &kinds[i];
+    return NULL;
+}
+
+static void add(json_t *limits, const char *name, double wanted, double got, bool ok) {
+    json_t *row = json_object();
+    json_object_set_new(row, "limit", json_string(name));
+    json_object_set_new(row, "wanted", nbi_json_number(wanted));
+    json_object_set_new(row, "got", nbi_json_number(got));
+    json_object_set_new(row, "ok", json_boolean(ok));
+    json_array_append_new(limits, row);
+}
+
+static void add_most(json_t *limits, const char *name, double wanted, double got) {
+    if (wanted > 0) add(limits, name, wanted, got, got <= wanted);
+}
+
+double nbi_max_drop(const nbi_session *s) {
+    return s->o->max_drop >= 0 ? s->o->max_drop : NBI_DROP_DEFAULT;
+}
+
+nb_status nbi_check_latency(nbi_session *s, nbi_outcome *out, json_t *result) {
+    if (s->o->max_latency <= 0 || (s->costs && !nbi_step_costs_measured(s->costs))) return NB_OK;
+    double got =
+        json_number_value(json_object_get(json_object_get(result, "quantized"), "latency"));
+    double cost[NBI_COST_COUNT];
+    memcpy(cost, out->cost, sizeof cost);
+    cost[NBI_COST_LATENCY] = got;
+    out->feasible = nbi_feasible(s->problem, cost) && got <= s->o->max_latency;
+    if (isfinite(out->drop_bound)) out->feasible &= out->drop_bound <= nbi_max_drop(s);
+    add_most(json_object_get(result, "limits"), "max-latency", s->o->max_latency, got);
+    return NB_OK;
+}
+
+void nbi_add_limits(const nbi_session *s, const nbi_outcome *o, json_t *result) {
+    const nb_quantize_options *want = s->o;
+    const double size = o->cost[s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES];
+    const bool measured = s->costs && nbi_step_costs_measured(s->costs);
+    json_t *limits = json_array();
+    add_most(limits, s->for_onnx ? "max-size (onnx)" : "max-size", want->max_size, size);
+    if (want->compression > 0) {
+        double most = nbi_float_bytes(s) / want->compression;
+        add(limits, "compression", want->compression, nbi_float_bytes(s) / size, size <= most);
+    }
+    add_most(limits, "avg-bits", want->avg_bits, o->cost[NBI_COST_AVG_BITS]);
+    add_most(limits, "max-ram", want->max_ram, o->cost[NBI_COST_RAM]);
+    add_most(limits, "max-bops", want->max_bops, o->cost[NBI_COST_BOPS]);
+    if (!measured) add_most(limits, "max-latency", want->max_latency, o->cost[NBI_COST_LATENCY]);
+    add_most(limits, "max-energy", want->max_energy, o->cost[NBI_COST_ENERGY]);
+    if (isfinite(o->drop_bound))
+        add(limits, "max-drop", nbi_max_drop(s), o->drop_bound, o->drop_bound <= nbi_max_drop(s));
+    json_object_set_new(result, "limits", limits);
+}
+
+void nbi_describe_miss(const json_t *result, char *text, size_t size) {
+    const char *method = json_string_value(json_object_get(json_object_get(result, "search"), "method"));
+    const bool given = method && !strcmp(method, "policy");
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(result, "limits"), i, row) {
+        const char *limit = json_string_value(json_object_get(row, "limit"));
+        const struct kind *k = kind_of(limit);
+        const char *advice = given || !k ? NULL : k->advice, *unit = k ? k->unit : "";
+        if (json_is_true(json_object_get(row, "ok"))) continue;
+        snprintf(text, size, "%s %.6g%s %s: %s, which was written, has %.6g%s%s%s%s", limit,
+                 json_number_value(json_object_get(row, "wanted")), unit,
+                 given ? "is not met" : "cannot be met", given ? "the given policy" : "the closest policy",
+                 json_number_value(json_object_get(row, "got")), unit, advice ? " (" : "",
+                 advice ? advice : "", advice ? ")" : "");
+        return;
+    }
+}
