@@ -229,6 +229,9 @@ static void print_search(const json_t *root) {
     if (trials == trials)
         n += snprintf(text + n, sizeof text - (size_t)n, ", %s %s", show_whole(trials),
                       trials == 1 ? "trial" : "trials");
+    double before = json_num(search, "trials_before");
+    if (before == before)
+        n += snprintf(text + n, sizeof text - (size_t)n, " (%s known from before)", show_whole(before));
     if (seconds == seconds)
         snprintf(text + n, sizeof text - (size_t)n, ", %s", show_seconds(seconds));
     print_pair("search", text);

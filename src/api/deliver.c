@@ -164,8 +164,10 @@ static nb_status write_pareto(nbi_session *s) {
 }
 
 static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
-    json_object_set_new(r, "search", json_pack("{s:s,s:I,s:f}", "method", o->method, "trials",
-                                               (json_int_t)o->trials, "seconds", o->seconds));
+    json_t *search = json_pack("{s:s,s:I,s:f}", "method", o->method, "trials", (json_int_t)o->trials,
+                               "seconds", o->seconds);
+    if (s->known) json_object_set_new(search, "trials_before", json_integer((json_int_t)s->known));
+    json_object_set_new(r, "search", search);
     json_object_set_new(r, "loss", isfinite(o->loss) ? json_real(o->loss) : json_null());
     json_object_set_new(r, "metric", json_string(s->labelled ? "top1"
                                                  : s->loss == NBI_LOSS_KL ? "kl" : "mse"));

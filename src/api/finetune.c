@@ -40,12 +40,14 @@ static nb_status ask_teacher(nb_ctx *ctx, void *user, const nbi_batch *batch, co
 
 static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *line) {
     nbi_tuning *t = user;
-    double deployed = fabs(nbi_tuning_merit(t->s, &t->deployed)), sim = fabs(nbi_tuning_merit(t->s, &t->sim));
+    const double merit = nbi_tuning_merit(t->s, &t->deployed), deployed = fabs(merit);
+    const double sim = fabs(nbi_tuning_merit(t->s, &t->sim));
+    const bool best = line->improved && !(merit <= t->before);
     nb_log(ctx, NB_LOG_INFO,
            "epoch %d of %d: loss %.4f, validation %s %.4g deployed, %.4g simulated (same class "
            "%.2f %%), %.0f s, %.0f s left%s",
            line->epoch, line->epochs, line->loss, nbi_tuning_merit_name(t->s), deployed, sim, t->sim.agreement,
-           line->seconds, line->left, line->improved ? ", best" : "");
+           line->seconds, line->left, best ? ", best" : "");
     json_array_append_new(t->epochs,
                           json_pack("{s:i,s:f,s:f,s:f,s:f,s:f,s:f}", "epoch", line->epoch, "loss",
                                     line->loss, "deployed", deployed, "simulated", sim, "agreement",

@@ -325,6 +325,7 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt) {
     if (salt) key = nbi_hash(key, &salt, sizeof salt);
     snprintf(text, sizeof text, "%016llx", (unsigned long long)key);
     NB_TRY(nbi_study_begin(s->ctx, s->study, text, s->o->resume, &known));
+    s->known = s->o->resume ? known : 0;
     if (s->o->resume && known)
         nb_log(s->ctx, NB_LOG_INFO, "resuming: %ld policies are known", known);
     return NB_OK;

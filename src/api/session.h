@@ -73,6 +73,7 @@ typedef struct nbi_session {
     nbi_netproblem *np;
     nbi_problem *problem;
     nbi_study *study;
+    long known; /* policies in it that an earlier call has scored */
     struct nbi_meta *meta;  /* the network that generates weights, once asked for */
     json_t *about_meta;    /* what results.json says of it */
     bool generated;        /* the scorer's weights are its */

@@ -37,6 +37,13 @@ wait "$pid" 2> waiting
 works "${job[@]}" "${search[@]}" --quiet -o stopped --resume
 same one stopped
 
+# every size that a search by drop tries is ranked so, not only the first
+drop=(quantize "$model" --data builtin:glyphs --limit 96 --calib 24 --weight-bits 2,4 --rank learned --quiet)
+works "${drop[@]}" --max-drop 60 -o drop
+works "${drop[@]}" --max-drop 60 --policy drop/policy.json -o given
+[[ $(ranked drop) == "$(ranked given)" ]] ||
+    fail "ranked losses differ: $(ranked drop) by a search, $(ranked given) of its policy"
+
 # another score than that of the nearest levels, and kept apart from it in the study
 works "${job[@]}" "${search[@]}" --quiet --rank nearest -o one --resume
 [[ -z $(ranked one) ]] || fail "ranked_loss without --rank learned"
