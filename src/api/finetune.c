@@ -1,6 +1,7 @@
 /* Fine-tuning the chosen policy: quantization-aware training on the training split, judged after
  * every epoch by the integer program on validation images. The best epoch is delivered, if it is
  * better than what there was before. */
+#include "api/identity.h"
 #include "api/tuning.h"
 
 #include "quant/dampen.h"
@@ -127,30 +128,19 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
     return NB_OK;
 }
 
-enum { IDENTITY = 10 };
 /* What the trajectory depends on beside the loop's own settings. */
-static int identify(const nbi_tuning *t, double decay, char text[IDENTITY][40],
-                    nbi_pair identity[IDENTITY]) {
+static void set_identity(const nbi_tuning *t, double decay, nbi_identity *id) {
     const nbi_session *s = t->s;
-    int n = 0;
-    nbi_hash_text(nbi_graph_hash(s->source), text[0]);
-    nbi_hash_text(nbi_policy_hash(s, t->qat->bits), text[1]);
-    snprintf(text[2], sizeof text[2], "%.9g", decay);
-    snprintf(text[3], sizeof text[3], "%zu", s->info.count[NBI_SPLIT_TRAIN]);
-    snprintf(text[4], sizeof text[4], "%.9g", s->o->descent.dampen);
-    nbi_hash_text(nbi_transform_hash(NBI_HASH_START, &s->transform), text[5]);
-    identity[n++] = (nbi_pair){"model", text[0]};
-    identity[n++] = (nbi_pair){"policy", text[1]};
-    identity[n++] = (nbi_pair){"start", t->from.id};
-    identity[n++] = (nbi_pair){"data", s->o->data.path};
-    identity[n++] = (nbi_pair){"training images", text[3]};
-    identity[n++] = (nbi_pair){"transform", text[5]};
-    identity[n++] = (nbi_pair){"teacher", t->qat->teacher >= 0 ? "yes" : "no"};
-    identity[n++] = (nbi_pair){"weight decay", text[2]};
-    identity[n++] = (nbi_pair){"dampening", text[4]};
-    identity[n++] =
-        (nbi_pair){"augment", s->o->descent.augment ? s->o->descent.augment : "default"};
-    return n;
+    nbi_identify_hash(id, "model", nbi_graph_hash(s->source));
+    nbi_identify_hash(id, "policy", nbi_policy_hash(s, t->qat->bits));
+    nbi_identify(id, "start", t->from.id);
+    nbi_identify(id, "data", s->o->data.path);
+    nbi_identify_number(id, "training images", (double)s->info.count[NBI_SPLIT_TRAIN]);
+    nbi_identify_hash(id, "transform", nbi_transform_hash(NBI_HASH_START, &s->transform));
+    nbi_identify(id, "teacher", t->qat->teacher >= 0 ? "yes" : "no");
+    nbi_identify_number(id, "weight decay", decay);
+    nbi_identify_number(id, "dampening", s->o->descent.dampen);
+    nbi_identify(id, "augment", s->o->descent.augment);
 }
 
 /* Running statistics follow weights that jump between levels in every step: an epoch is judged with
@@ -169,8 +159,7 @@ static nb_status run_loop(nbi_tuning *t, const char *checkpoint, nbi_loop_result
     int loss[2];
     float weight[2];
     double decay;
-    char text[IDENTITY][40];
-    nbi_pair identity[IDENTITY];
+    nbi_identity id = {0};
     nbi_loop_spec spec = {.graph = q->graph,
                           .n_params = q->n_train,
                           .n_losses = nbi_qat_losses(q, loss, weight),
@@ -188,9 +177,10 @@ static nb_status run_loop(nbi_tuning *t, const char *checkpoint, nbi_loop_result
                           .line = tell,
                           .checkpoint = checkpoint,
                           .resume = s->o->resume,
-                          .identity = identity};
+                          .identity = id.pair};
     NB_TRY(set_descent(s, &spec, &decay));
-    spec.n_identity = identify(t, decay, text, identity);
+    set_identity(t, decay, &id);
+    spec.n_identity = id.n;
     if (s->o->descent.dampen > 0)
         NB_TRY(nbi_dampen_new(s->ctx, q, s->o->descent.dampen, &dampen));
     spec.adjust = dampen ? nbi_dampen_adjust : NULL;

@@ -3,6 +3,7 @@
 #include "api/hyper.h"
 
 #include "api/finished.h"
+#include "api/identity.h"
 #include "api/teacher.h"
 #include "schemes/choice.h"
 #include "train/loop.h"
@@ -12,8 +13,6 @@
 #include <string.h>
 
 #define WEIGHT_DECAY  1e-4f
-#define TEMPERATURE   4.0f
-#define TEXT          96
 
 typedef struct training {
     nbi_session *s;
@@ -23,46 +22,31 @@ typedef struct training {
     nbi_teacher teacher;
     nbi_loop_param *param;
     json_t *epochs;
-    int n_source, n_identity; /* whose it is; then how it was trained, too */
-    nbi_pair identity[16];
-    char text[16][TEXT];
+    int n_source; /* pairs that say whose it is; the others, how it was trained */
+    nbi_identity identity;
 } training;
 
 /* ---- identity -------------------------------------------------------------------------------- */
 
-static void identify(training *t, const char *key, const char *value) {
-    int i = t->n_identity++;
-    snprintf(t->text[i], TEXT, "%s", value ? value : "default");
-    t->identity[i] = (nbi_pair){key, t->text[i]};
-}
-
-static void identify_number(training *t, const char *key, double value) {
-    char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
-    identify(t, key, text);
-}
-
 static void set_identity(training *t, size_t batch) {
     const nbi_session *s = t->s;
-    char text[20];
-    nbi_hash_text(nbi_graph_hash(s->source), text);
-    identify(t, "source", text);
-    identify_number(t, "residual_bits", s->o->residual_bits);
-    nbi_hash_text(nbi_transform_hash(NBI_HASH_START, &s->transform), text);
-    identify(t, "transform", text);
-    t->n_source = t->n_identity;
-    identify_number(t, "epochs", t->settings->epochs);
-    identify_number(t, "learning_rate", t->settings->lr);
-    identify_number(t, "label_smoothing", t->settings->smoothing);
-    identify_number(t, "batch", (double)batch);
-    identify_number(t, "seed", (double)nb_ctx_seed(s->ctx));
-    identify(t, "teacher", t->meta->qat->teacher >= 0 ? "yes" : "no");
-    identify(t, "data", s->o->data.path);
-    identify_number(t, "images", (double)s->info.count[NBI_SPLIT_TRAIN]);
-    identify_number(t, "calib", (double)s->calib);
-    identify(t, "range", s->o->range);
-    identify_number(t, "val_seed", (double)(s->o->data.val_seed < 0 ? (int64_t)nb_ctx_seed(s->ctx)
-                                                                    : s->o->data.val_seed));
+    const nb_data_options *d = &s->o->data;
+    nbi_identity *id = &t->identity;
+    nbi_identify_hash(id, "source", nbi_graph_hash(s->source));
+    nbi_identify_number(id, "residual_bits", s->o->residual_bits);
+    nbi_identify_hash(id, "transform", nbi_transform_hash(NBI_HASH_START, &s->transform));
+    t->n_source = id->n;
+    nbi_identify_number(id, "epochs", t->settings->epochs);
+    nbi_identify_number(id, "learning_rate", t->settings->lr);
+    nbi_identify_number(id, "label_smoothing", t->settings->smoothing);
+    nbi_identify_number(id, "batch", (double)batch);
+    nbi_identify_number(id, "seed", (double)nb_ctx_seed(s->ctx));
+    nbi_identify(id, "teacher", t->meta->qat->teacher >= 0 ? "yes" : "no");
+    nbi_identify(id, "data", d->path);
+    nbi_identify_number(id, "images", (double)s->info.count[NBI_SPLIT_TRAIN]);
+    nbi_identify_number(id, "val_seed", d->val_seed < 0 ? (double)nb_ctx_seed(s->ctx) : d->val_seed);
+    nbi_identify_number(id, "calib", (double)s->calib);
+    nbi_identify(id, "range", s->o->range);
 }
 
 /* ---- training -------------------------------------------------------------------------------- */
@@ -118,12 +102,7 @@ static nb_status new_meta(training *t, size_t batch) {
                           .hidden = t->settings->hidden,
                           .fixed = s->fixed,
                           .seed = nb_ctx_seed(s->ctx),
-                          .qat = {.batch = (int64_t)batch,
-                                  .per_channel = s->per_channel,
-                                  .classes = s->labelled ? s->info.classes : 0,
-                                  .distill = s->o->distill || !s->labelled,
-                                  .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
-                                  .temperature = s->labelled ? TEMPERATURE : 1}};
+                          .qat = nbi_session_qat_options(s, batch)};
     _Static_assert(NBI_META_CHOICES >= NBI_MAX_OFFER, "whatever is offered has room");
     memcpy(o.weights, s->weights.choice, sizeof s->weights.choice);
     memcpy(o.activations, s->activations.choice, sizeof s->activations.choice);
@@ -184,8 +163,8 @@ static nb_status train(training *t, const char *checkpoint, nbi_loop_result *r) 
                           .line = tell,
                           .checkpoint = checkpoint,
                           .resume = s->o->resume,
-                          .identity = t->identity,
-                          .n_identity = t->n_identity};
+                          .identity = t->identity.pair,
+                          .n_identity = t->identity.n};
     if (isfinite(o->deadline)) spec.time_limit = fmax(o->deadline - nb_seconds(s->ctx), 1e-3);
     nb_log(s->ctx, NB_LOG_INFO, "metaquantnet: training %d epoch%s on %zu images", o->epochs,
            o->epochs == 1 ? "" : "s", s->info.count[NBI_SPLIT_TRAIN]);
@@ -207,12 +186,12 @@ static nb_status from_file(training *t, const nbi_hyper_files *f, bool *found) {
     nb_ctx *ctx = t->s->ctx;
     *found = false;
     if (f->given) {
-        NB_TRY(nbi_meta_read(ctx, t->meta, f->given, t->n_source, t->identity));
+        NB_TRY(nbi_meta_read(ctx, t->meta, f->given, t->n_source, t->identity.pair));
         *found = true;
         return NB_OK;
     }
     if (f->anew || !f->kept || !nbi_file_exists(f->kept)) return NB_OK;
-    nb_status st = nbi_meta_read(ctx, t->meta, f->kept, t->n_identity, t->identity);
+    nb_status st = nbi_meta_read(ctx, t->meta, f->kept, t->identity.n, t->identity.pair);
     *found = st == NB_OK;
     if (st == NB_OK) nb_log(ctx, NB_LOG_INFO, "metaquantnet: trained already, '%s'", f->kept);
     if (st != NB_EINVAL) return st;
@@ -224,10 +203,10 @@ static nb_status from_file(training *t, const nbi_hyper_files *f, bool *found) {
  * asked for by name. */
 static nb_status keep(training *t, const nbi_hyper_files *f, const nbi_loop_result *r) {
     if (!f->kept) return NB_OK;
-    for (int i = 0; i < t->n_identity && r->stopped; i++)
-        if (!strcmp(t->identity[i].key, "epochs"))
-            snprintf(t->text[i], TEXT, "%d of %d", r->epochs, t->settings->epochs);
-    NB_TRY(nbi_meta_write(t->s->ctx, t->meta, f->kept, t->n_identity, t->identity));
+    for (int i = 0; i < t->identity.n && r->stopped; i++)
+        if (!strcmp(t->identity.pair[i].key, "epochs"))
+            snprintf(t->identity.text[i], NBI_IDENTITY_TEXT, "%d of %d", r->epochs, t->settings->epochs);
+    NB_TRY(nbi_meta_write(t->s->ctx, t->meta, f->kept, t->identity.n, t->identity.pair));
     if (!r->stopped && f->checkpoint) remove(f->checkpoint); /* its work is done */
     return NB_OK;
 }

@@ -128,10 +128,10 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
 }
 
 /* What says how to train says nothing without training. */
-static nb_status check_training(nb_ctx *ctx, const nb_quantize_options *o) {
+static void warn_of_training(nb_ctx *ctx, const nb_quantize_options *o) {
     const char *option = o->learning_rate > 0 ? "lr" : strcmp(o->start, "auto") ? "start" : NULL;
-    if (o->finetune > 0 || !option) return NB_OK;
-    return nb_fail(ctx, NB_EINVAL, "--%s is for fine-tuning: --finetune N asks for it", option);
+    if (o->finetune <= 0 && option)
+        nb_log(ctx, NB_LOG_WARNING, "--%s is for fine-tuning, which --finetune N asks for", option);
 }
 
 nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
@@ -141,7 +141,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     nbi_outcome out = {0};
     json_t *result = NULL, *about = NULL;
     nb_quantize_options own = *options;
-    nb_status st = check_training(ctx, options);
+    nb_status st = NB_OK;
     nbi_team *team = nbi_ctx_team(ctx);
     const bool follows = nbi_team_follows(team);
     /* there is little to score; and a policy may have choices that only its reader fits */
@@ -149,7 +149,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
         if (follows) return NB_OK;
         team = NULL;
     }
-    if (st != NB_OK) return st;
+    if (!follows) warn_of_training(ctx, options);
     nbi_team_begin(team);
     if (options->settings && !options->dry_run)
         st = nbi_configure(ctx, team, path, options, &own, &about);

@@ -1,6 +1,7 @@
 /* nb_train: a float model, a data set, the loop. Every epoch is judged on the validation split by
  * the float engine on the inference form; the test split is touched once, at the end. */
 #include "api/api.h"
+#include "api/identity.h"
 
 #include "onnx/onnx.h"
 #include "train/loop.h"
@@ -19,7 +20,6 @@ nb_train_options nb_train_options_default(void) {
                               .schedule = "cosine"};
 }
 
-enum { MAX_IDENTITY = 16, TEXT = 96 };
 
 typedef struct trainer {
     nb_ctx *ctx;
@@ -33,8 +33,7 @@ typedef struct trainer {
     nbi_loop_param *param;
     nbi_loop_spec spec;
     nbi_buf checkpoint;
-    nbi_pair identity[MAX_IDENTITY];
-    char text[MAX_IDENTITY][TEXT];
+    nbi_identity identity;
     bool probability, reconstruct;
     nbi_metrics last; /* of the last evaluation */
 } trainer;
@@ -173,41 +172,29 @@ static nb_status make_batches(trainer *t) {
     return nbi_batches_new(t->ctx, &b, &t->batches);
 }
 
-static void identify(trainer *t, const char *key, const char *value) {
-    int i = t->spec.n_identity++;
-    snprintf(t->text[i], TEXT, "%s", value ? value : "default");
-    t->identity[i] = (nbi_pair){key, t->text[i]};
-}
-
-static void identify_number(trainer *t, const char *key, double value) {
-    char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
-    identify(t, key, text);
-}
-
 /* What the trajectory depends on beside the loop's own settings. */
 static nb_status set_identity(trainer *t, double decay) {
     const nb_data_options *d = &t->o->data;
+    nbi_identity *id = &t->identity;
     nbi_buf bytes = {0};
-    char hash[24];
     nb_status st = nbi_onnx_serialize(t->ctx, t->training->model, &bytes);
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)nbi_hash(NBI_HASH_START, bytes.data, bytes.size));
+    const uint64_t hash = nbi_hash(NBI_HASH_START, bytes.data, bytes.size);
     nbi_buf_free(&bytes);
     NB_TRY(st);
-    identify(t, "model", hash);
-    identify(t, "data", d->path);
-    identify_number(t, "training images", (double)t->info.count[NBI_SPLIT_TRAIN]);
-    identify_number(t, "validation images", (double)t->info.count[NBI_SPLIT_VAL]);
-    identify(t, "scale", d->scale);
-    identify(t, "mean", d->mean);
-    identify(t, "std", d->std);
-    identify_number(t, "resize", d->resize);
-    identify_number(t, "crop", d->crop);
-    identify(t, "augment", t->o->augment);
-    identify_number(t, "label smoothing", t->o->label_smoothing);
-    identify_number(t, "weight decay", decay);
-    t->spec.identity = t->identity;
+    nbi_identify_hash(id, "model", hash);
+    nbi_identify(id, "data", d->path);
+    nbi_identify_number(id, "training images", (double)t->info.count[NBI_SPLIT_TRAIN]);
+    nbi_identify_number(id, "validation images", (double)t->info.count[NBI_SPLIT_VAL]);
+    nbi_identify(id, "scale", d->scale);
+    nbi_identify(id, "mean", d->mean);
+    nbi_identify(id, "std", d->std);
+    nbi_identify_number(id, "resize", d->resize);
+    nbi_identify_number(id, "crop", d->crop);
+    nbi_identify(id, "augment", t->o->augment);
+    nbi_identify_number(id, "label smoothing", t->o->label_smoothing);
+    nbi_identify_number(id, "weight decay", decay);
+    t->spec.identity = id->pair;
+    t->spec.n_identity = id->n;
     return NB_OK;
 }
 

@@ -221,7 +221,6 @@ refuses 1 nobody quantize "$good" "${quick[@]}" -o made --policy policy.json
 echo '{"policy": [{"tensor": ' > policy.json
 refuses 1 policy.json quantize "$good" "${quick[@]}" -o made --policy policy.json
 refuses 1 "policy: cannot open 'absent.json'" quantize "$good" "${quick[@]}" -o made --policy absent.json
-refuses 2 "--start is for fine-tuning" quantize "$good" "${quick[@]}" -o made --start float
 
 if ((failures)); then
     echo "$failures failures"

@@ -17,6 +17,8 @@ works "${job[@]}" --emit c -o plain
 cp -r plain once
 works finetune once --epochs 2 "${more[@]}" --quiet
 [[ $(value once from) == float ]] || fail "a run that was never fine-tuned starts from $(value once from)"
+grep -q '"why"' once/results.json || fail "fine-tuning has lost why this policy"
+[[ ! -e once/finetune.npz ]] || fail "the checkpoint of a finished fine-tuning is left behind"
 [[ -s once/tuned.npz ]] || fail "no trained values are kept"
 cmp -s plain/model.onnx once/model.onnx && fail "fine-tuning changed nothing"
 cmp -s plain/c/model_weights.h once/c/model_weights.h && fail "the C was not written anew"
