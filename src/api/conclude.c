@@ -25,7 +25,7 @@ static nb_status check_latency(nbi_session *s, nbi_outcome *out, json_t *result)
     cost[NBI_COST_LATENCY] = got;
     out->feasible = nbi_feasible(s->problem, cost) && got <= s->o->max_latency;
     if (isfinite(out->drop_bound))
-        out->feasible &= out->drop_bound <= (s->o->max_drop >= 0 ? s->o->max_drop : 1);
+        out->feasible &= out->drop_bound <= nbi_max_drop(s);
     json_array_append_new(json_object_get(result, "limits"),
                           limit_row("max-latency", s->o->max_latency, got));
     return NB_OK;
@@ -51,8 +51,7 @@ static void add_limits(const nbi_session *s, const nbi_outcome *o, json_t *resul
             json_array_append_new(limits, limit_row(rows[i].name, s->problem->limit[rows[i].id],
                                                     o->cost[rows[i].id]));
     if (isfinite(o->drop_bound))
-        json_array_append_new(
-            limits, limit_row("max-drop", s->o->max_drop >= 0 ? s->o->max_drop : 1, o->drop_bound));
+        json_array_append_new(limits, limit_row("max-drop", nbi_max_drop(s), o->drop_bound));
     json_object_set_new(result, "limits", limits);
 }
 

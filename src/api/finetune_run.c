@@ -118,7 +118,7 @@ static nb_status set_outcome(job *j) {
     out->drop = out->drop_bound = NAN;
     if (drop) out->drop = json_number_value(json_object_get(drop, "mean"));
     if (drop) out->drop_bound = json_number_value(json_object_get(drop, "bound"));
-    double most = j->options.max_drop >= 0 ? j->options.max_drop : 1;
+    double most = nbi_max_drop(&j->s);
     if (drop) out->feasible &= out->drop_bound <= most;
     snprintf(out->method, sizeof out->method, "policy");
     return NB_OK;

@@ -75,7 +75,7 @@ nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) 
     if (st != NB_OK && st != NB_ECANCELLED) return st;
     if (!isfinite(out->drop_bound) || !s->tuned) return NB_OK;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
-    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
+    double most = nbi_max_drop(s);
     out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
     return NB_OK;
 }
@@ -91,7 +91,7 @@ static nb_status learn(nbi_session *s, nbi_outcome *out) {
     }
     if (st != NB_OK || (!s->learned && !s->ranker) || !isfinite(out->drop_bound)) return st;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
-    double most = s->o->max_drop >= 0 ? s->o->max_drop : 1;
+    double most = nbi_max_drop(s);
     out->feasible = nbi_feasible(s->problem, out->cost) && out->drop_bound <= most;
     return NB_OK;
 }

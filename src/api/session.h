@@ -173,7 +173,10 @@ nb_status nbi_configure(nb_ctx *ctx, nbi_team *team, const char *path,
                         const nb_quantize_options *given, nb_quantize_options *out, json_t **about);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
-/* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
+/* --max-drop, or its default once data is open: 1 point, or what the images can show at best. */
+double nbi_max_drop(const nbi_session *s);
+/* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound, which for
+ * n images is 230/n above the mean at least. */
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
 /* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
  */
