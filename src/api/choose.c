@@ -171,10 +171,10 @@ nb_status nbi_parse_search(nb_ctx *ctx, const char *text, const nbi_search **out
         return nb_fail(ctx, NB_EINVAL, "search: there is no method '%s'; there are %s", name, list);
     }
     if (s->n_options > NBI_SEARCH_OPTIONS) return nb_fail(ctx, NB_EUNSUPPORTED, "%s has too many options", name);
+    const char *given = text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL;
     *out = s;
-    return nbi_options_parse(ctx, name, s->options, s->n_options,
-                             text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL,
-                             values);
+    NB_TRY(nbi_options_parse(ctx, name, s->options, s->n_options, given, values));
+    return s->check ? s->check(ctx, given, values) : NB_OK;
 }
 
 /* `share` of the time limit, counted from the start of the job, is this search's. */
