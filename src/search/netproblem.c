@@ -1,7 +1,9 @@
 /* Variables: where activations have one width only, each free weight site is a variable of its own;
  * else a variable is an activation site together with the weights of the convolutions that read it,
- * so that BOPs stay a sum over variables. A free bias site is a variable of its own: its width costs
- * bytes only, and as a factor of a layer's options it would triple them. */
+ * so that BOPs stay a sum over variables. Of more readers than a variable holds the others are
+ * variables of their own: BOPs are then a product of two variables there, which only exact costs know.
+ * A free bias site is a variable of its own: its width costs bytes only, and as a factor of a layer's
+ * options it would triple them. */
 #include "search/netproblem.h"
 
 #include "runtime/footprint.h"
@@ -466,6 +468,18 @@ static nb_status add_variable(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     return NB_OK;
 }
 
+static bool has_variable(const nbi_netproblem *np, int site) {
+    for (int v = 0; v < np->problem.n_vars; v++)
+        for (int k = 0; k < np->var[v].n_sites; k++)
+            if (np->var[v].site[k] == site) return true;
+    return false;
+}
+
+static nb_status add_single(nb_ctx *ctx, nbi_netproblem *np, int site) {
+    variable var = {.n_sites = 1, .site = {site}};
+    return is_free(np, site) && !has_variable(np, site) ? add_variable(ctx, np, &var) : NB_OK;
+}
+
 static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
     np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
@@ -475,21 +489,13 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         const nbi_layer *l = &net->layer[i];
         if (l->type != NBI_LAYER_CONV) continue;
         int activation = net->edge[l->in[0]].site;
-        variable var = {0};
-        if (is_free(np, activation) && np->o.activations.n > 1) {
-            bool seen = false;
-            for (int v = 0; v < np->problem.n_vars; v++)
-                seen |= np->var[v].site[0] == activation;
-            if (!seen) {
-                var.site[var.n_sites++] = activation;
-                add_free_weights(np, activation, &var);
-            }
-        } else if (is_free(np, l->weight_site)) {
-            var.site[var.n_sites++] = l->weight_site;
+        if (is_free(np, activation) && np->o.activations.n > 1 && !has_variable(np, activation)) {
+            variable var = {.n_sites = 1, .site = {activation}};
+            add_free_weights(np, activation, &var);
+            NB_TRY(add_variable(ctx, np, &var));
         }
-        if (var.n_sites) NB_TRY(add_variable(ctx, np, &var));
-        variable bias = {.n_sites = 1, .site = {l->bias_site}};
-        if (is_free(np, l->bias_site)) NB_TRY(add_variable(ctx, np, &bias));
+        NB_TRY(add_single(ctx, np, l->weight_site));
+        NB_TRY(add_single(ctx, np, l->bias_site));
     }
     return NB_OK;
 }
