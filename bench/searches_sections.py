@@ -271,8 +271,9 @@ def run_evaluations(bench):
                 limit = limits_of(bench, name)["w25"][0]
                 meta = bench.meta(name, seed, offers(), "w")
                 row = bench.quantize(key, name, seed, *offers(), "--max-size", str(limit),
-                                     "--search", "metaquantnet:meta=%s,by=%s,iterations=1000%s" %
-                                     (meta, by, ",seeded=0" if by == "genetic" else ""),
+                                     "--search", "metaquantnet:meta=%s,by=%s%s" %
+                                     (meta, by, ",iterations=1000,seeded=0" if by == "genetic"
+                                      else ""),
                                      "--trials", str(s["evaluations"]), "--ptq", "none")
                 row["trace"] = best_so_far(trace_of(bench.folder(key), limit))
                 return row

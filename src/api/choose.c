@@ -9,7 +9,9 @@
 #include <string.h>
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
+#define LN_10        2.3025850930 /* −ln 0.1: above n·p = LN_10, n trials show nothing in 10 % at most */
 #define DROP_ROUNDS  8            /* of the bisection on size */
+#define DROP_DEFAULT 1.0          /* points, when no limit is given and there are images enough */
 
 double nbi_float_bytes(const nbi_session *s) {
     double n = 0;
@@ -82,6 +84,20 @@ static double image_drop(const nbi_session *s, size_t i, const float *values) {
     return 100.0 * ((cf == (size_t)label) - (cq == (size_t)label));
 }
 
+/* The least that n images can bound a drop by: what is left possible, at 90 %, where none differs.
+ * The normal approximation knows of no such uncertainty. */
+static double least_bound(size_t n) {
+    return 100 * LN_10 / (double)n;
+}
+
+double nbi_max_drop(const nbi_session *s) {
+    size_t n = s->drop_images.n, validation = s->info.count[NBI_SPLIT_VAL];
+    if (s->o->max_drop >= 0) return s->o->max_drop;
+    if (n == 0) n = validation ? validation : s->info.count[NBI_SPLIT_TRAIN];
+    if (n == 0 || s->loss != NBI_LOSS_KL) return DROP_DEFAULT;
+    return fmax(DROP_DEFAULT, least_bound(n < NBI_DROP_IMAGES ? n : NBI_DROP_IMAGES));
+}
+
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
@@ -102,7 +118,7 @@ nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop,
         }
         double mean = sum / (double)n, variance = square / (double)n - mean * mean;
         *drop = mean;
-        *bound = mean + NORMAL_90 * sqrt(fmax(variance, 0) / (double)n);
+        *bound = mean + fmax(NORMAL_90 * sqrt(fmax(variance, 0) / (double)n), least_bound(n));
     } else { /* relative root mean square error, percent */
         for (size_t i = 0; i < n * count; i++) {
             double e = (double)values[i] - (double)s->drop_float[i];
@@ -116,6 +132,19 @@ done:
     nbi_frozen_free(frozen);
     nbi_program_free(program);
     return st;
+}
+
+/* With few images nothing can be shown to be within a small bound. */
+static nb_status warn_of_few_images(nbi_session *s, double bound) {
+    if (s->loss != NBI_LOSS_KL) return NB_OK;
+    NB_TRY(load_drop_images(s));
+    size_t n = s->drop_images.n;
+    if (least_bound(n) > bound)
+        nb_log(s->ctx, NB_LOG_WARNING,
+               "max-drop %g: %zu images bound a drop by %.2g points at best, even where none of "
+               "them changes",
+               bound, n, least_bound(n));
+    return NB_OK;
 }
 
 /* ---- searches -------------------------------------------------------------------------------- */
@@ -140,10 +169,10 @@ nb_status nbi_parse_search(nb_ctx *ctx, const char *text, const nbi_search **out
         return nb_fail(ctx, NB_EINVAL, "search: there is no method '%s'; there are %s", name, list);
     }
     if (s->n_options > NBI_SEARCH_OPTIONS) return nb_fail(ctx, NB_EUNSUPPORTED, "%s has too many options", name);
+    const char *given = text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL;
     *out = s;
-    return nbi_options_parse(ctx, name, s->options, s->n_options,
-                             text[strcspn(text, ":")] ? text + strcspn(text, ":") + 1 : NULL,
-                             values);
+    NB_TRY(nbi_options_parse(ctx, name, s->options, s->n_options, given, values));
+    return s->check ? s->check(ctx, given, values) : NB_OK;
 }
 
 /* `share` of the time limit, counted from the start of the job, is this search's. */
@@ -178,6 +207,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     bool met = false;
     const char *method = strcmp(s->o->search, "auto") ? s->o->search : "sensitivity:refine=0";
     nb_status st;
+    NB_TRY(warn_of_few_images(s, bound));
     NB_TRY(nbi_alloc(ctx, n + 1, 1, &trial));
     NB_TRYG(s->problem->cost(ctx, s->problem->self, trial, cost));
     double low = cost[size];
@@ -239,6 +269,7 @@ static nb_status use_policy(nbi_session *s, double max_drop, nbi_outcome *out) {
     out->feasible = nbi_feasible(s->problem, out->cost);
     snprintf(out->method, sizeof out->method, s->o->policy ? "policy" : "fixed");
     if (max_drop < 0) return NB_OK;
+    NB_TRY(warn_of_few_images(s, max_drop));
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
     out->feasible &= out->drop_bound <= max_drop;
     return NB_OK;
@@ -251,7 +282,7 @@ static nb_status choose(nbi_session *s, nbi_outcome *out) {
     NB_TRY(nbi_rank_begin(s));
     if (s->o->policy) return use_policy(s, drop, out);
     for (int i = 0; i < NBI_COST_COUNT; i++) limited |= isfinite(s->problem->limit[i]);
-    if (drop < 0 && !limited && s->o->max_latency <= 0) drop = NBI_DROP_DEFAULT;
+    if (drop < 0 && !limited && s->o->max_latency <= 0) drop = nbi_max_drop(s);
     if (s->problem->n_vars == 0) return use_policy(s, drop, out);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->problem->n_vars + 1, 1, &policy));
     nb_status st = drop >= 0 ? search_drop(s, drop, policy, out)

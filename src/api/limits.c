@@ -41,10 +41,6 @@ static void add_most(json_t *limits, const char *name, double wanted, double got
     if (wanted > 0) add(limits, name, wanted, got, got <= wanted);
 }
 
-double nbi_max_drop(const nbi_session *s) {
-    return s->o->max_drop >= 0 ? s->o->max_drop : NBI_DROP_DEFAULT;
-}
-
 nb_status nbi_check_latency(nbi_session *s, nbi_outcome *out, json_t *result) {
     if (s->o->max_latency <= 0 || (s->costs && !nbi_step_costs_measured(s->costs))) return NB_OK;
     double got =

@@ -33,12 +33,32 @@ static void list_ops(json_t *list) {
     }
 }
 
+/* The name at an index of "a|b|c". */
+static json_t *choice_json(const char *choices, int index) {
+    for (; index > 0; index--) choices = strchr(choices, '|') + 1;
+    return json_stringn(choices, strcspn(choices, "|"));
+}
+
+/* Defaults as they are written in "key=value"; a text has none. */
+static json_t *option_json(const nbi_option *o) {
+    json_t *row = json_pack("{s:s,s:s}", "name", o->name, "help", o->help);
+    if (o->type == NBI_OPT_TEXT) return row;
+    if (o->type == NBI_OPT_CHOICE) {
+        json_object_set_new(row, "default", choice_json(o->choices, (int)o->def));
+        json_object_set_new(row, "choices", json_string(o->choices));
+    } else if (o->type == NBI_OPT_BOOL) {
+        json_object_set_new(row, "default", json_string(o->def != 0 ? "yes" : "no"));
+        json_object_set_new(row, "choices", json_string("yes|no"));
+    } else {
+        json_object_update_new(row, json_pack("{s:f,s:f,s:f}", "default", o->def, "min", o->min,
+                                              "max", o->max));
+    }
+    return row;
+}
+
 static json_t *options_json(const nbi_option *o, size_t n) {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:s,s:f,s:f,s:f,s:s}", "name", o[i].name,
-                                              "default", o[i].def, "min", o[i].min, "max",
-                                              o[i].max, "help", o[i].help));
+    for (size_t i = 0; i < n; i++) json_array_append_new(list, option_json(&o[i]));
     return list;
 }
 

@@ -13,7 +13,6 @@
 #define NBI_CALIB_IMAGES 512  /* default of --calib */
 #define NBI_SCORE_IMAGES 512 /* validation images that score a policy */
 #define NBI_DROP_IMAGES  4000 /* validation images that decide --max-drop */
-#define NBI_DROP_DEFAULT 1.0  /* points, when no limit is given */
 
 /* What a further fine-tuning (nb_finetune) changes; all zero in nb_quantize. */
 typedef struct nbi_further {
@@ -175,10 +174,11 @@ nb_status nbi_configure(nb_ctx *ctx, nbi_team *team, const char *path,
                         const nb_quantize_options *given, nb_quantize_options *out, json_t **about);
 /* Sets problem->limit from the options. */
 nb_status nbi_set_limits(nbi_session *s);
-/* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound. */
-nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
-/* Most points that the metric may lose. */
+/* --max-drop, or its default once data is open: 1 point, or what the images can show at best. */
 double nbi_max_drop(const nbi_session *s);
+/* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound, which for
+ * n images is 230/n above the mean at least. */
+nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
 /* Of weights and biases in float32: what --compression is of. */
 double nbi_float_bytes(const nbi_session *s);
 /* result.limits: rows {limit, wanted, got, ok} of what was asked for and what came out. */

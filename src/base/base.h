@@ -178,6 +178,8 @@ typedef struct nbi_option {
 /* The value of a text option (whose number says nothing) in "key=value,…": an arena's copy, or NULL
  * where it is not given or there is no memory. */
 const char *nbi_options_text(nbi_arena *arena, const char *text, const char *name);
+/* true where "key=value,…" has the key (text may be NULL). */
+bool nbi_options_given(const char *text, const char *name);
 /* Parses "key=value,key=value" over a table into values[i] (defaults first). text NULL or "" = all
  * defaults. The error names the key, the value and the bounds. `owner` names whose options. */
 nb_status nbi_options_parse(nb_ctx *ctx, const char *owner, const nbi_option *table, size_t n,

@@ -62,11 +62,21 @@ nb_status nbi_options_parse(nb_ctx *ctx, const char *owner, const nbi_option *ta
     return NB_OK;
 }
 
-const char *nbi_options_text(nbi_arena *arena, const char *text, const char *name) {
+/* What stands behind the last "name=" of a text; NULL: nothing does. */
+static const char *value_of(const char *text, const char *name) {
     const char *found = NULL;
     size_t n = strlen(name);
     for (; text && *text; text += strcspn(text, ","), text += *text == ',')
         if (!strncmp(text, name, n) && text[n] == '=') found = text + n + 1;
+    return found;
+}
+
+bool nbi_options_given(const char *text, const char *name) {
+    return value_of(text, name) != NULL;
+}
+
+const char *nbi_options_text(nbi_arena *arena, const char *text, const char *name) {
+    const char *found = value_of(text, name);
     return found ? nbi_arena_text(arena, found, strcspn(found, ",")) : NULL;
 }
 

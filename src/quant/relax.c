@@ -97,26 +97,33 @@ static nb_status logits(nbi_relax_grower *b, const nbi_relax_site *s, int *out) 
     return NB_OK;
 }
 
-nb_status nbi_relax_mixture(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
-    char text[512] = "";
-    size_t at = 0;
+/* p = softmax((θ + g)/τ). */
+static nb_status probabilities(nbi_relax_grower *b, const nbi_relax_site *s) {
+    nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
     nbi_node *node;
-    int in[2], p;
+    int in[2];
     if (b->r->tau < 0) {
         NB_TRY(nbi_graph_add_const(b->ctx, b->q->graph, "temperature", NB_DTYPE_F32, 0, NULL,
                                    &b->r->tau));
         *values(b, b->r->tau) = 1;
     }
+    NB_TRY(logits(b, s, &in[0]));
+    in[1] = b->r->tau;
+    NB_TRY(nbi_relax_node(b, "org.nibble", "GumbelSoftmax", 2, in, &mine->share, &node));
+    mine->learned = in[0];
+    return nbi_relax_finish(b, node);
+}
+
+nb_status nbi_relax_mixture(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
+    nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
+    char text[512] = "";
+    size_t at = 0;
+    nbi_node *node;
+    if (mine->learned < 0) NB_TRY(probabilities(b, s));
     for (int i = 0; i < s->n; i++)
         at += (size_t)snprintf(text + at, sizeof text - at, "%s%s:%d", i ? " " : "",
                                nbi_relax_scheme(s->candidate[i])->name, bits_of(s->candidate[i]));
-    NB_TRY(logits(b, s, &in[0]));
-    b->r->vertex[b->v->site].learned = in[0];
-    in[1] = b->r->tau;
-    NB_TRY(nbi_relax_node(b, "org.nibble", "GumbelSoftmax", 2, in, &p, &node));
-    NB_TRY(nbi_relax_finish(b, node));
-    in[0] = b->v->x;
-    in[1] = p;
+    int in[2] = {b->v->x, mine->share};
     NB_TRY(nbi_relax_node(b, "org.nibble", "SchemeMix", 2, in, out, &node));
     NB_TRY(nbi_node_set_text(b->ctx, b->q->graph, node, "candidates", text));
     NB_TRY(roles(b, node, true));
@@ -202,13 +209,14 @@ nb_status nbi_relax_quantizer(nbi_relax_grower *b, const nbi_scheme *scheme, int
 
 nb_status nbi_relax_rounded(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
     const nbi_scheme *scheme = nbi_relax_scheme(s->candidate[0]);
-    int params, width;
+    nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
     if (scheme == nbi_scheme_find("uniform")) scheme = nbi_scheme_find("lsq");
-    NB_TRY(nbi_relax_params(b, scheme, 1, &params));
-    NB_TRY(nbi_relax_constant(b, "width", NB_DTYPE_F32, 1, (int64_t[]){1}, &width));
-    *values(b, width) = (float)bits_of(b->r->spec.start[b->v->site]);
-    b->r->vertex[b->v->site].learned = width;
-    return nbi_relax_quantizer(b, scheme, params, width, out);
+    if (mine->learned < 0) {
+        NB_TRY(nbi_relax_params(b, scheme, 1, mine->params));
+        NB_TRY(nbi_relax_constant(b, "width", NB_DTYPE_F32, 1, (int64_t[]){1}, &mine->learned));
+        *values(b, mine->learned) = (float)bits_of(b->r->spec.start[b->v->site]);
+    }
+    return nbi_relax_quantizer(b, scheme, mine->params[0], mine->learned, out);
 }
 
 /* ---- all ----------------------------------------------------------------------------------- */
@@ -261,8 +269,8 @@ static nb_status copy_spec(nb_ctx *ctx, nbi_relax *r, const nbi_relax_spec *spec
     r->spec.site = site;
     r->spec.start = start;
     for (size_t s = 0; s < n; s++)
-        r->vertex[s] = (nbi_relax_vertex){.learned = -1, .steps = -1,
-                                          .row = {-1, -1},
+        r->vertex[s] = (nbi_relax_vertex){.learned = -1, .steps = -1, .share = -1,
+                                          .row = {-1, -1}, .params = {-1, -1},
                                           .count = (double)r->net->site[s].count,
                                           .weights = r->net->site[s].kind == NBI_SITE_WEIGHT};
     r->tau = r->shared[0] = r->shared[1] = -1;

@@ -61,7 +61,8 @@ nbi_qat *nbi_relax_qat(nbi_relax *relax);
  * batches, `more`, the checkpoint and what is told. The loop's `user` is for `more`: hooks get the
  * relaxation through spec->relax. */
 nb_status nbi_relax_loop(nb_ctx *ctx, nbi_relax *relax, nbi_loop_spec *spec);
-/* Batches of odd index teach θ only, even ones everything else: this share of the samples. */
+/* Batches of odd index teach θ only, even ones everything else: this share of the samples. Where an
+ * epoch is one batch it teaches both. */
 #define NBI_RELAX_ALTERNATE 0.2
 /* Everything else that was learned, as nbi_trained_take: weights, normalization, steps of every width. */
 void nbi_relax_trained(const nbi_relax *relax, float *out);

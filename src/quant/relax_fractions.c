@@ -32,27 +32,34 @@ static float start_of(const nbi_relax_grower *b, const nbi_relax_site *s) {
     return (float)fmin(fmax(target, lo), hi);
 }
 
-static nb_status vertex(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
+/* What a site learns, and f. */
+static nb_status add_share(nbi_relax_grower *b, const nbi_relax_site *s, const nbi_scheme *scheme) {
     static const char *const names[2] = {"low", "high"};
-    const nbi_scheme *scheme = nbi_relax_scheme(s->candidate[0]);
     nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
     const int64_t one = 1;
-    int params[2], q[2], share, difference;
-    if (scheme == nbi_scheme_find("uniform")) scheme = nbi_scheme_find("lsq");
     NB_TRY(nbi_relax_constant(b, "lambda", NB_DTYPE_F32, 1, &one, &mine->learned));
     *nbi_relax_value(b->r, mine->learned) = start_of(b, s);
-    NB_TRY(nbi_relax_params(b, scheme, 2, params));
+    NB_TRY(nbi_relax_params(b, scheme, 2, mine->params));
     for (int i = 0; i < 2; i++) {
         NB_TRY(nbi_relax_constant(b, names[i], NB_DTYPE_F32, 1, &one, &mine->width[i]));
         *nbi_relax_value(b->r, mine->width[i]) = (float)(s->candidate[i] & 255);
-        NB_TRY(nbi_relax_quantizer(b, scheme, params[i], mine->width[i], &q[i]));
     }
     NB_TRY(nbi_relax_constant(b, "inverse", NB_DTYPE_F32, 1, &one, &mine->inverse));
     *nbi_relax_value(b->r, mine->inverse) = 1;
-    NB_TRY(binary(b, "Sub", mine->learned, mine->width[0], &share));
-    NB_TRY(binary(b, "Mul", share, mine->inverse, &share));
+    NB_TRY(binary(b, "Sub", mine->learned, mine->width[0], &mine->share));
+    return binary(b, "Mul", mine->share, mine->inverse, &mine->share);
+}
+
+static nb_status vertex(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
+    const nbi_scheme *scheme = nbi_relax_scheme(s->candidate[0]);
+    nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
+    int q[2], difference;
+    if (scheme == nbi_scheme_find("uniform")) scheme = nbi_scheme_find("lsq");
+    if (mine->learned < 0) NB_TRY(add_share(b, s, scheme));
+    for (int i = 0; i < 2; i++)
+        NB_TRY(nbi_relax_quantizer(b, scheme, mine->params[i], mine->width[i], &q[i]));
     NB_TRY(binary(b, "Sub", q[1], q[0], &difference));
-    NB_TRY(binary(b, "Mul", difference, share, &difference));
+    NB_TRY(binary(b, "Mul", difference, mine->share, &difference));
     return binary(b, "Add", q[0], difference, out);
 }
 

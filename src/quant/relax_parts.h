@@ -8,8 +8,10 @@ typedef struct nbi_relax_vertex {
     int learned;   /* θ [n], a width [1] or a range [2]; −1: this site keeps its start */
     int row[2];    /* the constants that select the steps of a width, fractions: of both; −1: none */
     int steps;     /* learned steps of all widths [8, groups, 1]; −1: none */
+    int params[2]; /* widths, fractions: the quantizers' params; −1: none */
     int width[2];  /* fractions: the constants of both widths */
     int inverse;   /* fractions: 1 / the difference of the widths */
+    int share;     /* schemes: the probabilities; fractions: f; −1: none */
     bool weights, is_unsigned;
     double count;  /* values of one image, or weights */
 } nbi_relax_vertex;
@@ -23,7 +25,9 @@ typedef struct nbi_relax_grower {
     const nbi_site *site;
 } nbi_relax_grower;
 
-/* One way to make a choice continuous: a row per kind. begin and adjust are hooks of the loop. */
+/* One way to make a choice continuous: a row per kind. `vertex` is called once for every tensor of a
+ * site (several producers may share one): what is learned belongs to the site and is made by the first
+ * call (learned < 0 before it), each call adds a quantizer. begin and adjust are hooks of the loop. */
 typedef struct nbi_relax_way {
     nb_status (*vertex)(nbi_relax_grower *b, const nbi_relax_site *s, int *out);
     nb_status (*begin)(nb_ctx *ctx, void *relax, uint64_t step, uint64_t steps);

@@ -51,26 +51,31 @@ static double width(const nbi_relax *r, int s) {
 }
 
 /* From the grid that the start's width was fitted with, one for the whole tensor. */
+static nb_status add_range(nbi_relax_grower *b, nbi_relax_vertex *mine) {
+    int bits = b->r->spec.start[b->v->site] & 255, sign = !mine->is_unsigned;
+    float step = (float)b->site->fit[bits].scale;
+    if (nbi_relax_is_weight(b)) NB_TRY(nbi_relax_weight_steps(b, bits, 1, &step));
+    NB_TRY(nbi_relax_constant(b, "range", NB_DTYPE_F32, 1, (int64_t[]){2}, &mine->learned));
+    float *log2s = nbi_relax_value(b->r, mine->learned);
+    log2s[0] = log2f(fmaxf(step, 1e-20f));
+    log2s[1] = log2s[0] + (float)log2(bits - sign < 1 ? 1 : ldexp(1, bits - sign) - 1);
+    keep_within(b->r, b->v->site);
+    return NB_OK;
+}
+
 static nb_status vertex(nbi_relax_grower *b, const nbi_relax_site *s, int *out) {
     nbi_relax_vertex *mine = &b->r->vertex[b->v->site];
-    int bits = b->r->spec.start[b->v->site] & 255, sign = !mine->is_unsigned, in[2] = {b->v->x};
-    float step = (float)b->site->fit[bits].scale;
     nbi_node *node;
     if (s->candidate[0] >> 8)
         return nb_fail(b->ctx, NB_EUNSUPPORTED,
                        "tensor '%s': step and range are learned of the uniform scheme only, not of "
                        "'%s'",
                        b->site->name, nbi_relax_scheme(s->candidate[0])->name);
-    if ((s->candidate[s->n - 1] & 255) - sign < 2)
+    if ((s->candidate[s->n - 1] & 255) - !mine->is_unsigned < 2)
         return NB_OK; /* one width: the usual quantizer */
-    if (nbi_relax_is_weight(b)) NB_TRY(nbi_relax_weight_steps(b, bits, 1, &step));
-    NB_TRY(nbi_relax_constant(b, "range", NB_DTYPE_F32, 1, (int64_t[]){2}, &in[1]));
-    float *log2s = nbi_relax_value(b->r, in[1]);
-    log2s[0] = log2f(fmaxf(step, 1e-20f));
-    log2s[1] = log2s[0] + (float)log2(bits - sign < 1 ? 1 : ldexp(1, bits - sign) - 1);
-    mine->learned = in[1];
-    keep_within(b->r, b->v->site);
-    NB_TRY(nbi_relax_node(b, "org.nibble", "RangeQuant", 2, in, out, &node));
+    if (mine->learned < 0) NB_TRY(add_range(b, mine));
+    NB_TRY(nbi_relax_node(b, "org.nibble", "RangeQuant", 2, (int[]){b->v->x, mine->learned}, out,
+                          &node));
     NB_TRY(nbi_node_set_int(b->ctx, b->q->graph, node, "unsigned", mine->is_unsigned));
     return nbi_relax_finish(b, node);
 }

@@ -32,18 +32,20 @@ static nb_status begin_schemes(nb_ctx *ctx, void *user, uint64_t step, uint64_t 
     return NB_OK;
 }
 
-/* Weights learn from batches of even index, θ from odd ones; in the first epoch weights alone. */
+/* Weights learn from batches of even index, θ from odd ones, and both from every batch where an epoch
+ * has one only; in the first epoch, if it is not the last, weights alone. */
 static nb_status adjust_schemes(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps, double lr,
                                 nbi_param *params) {
     nbi_relax *r = user;
     int first = r->qat->n_train - r->n_learned;
     bool opening = step < r->steps_per_epoch && r->steps_per_epoch < steps;
-    bool schemes = !opening && (step % r->steps_per_epoch & 1);
+    bool both = r->steps_per_epoch == 1;
+    bool schemes = !opening && (both || (step % r->steps_per_epoch & 1));
     double rate = r->spec.choice_rate > 0 ? r->spec.choice_rate : SCHEME_RATE;
     (void)ctx;
     for (int i = 0; i < r->qat->n_train; i++) {
         if (i < first)
-            params[i].lr = schemes ? 0 : 1;
+            params[i].lr = schemes && !both ? 0 : 1;
         else
             params[i].lr = schemes && lr > 0 ? (float)(rate / lr) : 0;
     }

@@ -1,7 +1,8 @@
 /* The additive model: loss = Σ delta[v][option], costs = base + Σ differences, solved exactly by
- * nbi_select. Peak RAM is not a sum but a maximum over steps, so the choice
- * is re-checked with exact costs, repaired by the cheapest lowering, then polished by single and
- * paired changes under exact costs. */
+ * nbi_select. Peak RAM is not a sum but a maximum over steps, and bit operations are a product where
+ * an activation and weights that read it are two variables, so the choice is re-checked with exact
+ * costs, repaired by the cheapest lowering, then polished by single and paired changes under exact
+ * costs. */
 #include "search/trials.h"
 
 #include <math.h>

@@ -1,7 +1,9 @@
 /* Variables: where activations have one width only, each free weight site is a variable of its own;
  * else a variable is an activation site together with the weights of the convolutions that read it,
- * so that BOPs stay a sum over variables. A free bias site is a variable of its own: its width costs
- * bytes only, and as a factor of a layer's options it would triple them. */
+ * so that BOPs stay a sum over variables. Of more readers than a variable holds the others are
+ * variables of their own: BOPs are then a product of two variables there, which only exact costs know.
+ * A free bias site is a variable of its own: its width costs bytes only, and as a factor of a layer's
+ * options it would triple them. */
 #include "search/netproblem.h"
 
 #include "runtime/footprint.h"
@@ -36,7 +38,9 @@ struct nbi_netproblem {
     long scored;
     const nbi_step_costs *costs; /* NULL: none */
     double deadline;
-    double *delta;            /* sensitivities once measured, rows behind each other; else NULL */
+    double *delta;            /* sensitivities once asked for, rows behind each other; else NULL */
+    int estimated;            /* so many of their first rows are not measured */
+    double best;              /* the loss that they are differences from */
 };
 
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
@@ -44,7 +48,7 @@ nbi_problem *nbi_netproblem_problem(nbi_netproblem *np) {
 }
 
 bool nbi_netproblem_measured(const nbi_netproblem *np) {
-    return np->delta != NULL;
+    return np->delta && np->estimated == 0;
 }
 
 long nbi_netproblem_scored(const nbi_netproblem *np) {
@@ -273,6 +277,7 @@ static nb_status estimate(nb_ctx *ctx, nbi_netproblem *np, int from, double **de
     return NB_OK;
 }
 
+/* Between the problem's own rows and the caller's. */
 static void copy_rows(const nbi_netproblem *np, double **delta, bool keep) {
     double *kept = np->delta;
     for (int v = 0; v < np->problem.n_vars; kept += np->n_options[v++]) {
@@ -282,43 +287,49 @@ static void copy_rows(const nbi_netproblem *np, double **delta, bool keep) {
     }
 }
 
-static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
-    nbi_netproblem *np = self;
-    int n = np->problem.n_vars, total = 0, done = 0, v = n;
-    uint8_t *policy;
-    double best;
-    nb_status st = NB_OK;
-    if (np->delta) {
-        copy_rows(np, delta, false);
-        return NB_OK;
-    }
-    NB_TRY(nbi_alloc(ctx, (size_t)n + 1, 1, &policy));
-    for (int k = 0; k < n; k++) {
-        policy[k] = (uint8_t)(np->n_options[k] - 1);
-        total += np->n_options[k];
-    }
-    nbi_netproblem_bits(np, policy, np->bits);
-    NB_TRYG(nbi_scorer_stay_near(ctx, np->o.scorer, np->bits));
-    NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &best));
-    /* last layers first: what comes before the changed layer is in the cache */
+/* Last layers first: what comes before the changed layer is in the cache. *rows: not measured yet. */
+static nb_status measure_rows(nb_ctx *ctx, nbi_netproblem *np, uint8_t *policy, double **delta,
+                              int *rows) {
+    int total = 0, done = 0, v = *rows;
+    for (int k = 0; k < v; k++) total += np->n_options[k];
     while (v > 0 && nb_seconds(ctx) < np->deadline) {
         v--;
         for (int o = 0; o < np->n_options[v]; o++) {
             double loss;
             policy[v] = (uint8_t)o;
             nbi_netproblem_bits(np, policy, np->bits);
-            NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &loss));
-            delta[v][o] = loss - best;
-            NB_TRYG(nb_progress(ctx, "sensitivity", ++done, total));
+            NB_TRY(nbi_netproblem_loss(ctx, np, np->bits, &loss));
+            delta[v][o] = loss - np->best;
+            NB_TRY(nb_progress(ctx, "sensitivity", ++done, total));
         }
         policy[v] = (uint8_t)(np->n_options[v] - 1);
     }
-    if (v > 0) {
-        st = estimate(ctx, np, v, delta);
-    } else {
-        NB_TRYG(nbi_alloc(ctx, (size_t)total + 1, sizeof *np->delta, &np->delta));
-        copy_rows(np, delta, true);
+    *rows = v;
+    return NB_OK;
+}
+
+/* What was measured once stays; a later call goes on where the time was over. */
+static nb_status sensitivity(nb_ctx *ctx, void *self, double **delta) {
+    nbi_netproblem *np = self;
+    int n = np->problem.n_vars, rows = np->delta ? np->estimated : n;
+    size_t total = 0;
+    uint8_t *policy;
+    nb_status st = NB_OK;
+    if (np->delta) copy_rows(np, delta, false);
+    if (np->delta && (rows == 0 || nb_seconds(ctx) >= np->deadline)) return NB_OK;
+    NB_TRY(nbi_alloc(ctx, (size_t)n + 1, 1, &policy));
+    for (int k = 0; k < n; k++) {
+        policy[k] = (uint8_t)(np->n_options[k] - 1);
+        total += (size_t)np->n_options[k];
     }
+    nbi_netproblem_bits(np, policy, np->bits);
+    NB_TRYG(nbi_scorer_stay_near(ctx, np->o.scorer, np->bits));
+    NB_TRYG(nbi_netproblem_loss(ctx, np, np->bits, &np->best));
+    NB_TRYG(measure_rows(ctx, np, policy, delta, &rows));
+    if (rows > 0) NB_TRYG(estimate(ctx, np, rows, delta));
+    if (!np->delta) NB_TRYG(nbi_alloc(ctx, total + 1, sizeof *np->delta, &np->delta));
+    np->estimated = rows;
+    copy_rows(np, delta, true);
 done:
     (void)nbi_scorer_stay_near(ctx, np->o.scorer, NULL); /* cannot fail */
     nbi_free(policy);
@@ -457,6 +468,18 @@ static nb_status add_variable(nb_ctx *ctx, nbi_netproblem *np, variable *var) {
     return NB_OK;
 }
 
+static bool has_variable(const nbi_netproblem *np, int site) {
+    for (int v = 0; v < np->problem.n_vars; v++)
+        for (int k = 0; k < np->var[v].n_sites; k++)
+            if (np->var[v].site[k] == site) return true;
+    return false;
+}
+
+static nb_status add_single(nb_ctx *ctx, nbi_netproblem *np, int site) {
+    variable var = {.n_sites = 1, .site = {site}};
+    return is_free(np, site) && !has_variable(np, site) ? add_variable(ctx, np, &var) : NB_OK;
+}
+
 static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
     np->var = nbi_arena_alloc(&np->arena, (size_t)net->n_sites + 1, sizeof *np->var);
@@ -466,21 +489,13 @@ static nb_status make_variables(nb_ctx *ctx, nbi_netproblem *np) {
         const nbi_layer *l = &net->layer[i];
         if (l->type != NBI_LAYER_CONV) continue;
         int activation = net->edge[l->in[0]].site;
-        variable var = {0};
-        if (is_free(np, activation) && np->o.activations.n > 1) {
-            bool seen = false;
-            for (int v = 0; v < np->problem.n_vars; v++)
-                seen |= np->var[v].site[0] == activation;
-            if (!seen) {
-                var.site[var.n_sites++] = activation;
-                add_free_weights(np, activation, &var);
-            }
-        } else if (is_free(np, l->weight_site)) {
-            var.site[var.n_sites++] = l->weight_site;
+        if (is_free(np, activation) && np->o.activations.n > 1 && !has_variable(np, activation)) {
+            variable var = {.n_sites = 1, .site = {activation}};
+            add_free_weights(np, activation, &var);
+            NB_TRY(add_variable(ctx, np, &var));
         }
-        if (var.n_sites) NB_TRY(add_variable(ctx, np, &var));
-        variable bias = {.n_sites = 1, .site = {l->bias_site}};
-        if (is_free(np, l->bias_site)) NB_TRY(add_variable(ctx, np, &bias));
+        NB_TRY(add_single(ctx, np, l->weight_site));
+        NB_TRY(add_single(ctx, np, l->bias_site));
     }
     return NB_OK;
 }

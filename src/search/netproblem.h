@@ -57,7 +57,8 @@ void nbi_netproblem_free(nbi_netproblem *np);
 /* The problem with no limits set; the caller sets them. Lives as long as np. */
 nbi_problem *nbi_netproblem_problem(nbi_netproblem *np);
 /* After this moment (nb_seconds; INFINITY: never) sensitivities that are not measured yet are estimated
- * from the tensors' signal-to-noise ratios, scaled like the measured ones. */
+ * from the tensors' signal-to-noise ratios, scaled like the measured ones; with more time a later call
+ * measures them. */
 void nbi_netproblem_set_deadline(nbi_netproblem *np, double deadline);
 /* Another scorer of the same network and images; sensitivities are forgotten. */
 void nbi_netproblem_set_scorer(nbi_netproblem *np, nbi_scorer *scorer);

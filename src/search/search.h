@@ -117,6 +117,8 @@ typedef struct nbi_search {
     const char *name, *help;
     const nbi_option *options;
     size_t n_options;
+    /* Whether the options that `text` gives ("key=value,…"; NULL: none) belong together; NULL: always. */
+    nb_status (*check)(nb_ctx *ctx, const char *text, const double *values);
     bool beyond; /* scores policies beyond the limits on its way to them */
     /* What the method does to the problem's scores before its search (weights of a network's making):
      * a given policy is scored after it, too. The problem has `hypernetwork`. NULL: nothing. */

@@ -31,7 +31,9 @@ static nb_status run(nb_ctx *ctx, const nbi_search_run *r) {
                      size, MOST);
         goto done;
     }
-    for (; more && (t.count == 0 || nbi_trials_open(&t)); more = advance(r->problem, policy)) {
+    /* without one that fits the time does not count, a request to stop does */
+    for (; more && (t.count == 0 ? !nb_cancelled(ctx) : nbi_trials_open(&t));
+         more = advance(r->problem, policy)) {
         NB_TRYG(nbi_trials_cost(&t, policy, NULL, &excess));
         if (excess > 0) continue;
         NB_TRYG(nbi_trials_score(&t, policy, &score));

@@ -26,6 +26,7 @@ static const nbi_option options[] = {
     [SMOOTHING] = {"smoothing", NBI_OPT_REAL, 0.1, 0, 0.99, NULL, "of labels"},
     [BY] = {"by", NBI_OPT_CHOICE, 0, 0, 2, "genetic|random|haq",
             "the search over policies; the last two are what it is compared with"},
+    /* genetic's: the others have other keys, which keep their defaults */
     {"population", NBI_OPT_INT, 50, 2, 10000, NULL, "policies kept"},
     {"parents", NBI_OPT_INT, 10, 1, 10000, NULL, "best policies that breed"},
     {"iterations", NBI_OPT_INT, 20, 1, 100000, NULL, "generations"},
@@ -34,10 +35,25 @@ static const nbi_option options[] = {
      "the first population holds the selection by sensitivity"},
 };
 
+static const nbi_search *const methods[] = {&nbi_search_genetic, &nbi_search_random,
+                                            &nbi_search_haq};
+
+/* Keys behind BY that were given must be the method's. */
+static nb_status check(nb_ctx *ctx, const char *text, const double *values) {
+    const nbi_search *method = methods[(int)values[BY]];
+    for (size_t k = BY + 1; k < NBI_COUNT(options); k++) {
+        bool known = false;
+        for (size_t i = 0; i < method->n_options; i++)
+            known |= !strcmp(options[k].name, method->options[i].name);
+        if (!known && nbi_options_given(text, options[k].name))
+            return nb_fail(ctx, NB_EINVAL, "metaquantnet: by=%s has no option '%s'", method->name,
+                           options[k].name);
+    }
+    return NB_OK;
+}
+
 /* The search with its own defaults and those of its keys that stand behind BY. */
 static nb_status evolve(nb_ctx *ctx, const nbi_search_run *r) {
-    static const nbi_search *const methods[] = {&nbi_search_genetic, &nbi_search_random,
-                                                &nbi_search_haq};
     double values[NBI_COUNT(options)];
     const nbi_search *method = methods[(int)r->options[BY]];
     nbi_search_run run = *r;
@@ -94,6 +110,7 @@ const nbi_search nbi_search_metaquantnet = {
     .help = "a network that generates weights for every policy, trained once; then genetic",
     .options = options,
     .n_options = NBI_COUNT(options),
+    .check = check,
     .prepare = prepare,
     .run = run,
 };

@@ -84,6 +84,7 @@ static nb_status learn(tuner *u, nbi_trees **out) {
     nbi_trees_options o = nbi_trees_options_default();
     o.trees = (int)u->opt[TREES];
     o.seed = t->run->seed + (uint64_t)t->count;
+    if (isfinite(t->run->deadline)) o.deadline = t->run->deadline;
     return nbi_trees_fit(t->ctx, &o, u->x, u->y, n, u->width, out);
 }
 
@@ -105,10 +106,15 @@ static bool pooled(const tuner *u) {
     return false;
 }
 
+/* Without a policy that fits the time does not count, a request to stop does. */
+static bool goes_on(nbi_trials *t) {
+    return t->have_unscored ? nbi_trials_open(t) : !nb_cancelled(t->ctx);
+}
+
 static nb_status fill_pool(tuner *u, size_t most) {
     bool ok = true;
     u->n_pool = 0;
-    for (int stale = 0; u->n_pool < most && stale < STALE;) {
+    for (int stale = 0; u->n_pool < most && stale < STALE && goes_on(u->t);) {
         NB_TRY(draw(u, u->n_pool % 2 == 1, &ok));
         if (!ok) break;
         stale++;
@@ -136,6 +142,19 @@ static nb_status try_pool(tuner *u, size_t count) {
     return NB_OK;
 }
 
+/* Without trees all are equal; NAN where there was no time. */
+static void predict(tuner *u, const nbi_trees *trees) {
+    nbi_trials *t = u->t;
+    bool open = true;
+    for (size_t i = 0; i < u->n_pool; i++) {
+        u->predicted[i] = 0;
+        if (!trees) continue;
+        open = open && nbi_trials_open(t);
+        features(u, u->pool + i * t->n, u->x);
+        u->predicted[i] = open ? nbi_trees_predict(trees, u->x) : (double)NAN;
+    }
+}
+
 static nb_status tune(tuner *u) {
     nbi_trials *t = u->t;
     size_t first = (size_t)u->opt[FIRST];
@@ -146,12 +165,7 @@ static nb_status tune(tuner *u) {
                                    : (size_t)u->opt[POOL]));
         if (!u->n_pool || !nbi_trials_open(t)) return NB_OK;
         if (!random) NB_TRY(learn(u, &trees));
-        for (size_t i = 0; i < u->n_pool; i++) {
-            u->predicted[i] = 0;
-            if (!trees) continue;
-            features(u, u->pool + i * t->n, u->x);
-            u->predicted[i] = nbi_trees_predict(trees, u->x);
-        }
+        predict(u, trees);
         nbi_trees_free(trees);
         NB_TRY(try_pool(u, random ? first : (size_t)u->opt[ROUND]));
     }

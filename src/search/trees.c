@@ -159,6 +159,12 @@ static size_t part_of(double part, size_t n) {
     return k < 1 ? 1 : k > n ? n : k;
 }
 
+/* A request to stop, or the time is over: fewer trees. */
+static bool stops(const grower *g) {
+    double deadline = g->trees->o.deadline;
+    return nb_cancelled(g->ctx) || (deadline > 0 && nb_seconds(g->ctx) >= deadline);
+}
+
 static nb_status boost(grower *g, const double *y, size_t n) {
     nbi_trees *t = g->trees;
     nbi_rng rng;
@@ -167,7 +173,7 @@ static nb_status boost(grower *g, const double *y, size_t n) {
     for (size_t i = 0; i < n; i++) g->gradient[i] = t->base - y[i];
     for (size_t c = 0; c < g->width; c++) g->column[c] = (uint32_t)c;
     g->columns = part_of(t->o.columns, g->width);
-    for (; t->n < t->o.trees; t->n++) {
+    for (; t->n < t->o.trees && !stops(g); t->n++) {
         for (size_t i = 0; i < n; i++) g->row[i] = (uint32_t)i;
         nbi_rng_shuffle(&rng, g->row, n);
         nbi_rng_shuffle(&rng, g->column, g->width);

@@ -10,6 +10,7 @@ typedef struct nbi_trees_options {
     double rate;                 /* of learning */
     double lambda, alpha, gamma; /* L2, L1, least gain */
     double rows, columns;        /* part of the rows and columns that a tree sees */
+    double deadline;             /* nb_seconds(): no further tree then, nor after a cancel; 0: none */
     uint64_t seed;
 } nbi_trees_options;
 /* 250 trees of depth 6, rate 0.1, L2 1, L1 0.01, 0.79 of the rows, 0.9 of the columns. */

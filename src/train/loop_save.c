@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2, ONE_COUNT = 1 /* of the optimizer's steps, for all parameters */ };
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
 
@@ -157,20 +157,33 @@ static nb_status check_finite(nbi_loop *l) {
     return NB_OK;
 }
 
+/* How many steps each parameter took. */
+static nb_status steps_of(const nbi_loop *l, json_t **out) {
+    nbi_state *unused;
+    size_t n;
+    uint64_t *steps;
+    object o = {json_array(), false};
+    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
+    for (int i = 0; i < l->s->n_params; i++)
+        o.lost |= json_array_append_new(o.json, json_integer((json_int_t)steps[i])) != 0;
+    return whole(l->ctx, &o, out);
+}
+
 static nb_status progress_of(nbi_loop *l, json_t **out) {
-    uint64_t *steps, *updates = NULL;
+    uint64_t *updates = NULL;
     nbi_state *unused;
     size_t n;
     object o = {json_object(), false};
-    json_t *identity = NULL, *names = NULL;
+    json_t *identity = NULL, *names = NULL, *steps = NULL;
     nb_status st = identity_of(l, &identity);
     if (st == NB_OK) st = names_of(l, &names);
+    if (st == NB_OK) st = steps_of(l, &steps);
     if (st != NB_OK) {
         json_decref(identity);
+        json_decref(names);
         json_decref(o.json);
         return st;
     }
-    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
     if (l->ema) nbi_ema_state(l->ema, &unused, &n, &updates);
     set(&o, "format", json_integer(FORMAT));
     set(&o, "identity", identity);
@@ -178,7 +191,7 @@ static nb_status progress_of(nbi_loop *l, json_t **out) {
     set(&o, "step", json_integer((json_int_t)l->step));
     set(&o, "judged", json_integer(l->judged));
     set(&o, "best_epoch", json_integer(l->best_epoch));
-    set(&o, "optimizer_steps", json_integer((json_int_t)*steps));
+    set(&o, "optimizer_steps", steps);
     set(&o, "ema_updates", json_integer((json_int_t)(updates ? *updates : 0)));
     /* 17 digits bring a double back exactly; there is no number for "no metric yet" */
     set(&o, "loss_sum", json_real(l->loss_sum));
@@ -203,10 +216,27 @@ done:
     return st;
 }
 
+static nb_status read_steps(nbi_loop *l, const json_t *json) {
+    nbi_state *unused;
+    size_t n;
+    uint64_t *steps;
+    bool one = json_integer_value(json_object_get(json, "format")) == ONE_COUNT;
+    const json_t *list = json_object_get(json, "optimizer_steps");
+    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
+    for (int i = 0; i < l->s->n_params; i++) {
+        const json_t *count = one ? list : json_array_get(list, (size_t)i);
+        if (!json_is_integer(count) || json_integer_value(count) < 0)
+            return nb_fail(l->ctx, NB_EFORMAT, "checkpoint '%s' is damaged: '%s' has no steps",
+                           l->s->checkpoint, l->value[i].name);
+        steps[i] = (uint64_t)json_integer_value(count);
+    }
+    return NB_OK;
+}
+
 static nb_status read_progress(nbi_loop *l, const json_t *json) {
     nbi_state *unused;
     size_t n;
-    uint64_t *steps, *updates = NULL;
+    uint64_t *updates = NULL;
     json_int_t step = json_integer_value(json_object_get(json, "step"));
     json_int_t best = json_integer_value(json_object_get(json, "best_epoch"));
     json_int_t judged = json_integer_value(json_object_get(json, "judged"));
@@ -215,8 +245,7 @@ static nb_status read_progress(nbi_loop *l, const json_t *json) {
         step < judged * per_epoch || step > (judged + 1) * per_epoch)
         return nb_fail(l->ctx, NB_EFORMAT, "checkpoint '%s' is damaged: step %lld of %llu",
                        l->s->checkpoint, (long long)step, (unsigned long long)l->schedule.steps);
-    nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
-    *steps = (uint64_t)json_integer_value(json_object_get(json, "optimizer_steps"));
+    NB_TRY(read_steps(l, json));
     if (l->ema) {
         nbi_ema_state(l->ema, &unused, &n, &updates);
         *updates = (uint64_t)json_integer_value(json_object_get(json, "ema_updates"));
@@ -236,7 +265,8 @@ nb_status nbi_loop_load(nbi_loop *l) {
     arrays a = {0};
     nb_status st;
     NB_TRY(nbi_checkpoint_json(l->ctx, l->s->checkpoint, &json));
-    if (json_integer_value(json_object_get(json, "format")) != FORMAT) {
+    json_int_t format = json_integer_value(json_object_get(json, "format"));
+    if (format != FORMAT && format != ONE_COUNT) {
         st = nb_fail(l->ctx, NB_EFORMAT, "'%s' is not a checkpoint of this version",
                      l->s->checkpoint);
         goto done;

@@ -3,8 +3,9 @@
  *   Adam   g ← g + λw;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²
  *          w ← w − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)          (Kingma and Ba 2015)
  *   AdamW  the same without λ in g, and first w ← (1 − ηλ)·w   (Loshchilov and Hutter 2019)
- * The norm of the gradients is summed in doubles per chunk, chunks in order. This file is built
- * without errno in math functions, so that the square root stays a vector instruction. */
+ * t counts the steps of each tensor: those in which its rate was 0 do not count. The norm of the
+ * gradients is summed in doubles per chunk, chunks in order. This file is built without errno in
+ * math functions, so that the square root stays a vector instruction. */
 #include "train/chunks.h"
 
 #include <math.h>
@@ -17,7 +18,7 @@ struct nbi_optimizer {
     nbi_state *state;              /* [n][per_param] */
     nbi_chunks chunks;
     double *sum; /* per chunk */
-    uint64_t steps;
+    uint64_t *steps; /* [n] that each parameter took */
 };
 
 nbi_optimizer_options nbi_optimizer_options_default(void) {
@@ -64,6 +65,7 @@ nb_status nbi_optimizer_new(nb_ctx *ctx, const nbi_optimizer_options *options, n
     p->per_param = options->kind != NBI_SGD ? 2 : options->momentum > 0 ? 1 : 0;
     for (size_t i = 0; i < n; i++)
         if (params[i].adam) p->per_param = 2;
+    NB_TRYG(nbi_alloc(ctx, n + 1, sizeof *p->steps, &p->steps));
     NB_TRYG(nbi_alloc(ctx, n * p->per_param, sizeof *p->state, &p->state));
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < p->per_param; k++) {
@@ -87,6 +89,7 @@ void nbi_optimizer_free(nbi_optimizer *p) {
     if (!p) return;
     for (size_t i = 0; i < p->n_states; i++) nbi_free(p->state[i].data);
     nbi_free(p->state);
+    nbi_free(p->steps);
     nbi_chunks_free(&p->chunks);
     nbi_free(p->sum);
     nbi_free(p);
@@ -95,7 +98,7 @@ void nbi_optimizer_free(nbi_optimizer *p) {
 void nbi_optimizer_state(nbi_optimizer *p, nbi_state **out, size_t *n, uint64_t **steps) {
     *out = p->state;
     *n = p->n_states;
-    *steps = &p->steps;
+    *steps = p->steps;
 }
 
 /* ---- norm ------------------------------------------------------------------------------------ */
@@ -138,8 +141,7 @@ static nb_status gradient_norm(nb_ctx *ctx, nbi_optimizer *p, double *norm) {
 
 typedef struct step_job {
     nbi_optimizer *p;
-    float lr, scale;           /* of the gradients: below 1 when they are clipped */
-    float correct1, inv_sqrt2; /* 1/(1 − β₁ᵗ), 1/√(1 − β₂ᵗ) */
+    float lr, scale; /* of the gradients: below 1 when they are clipped */
 } step_job;
 
 static void sgd(const step_job *j, const nbi_param *a, float *restrict buffer, size_t begin,
@@ -163,14 +165,17 @@ static void sgd(const step_job *j, const nbi_param *a, float *restrict buffer, s
     }
 }
 
-static void adam(const step_job *j, const nbi_param *a, float *restrict m, float *restrict v,
+/* Step t of a parameter, t ≥ 1; state: m, v. */
+static void adam(const step_job *j, const nbi_param *a, const nbi_state *state, double t,
                  size_t begin, size_t end) {
-    float *restrict w = a->value;
+    float *restrict w = a->value, *restrict m = state[0].data, *restrict v = state[1].data;
     const float *restrict g = a->gradient;
     const nbi_optimizer_options *o = &j->p->o;
+    float correct1 = (float)(1 / (1 - pow((double)o->beta1, t)));
+    float inv = (float)(1 / sqrt(1 - pow((double)o->beta2, t)));
     bool decoupled = o->kind == NBI_ADAMW;
     float b1 = o->beta1, b2 = o->beta2, c1 = 1 - b1, c2 = 1 - b2, epsilon = o->epsilon;
-    float lr = j->lr * a->lr, step = lr * j->correct1, inv = j->inv_sqrt2, scale = j->scale;
+    float lr = j->lr * a->lr, step = lr * correct1, scale = j->scale;
     float coupled = decoupled ? 0 : a->decay, keep = decoupled ? 1 - lr * a->decay : 1;
     for (size_t i = begin; i < end; i++) {
         float d = g[i] * scale + coupled * w[i];
@@ -191,7 +196,7 @@ static nb_status step_range(void *user, size_t begin, size_t end, int worker) {
         if (is_sgd(j->p, a))
             sgd(j, a, j->p->o.momentum > 0 ? s[0].data : NULL, k->begin, k->end);
         else
-            adam(j, a, s[0].data, s[1].data, k->begin, k->end);
+            adam(j, a, s, (double)j->p->steps[k->array], k->begin, k->end);
     }
     return NB_OK;
 }
@@ -199,13 +204,8 @@ static nb_status step_range(void *user, size_t begin, size_t end, int worker) {
 nb_status nbi_optimizer_step(nb_ctx *ctx, nbi_optimizer *p, double lr, double *norm) {
     double length;
     NB_TRY(gradient_norm(ctx, p, &length));
-    p->steps++;
-    double t = (double)p->steps;
-    step_job job = {.p = p,
-                    .lr = (float)lr,
-                    .scale = 1,
-                    .correct1 = (float)(1 / (1 - pow((double)p->o.beta1, t))),
-                    .inv_sqrt2 = (float)(1 / sqrt(1 - pow((double)p->o.beta2, t)))};
+    for (size_t i = 0; i < p->n; i++) p->steps[i] += p->param[i].lr != 0;
+    step_job job = {.p = p, .lr = (float)lr, .scale = 1};
     if (p->o.clip > 0 && length > (double)p->o.clip)
         job.scale = (float)((double)p->o.clip / length);
     if (norm) *norm = length;

@@ -13,7 +13,7 @@ typedef struct nbi_param {
     float *value;
     const float *gradient;
     size_t count;
-    float lr;    /* factor of the learning rate: 1 as usual, 0 freezes */
+    float lr;    /* factor of the learning rate: 1 as usual, 0 freezes value and state */
     float decay; /* weight decay: of the loss (SGD, Adam: g + decay·w) or decoupled (AdamW) */
     bool adam;   /* Adam for this one, whatever the others have */
 } nbi_param;
@@ -47,7 +47,8 @@ void nbi_optimizer_free(nbi_optimizer *optimizer); /* NULL is allowed */
 /* One step at learning rate `lr`. *norm (NULL allowed): of all gradients before clipping. Where it
  * is not finite nothing is changed and NB_ENUMERIC names the first such gradient. */
 nb_status nbi_optimizer_step(nb_ctx *ctx, nbi_optimizer *optimizer, double lr, double *norm);
-/* All state: *out[*n] lives in the optimizer; together with *steps it is everything. */
+/* All state: *out[*n] lives in the optimizer; together with *steps, how many steps each parameter
+ * took (those at lr 0 not counted), it is everything. */
 void nbi_optimizer_state(nbi_optimizer *optimizer, nbi_state **out, size_t *n, uint64_t **steps);
 
 /* Moving average e ← d·e + (1−d)·w with d = min(decay, (1+t)/(10+t)) at update t = 1, 2, …, so that

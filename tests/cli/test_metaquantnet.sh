@@ -51,7 +51,10 @@ same one threads
 
 # ---- what it is compared with, and a given policy ---------------------------------------------------
 for by in random haq; do
-    works quantize "${job[@]}" --search "$given,by=$by" --trials 4 --avg-bits 2.8 -o "$by"
+    refuses 2 "metaquantnet: by=$by has no option 'population'" quantize "${job[@]}" \
+        --search "$given,by=$by" --avg-bits 2.8 -o no
+    works quantize "${job[@]}" --search "metaquantnet:epochs=2,hidden=4,meta=meta.onnx,by=$by" \
+        --trials 4 --avg-bits 2.8 -o "$by"
     grep -q '"by_width"' "$by/results.json" && fail "$by: trained again"
 done
 works quantize "${job[@]}" --policy one/policy.json --search "$given" --ptq none -o policy

@@ -28,6 +28,15 @@ for method in auto uniform random:trials=12 sensitivity:refine=4 \
     [[ ${bytes%.*} -lt 40000 ]] || fail "$method: $bytes bytes"
 done
 
+# ---- what few images can show --------------------------------------------------------------------
+# 100 images of which none changes leave a drop of 2.3 points possible; the default asks no more of them
+few=(--threads 1 --data builtin:glyphs --limit 100 --calib 32 --weight-bits 8 --ptq none)
+refuses 3 "max-drop 1 cannot be met" quantize "$model" "${few[@]}" --max-drop 1 -o few
+says err "100 images bound a drop by 2.3 points at best"
+works quantize "$model" "${few[@]}" -o few-default
+tr -d ' \n' < few-default/results.json > flat
+says flat '"validation_drop":{"mean":0.0,"bound":2.302'
+
 # ---- run --expect --------------------------------------------------------------------------------
 # a version 1 .npy of 1x3x32x32 floats, header of 128 bytes
 tensor_file() { # FILE BYTE

@@ -142,6 +142,36 @@ static void groups_may_use_adam(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* A group that rests every second step moves as one that takes its steps alone: Adam's bias
+ * correction counts the group's own steps. */
+static void resting_groups_count_their_own_steps(void **state) {
+    (void)state;
+    float w[2] = {1, 1};
+    const float g = 0.3f;
+    nb_ctx *ctx = nb_ctx_new();
+    for (int alone = 0; alone < 2; alone++) {
+        nbi_optimizer_options o = nbi_optimizer_options_default();
+        nbi_optimizer *optimizer;
+        nbi_state *unused;
+        uint64_t *steps;
+        size_t n;
+        nbi_param p = {.name = "w", .value = &w[alone], .gradient = &g, .count = 1, .adam = true};
+        assert_int_equal(nbi_optimizer_new(ctx, &o, &p, 1, &optimizer), NB_OK);
+        for (int t = 0; t < 10; t++) {
+            p.lr = t & 1 ? 1.0f : 0.0f;
+            if (!alone || p.lr > 0)
+                assert_int_equal(nbi_optimizer_step(ctx, optimizer, 0.1, NULL), NB_OK);
+        }
+        nbi_optimizer_state(optimizer, &unused, &n, &steps);
+        assert_int_equal(steps[0], 5);
+        nbi_optimizer_free(optimizer);
+    }
+    assert_memory_equal(&w[0], &w[1], sizeof w[0]);
+    /* the gradient never changes: every step is one of the learning rate, the first one, too */
+    assert_true(fabs((double)w[0] - (1 - 5 * 0.1)) < CLOSE);
+    nb_ctx_free(ctx);
+}
+
 static void same_bytes_at_any_thread_count(void **state) {
     static float one[BIG], three[BIG], g[BIG];
     (void)state;
@@ -217,6 +247,7 @@ int main(void) {
         cmocka_unit_test(clipping_scales_all_gradients),
         cmocka_unit_test(infinite_gradients_change_nothing),
         cmocka_unit_test(groups_may_use_adam),
+        cmocka_unit_test(resting_groups_count_their_own_steps),
         cmocka_unit_test(same_bytes_at_any_thread_count),
         cmocka_unit_test(average_follows_its_formula),
         cmocka_unit_test(schedules_follow_their_formulas),

@@ -16,6 +16,7 @@ typedef struct rig {
     nbi_relax_site *site;
     nbi_choice *start, *learned;
     double *value;
+    size_t images; /* 0: IMAGES */
 } rig;
 
 static nbi_choice choice_of(const char *scheme, int bits) {
@@ -25,12 +26,9 @@ static nbi_choice choice_of(const char *scheme, int bits) {
     return (nbi_choice)(i << 8 | (size_t)bits);
 }
 
-static void open_rig(rig *r) {
+/* From the tensor `a` of 16 channels to the calibrated network and the data. */
+static void finish_rig(rig *r, int a) {
     hand *h = &r->h;
-    int x = HAND_IMAGE(h, 3, 3, 32, 32);
-    int a = hand_op(h, "Relu", hand_conv(h, x, 3, 8, 1, (hand_window){3, 2, 1, 1}));
-    a = hand_op(h, "Relu", hand_conv(h, a, 8, 8, 1, (hand_window){3, 2, 1, 1}));
-    a = hand_op(h, "Relu", hand_conv(h, a, 8, 16, 1, (hand_window){3, 2, 1, 1}));
     a = hand_op(h, "Flatten", hand_op(h, "GlobalAveragePool", a));
     int y = hand_gemm(h, a, 16, 10);
     hand_outputs(h, 1, &y);
@@ -42,8 +40,28 @@ static void open_rig(rig *r) {
     r->learned = calloc(sites, sizeof *r->learned);
     r->value = calloc(sites, sizeof *r->value);
     hand_bits(h, 3, 3, r->start);
-    nbi_data_options d = {.path = "builtin:glyphs", .limit = IMAGES};
+    nbi_data_options d = {.path = "builtin:glyphs", .limit = r->images ? r->images : IMAGES};
     HAND_OK(nbi_dataset_open(h->ctx, &d, &r->data));
+}
+
+static int conv_relu(hand *h, int x, int in_c, int out_c) {
+    return hand_op(h, "Relu", hand_conv(h, x, in_c, out_c, 1, (hand_window){3, 2, 1, 1}));
+}
+
+static void open_rig(rig *r) {
+    hand *h = &r->h;
+    int a = conv_relu(h, HAND_IMAGE(h, 3, 3, 32, 32), 3, 8);
+    finish_rig(r, conv_relu(h, conv_relu(h, a, 8, 8), 8, 16));
+}
+
+/* Two tensors of one site: both are joined, and neither is read by anything else. */
+static void open_joined(rig *r) {
+    hand *h = &r->h;
+    int a = conv_relu(h, HAND_IMAGE(h, 3, 3, 32, 32), 3, 8);
+    int left = conv_relu(h, a, 8, 4), right = conv_relu(h, a, 8, 12);
+    int joined = hand_op2(h, "Concat", left, right);
+    hand_int(h, "axis", 1);
+    finish_rig(r, conv_relu(h, joined, 16, 16));
 }
 
 static void close_rig(rig *r) {
@@ -78,7 +96,7 @@ static void learn(rig *r, nbi_relax_spec *spec) {
         b.transform.mean[c] = 0.5f;
         b.transform.std[c] = 0.25f;
     }
-    if (spec->kind == NBI_RELAX_SCHEMES) b.alternate = NBI_RELAX_ALTERNATE;
+    if (spec->kind == NBI_RELAX_SCHEMES && !r->images) b.alternate = NBI_RELAX_ALTERNATE;
     nbi_batches_free(r->batches);
     HAND_OK(nbi_batches_new(h->ctx, &b, &r->batches));
     spec->site = r->site;
@@ -421,6 +439,67 @@ static void the_slope_of_a_fraction(void **state) {
     close_rig(&r);
 }
 
+static int count_of(const nbi_graph *g, const char *type) {
+    int n = 0;
+    for (int i = 0; i < g->n_nodes; i++) n += !strcmp(g->node[i]->op_type, type);
+    return n;
+}
+
+/* Several tensors of one site share what is learned: every constant is made once, and all of their
+ * quantizers read it. */
+static void tensors_of_a_site_share_what_is_learned(void **state) {
+    static const char *const made[NBI_RELAX_KINDS] = {"scheme", "width", "lambda", "range"};
+    static const char *const quantizer[NBI_RELAX_KINDS] = {"SchemeMix", "FakeQuant", "FakeQuant",
+                                                           "RangeQuant"};
+    (void)state;
+    rig r = {0};
+    open_joined(&r);
+    hand *h = &r.h;
+    for (int kind = 0; kind < NBI_RELAX_KINDS; kind++) {
+        bool schemes = kind == NBI_RELAX_SCHEMES;
+        nbi_choice list[2] = {choice_of(schemes ? "pot" : "uniform", 3), choice_of("uniform", 4)};
+        candidates(&r, 2, list);
+        nbi_qat_options o = {.batch = BATCH, .per_channel = true, .classes = 10, .temperature = 1};
+        nbi_relax_spec spec = {.kind = (nbi_relax_kind)kind, .site = r.site, .start = r.start,
+                               .epochs = 1};
+        nbi_relax *relax;
+        int sites = 0, constants = 0;
+        HAND_OK(nbi_relax_new(h->ctx, h->g, h->net, nbi_score_edge(h->net), &o, &spec, &relax));
+        const nbi_graph *g = nbi_relax_qat(relax)->graph;
+        for (int s = 0; s < h->net->n_sites; s++) {
+            char name[256];
+            if (relax->vertex[s].learned < 0) continue;
+            sites++;
+            snprintf(name, sizeof name, "%s/%s", h->net->site[s].name, made[kind]);
+            assert_string_equal(g->tensor[relax->vertex[s].learned]->name, name);
+        }
+        for (int t = 0; t < g->n_tensors; t++) {
+            const char *end = strrchr(g->tensor[t]->name, '/');
+            constants += end && !strncmp(end + 1, made[kind], strlen(made[kind]));
+        }
+        assert_int_equal(constants, sites);
+        assert_int_equal(relax->n_learned, sites);
+        if (schemes || kind == NBI_RELAX_RANGES)
+            assert_true(count_of(g, quantizer[kind]) > sites); /* the joined ones share a site */
+        nbi_relax_free(relax);
+    }
+    close_rig(&r);
+}
+
+/* Where an epoch is one batch there are no odd ones, and it teaches schemes as well. */
+static void one_batch_teaches_schemes(void **state) {
+    nbi_choice list[2] = {choice_of("uniform", 3), choice_of("pot", 3)};
+    (void)state;
+    rig r = {.images = BATCH};
+    open_rig(&r);
+    candidates(&r, 2, list);
+    nbi_relax_spec spec = {.kind = NBI_RELAX_SCHEMES, .epochs = 3, .seed = 1};
+    learn(&r, &spec);
+    for (int s = 0; s < r.h.net->n_sites; s++)
+        if (r.site[s].n) assert_true(r.value[s] > 0.5);
+    close_rig(&r);
+}
+
 static void nothing_to_choose(void **state) {
     (void)state;
     rig r = {0};
@@ -441,6 +520,8 @@ int main(void) {
         cmocka_unit_test(widths_that_are_mixed),    cmocka_unit_test(the_slope_of_a_fraction),
         cmocka_unit_test(bit_operations_meet_their_target),
         cmocka_unit_test(pressure_is_the_slope_of_costs),
+        cmocka_unit_test(tensors_of_a_site_share_what_is_learned),
+        cmocka_unit_test(one_batch_teaches_schemes),
         cmocka_unit_test(nothing_to_choose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

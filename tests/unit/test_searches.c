@@ -161,6 +161,33 @@ static void stops_when_told(void **state) {
     free(t);
 }
 
+static nb_status count_cost(nb_ctx *ctx, void *self, const uint8_t *policy,
+                            double out[NBI_COST_COUNT]) {
+    ((toy *)self)->costs++;
+    return toy_cost(ctx, self, policy, out);
+}
+
+/* Nothing fits, and a request to stop came: grid and quantune do not go through all there is. */
+static void a_cancel_ends_what_fits_nothing(void **state) {
+    (void)state;
+    static const char *const names[] = {"grid", "quantune"};
+    toy *t = malloc(sizeof *t);
+    uint8_t policy[TOY_MAX_VARS];
+    nbi_search_result r;
+    for (size_t i = 0; i < NBI_COUNT(names); i++) {
+        nb_ctx *ctx = nb_ctx_new();
+        toy_make(t, ctx, 5, 8, 0.1);
+        t->problem.limit[NBI_COST_BYTES] = 1e-3;
+        t->problem.cost = count_cost;
+        t->costs = 0;
+        nb_ctx_cancel(ctx);
+        assert_int_equal(toy_run(t, nbi_search_find(names[i]), 1, 0, 60, policy, &r), NB_ELIMIT);
+        assert_in_range(t->costs, 1, 3);
+        nb_ctx_free(ctx);
+    }
+    free(t);
+}
+
 static void same_seed_same_trace(void **state) {
     (void)state;
     toy *a = malloc(sizeof *a), *b = malloc(sizeof *b);
@@ -350,6 +377,7 @@ int main(void) {
         cmocka_unit_test(every_method_solves_the_easy_problem),
         cmocka_unit_test(unreachable_limits_give_the_closest),
         cmocka_unit_test(stops_when_told),
+        cmocka_unit_test(a_cancel_ends_what_fits_nothing),
         cmocka_unit_test(same_seed_same_trace),
         cmocka_unit_test(degenerate_problems),
         cmocka_unit_test(survives_no_memory),

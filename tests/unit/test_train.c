@@ -133,12 +133,27 @@ static void the_loss_falls(void **state) {
     close_rig(&r);
 }
 
+/* Every second parameter rests in the first step and in every second one after it. */
+static nb_status take_turns(nb_ctx *ctx, void *user, uint64_t step, uint64_t steps, double lr,
+                            nbi_param *params) {
+    const rig *r = user;
+    (void)ctx, (void)steps, (void)lr;
+    for (int i = 1; i < r->spec.n_params; i += 2) params[i].lr = step & 1 ? 1.0f : 0.0f;
+    return NB_OK;
+}
+
+static void use_optimizer(rig *r, nbi_optimizer_kind kind) {
+    r->spec.optimizer.kind = kind;
+    r->spec.schedule.lr = kind == NBI_SGD ? 0.05 : 0.002;
+    r->spec.step_user = r;
+    r->spec.adjust = take_turns;
+}
+
 static uint64_t whole_run(place *p, nbi_optimizer_kind kind) {
     rig r;
     nbi_loop_result out;
     open_rig(p, &r, "resnet8", 3);
-    r.spec.optimizer.kind = kind;
-    r.spec.schedule.lr = kind == NBI_SGD ? 0.05 : 0.002;
+    use_optimizer(&r, kind);
     assert_int_equal(train(p, &r, &out), NB_OK);
     uint64_t h = fingerprint(&r);
     close_rig(&r);
@@ -156,8 +171,7 @@ static void resuming_changes_nothing(void **state) {
         for (int piece = 0; piece < 3; piece++) {
             rig r;
             open_rig(p, &r, "resnet8", 3);
-            r.spec.optimizer.kind = (nbi_optimizer_kind)kind;
-            r.spec.schedule.lr = kind == NBI_SGD ? 0.05 : 0.002;
+            use_optimizer(&r, (nbi_optimizer_kind)kind);
             r.spec.checkpoint = path;
             r.spec.resume = piece > 0;
             r.spec.checkpoint_seconds = 1e-6;

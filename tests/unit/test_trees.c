@@ -68,6 +68,25 @@ static void learns_interactions(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Stopped before the first tree: the mean. */
+static void stops_when_told(void **state) {
+    (void)state;
+    nb_ctx *ctx = nb_ctx_new();
+    const float x[] = {0, 0, 1, 1};
+    const double y[] = {0, 0, 4, 4};
+    nbi_trees_options o = nbi_trees_options_default();
+    for (int how = 0; how < 2; how++) {
+        nbi_trees *t;
+        if (how == 0) o.deadline = nb_seconds(ctx);
+        else nb_ctx_cancel(ctx);
+        assert_int_equal(nbi_trees_fit(ctx, &o, x, y, 4, 1, &t), NB_OK);
+        assert_true(nbi_trees_predict(t, x) == 2 && nbi_trees_predict(t, x + 2) == 2);
+        nbi_trees_free(t);
+        o.deadline = 0;
+    }
+    nb_ctx_free(ctx);
+}
+
 static void degenerate_tables(void **state) {
     (void)state;
     nb_ctx *ctx = nb_ctx_new();
@@ -95,6 +114,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_tree_by_hand),
         cmocka_unit_test(learns_interactions),
+        cmocka_unit_test(stops_when_told),
         cmocka_unit_test(degenerate_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

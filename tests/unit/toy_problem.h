@@ -26,6 +26,7 @@ typedef struct toy {
     nb_status (*scored_fn)(void *user, const uint8_t *policy, double score);
     void *user;
     int fresh; /* scores that were computed and not known */
+    int costs; /* for a test that counts them */
 } toy;
 
 static inline nb_status toy_cost(nb_ctx *ctx, void *self, const uint8_t *policy,
