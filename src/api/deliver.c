@@ -4,6 +4,7 @@
 
 #include "api/emit.h"
 #include "api/hyper.h"
+#include "api/untouched.h"
 #include "onnx/export_qdq.h"
 #include "onnx/onnx.h"
 #include "quant/generate.h"
@@ -181,10 +182,7 @@ static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
     if (isfinite(o->drop))
         json_object_set_new(r, "validation_drop", json_pack("{s:f,s:f}", "mean", o->drop, "bound",
                                                             o->drop_bound));
-    json_t *untouched = json_array();
-    for (int i = 0; i < s->net->n_untouched; i++)
-        json_array_append_new(untouched, json_string(s->net->untouched[i]));
-    json_object_set_new(r, "untouched", untouched);
+    json_object_set_new(r, "untouched", nbi_untouched_names(s->net));
 }
 
 static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_program *program,

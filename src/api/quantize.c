@@ -1,6 +1,7 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
 #include "api/session.h"
 
+#include "api/untouched.h"
 #include "base/stage.h"
 #include "base/team.h"
 #include "exec/exec.h"
@@ -49,10 +50,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
                              s->biases.choice[b], bits, rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
-    json_t *untouched = json_array();
-    for (int i = 0; i < s->net->n_untouched; i++)
-        json_array_append_new(untouched, json_string(s->net->untouched[i]));
-    json_object_set_new(root, "untouched", untouched);
+    json_object_set_new(root, "untouched", nbi_untouched_names(s->net));
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));

@@ -2,6 +2,7 @@
 #include "api/session.h"
 
 #include "api/hyper.h"
+#include "api/untouched.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
 #include "ops/op.h"
@@ -170,11 +171,8 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
     NB_TRY(nbi_session_net(s, s->source));
-    if (s->net->n_untouched && o->strict)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' cannot be quantized (--strict)",
-                       s->net->untouched[0]);
-    for (int i = 0; i < s->net->n_untouched; i++)
-        nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
+    if (o->strict) NB_TRY(nbi_refuse_untouched(ctx, s->net, "it cannot be quantized (--strict)"));
+    NB_TRY(nbi_warn_untouched(ctx, s->net));
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) {
