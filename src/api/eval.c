@@ -1,6 +1,7 @@
 /* nb_eval, nb_compare, nb_bench: models and result folders through either engine. */
 #include "api/api.h"
 #include "api/emit.h"
+#include "api/untouched.h"
 
 #include "exec/exec.h"
 #include "ir/program.h"
@@ -52,8 +53,9 @@ static void close_subject(subject *s) {
     memset(s, 0, sizeof *s);
 }
 
+/* whole: outputs of the network itself are asked for, not those of its integer part. */
 static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_options *data,
-                              const char *engine, bool pixels, subject *s) {
+                              const char *engine, bool whole, subject *s) {
     *s = (subject){0};
     NB_TRY(nb_model_load(ctx, path, &s->model));
     NB_TRY(nbi_transform_of(ctx, data, s->model->graph, &s->transform));
@@ -67,13 +69,25 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
                            "model made by quantize", path);
     }
     if (!integer) return NB_OK;
-    nb_status st = nbi_load_program(ctx, s->model->graph, pixels ? &s->transform : NULL, &s->net,
-                                    &s->frozen, &s->program);
+    nb_status st = nbi_load_program(ctx, s->model->graph, &s->transform, &s->net, &s->frozen,
+                                    &s->program);
+    if (st == NB_OK && whole) {
+        st = nbi_refuse_untouched(ctx, s->net, "the network cannot be run as a whole");
+        return st == NB_OK ? st : nb_fail_prefix(ctx, st, "'%.200s'", s->model->path);
+    }
     if (st == NB_EUNSUPPORTED && !engine) {
         nb_log(ctx, NB_LOG_WARNING, "the float engine is used: %s", nb_ctx_message(ctx));
         return NB_OK;
     }
     return st;
+}
+
+/* nbi_eval_split; an operator that cannot run is reported with the file. */
+static nb_status eval_subject(nb_ctx *ctx, const subject *s, const nbi_dataset *data,
+                              nbi_split split, nbi_outputs *out) {
+    nb_status st =
+        nbi_eval_split(ctx, data, split, s->model->graph, s->program, &s->transform, out);
+    return st == NB_EUNSUPPORTED ? nb_fail_prefix(ctx, st, "'%.200s'", s->model->path) : st;
 }
 
 /* Does the first output hold probabilities (a final Softmax)? */
@@ -120,7 +134,7 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     nb_status st;
     NB_TRYG(open_subject(ctx, path, &o->data, o->engine, true, &s));
     NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
-    NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
+    NB_TRYG(eval_subject(ctx, &s, data, split, &out));
     NB_TRYG(nbi_check_labels(ctx, out.label, out.n, out.count));
     nbi_warn_not_finite(ctx, out.values, out.n, out.count);
     if (o->predictions)
@@ -192,9 +206,7 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     NB_TRYG(open_pair(ctx, (const char *const[]){a, b}, options, s));
     NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
     NB_TRYG(nbi_check_fits(ctx, s[1].model->graph, nbi_dataset_get(data)));
-    for (int i = 0; i < 2; i++)
-        NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,
-                               &s[i].transform, &out[i]));
+    for (int i = 0; i < 2; i++) NB_TRYG(eval_subject(ctx, &s[i], data, split, &out[i]));
     if (out[0].count != out[1].count) {
         st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, out[0].count, b,
                      out[1].count);
@@ -380,9 +392,9 @@ nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, c
         json_decref(files);
         return nb_fail(ctx, NB_EINVAL, "export needs a format and an output");
     }
-    st = open_subject(ctx, path, &none, "integer", true, &s);
+    st = open_subject(ctx, path, &none, "integer", false, &s);
     if (st == NB_OK && !strcmp(o->format, "c"))
-        st = nbi_export_c(ctx, s.program, o, files, &root);
+        st = nbi_export_c(ctx, s.net, s.program, o, files, &root);
     else if (st == NB_OK && !strcmp(o->format, "qdq"))
         st = nbi_copy_qdq(ctx, s.model->graph, o, files, &root);
     else if (st == NB_OK)
