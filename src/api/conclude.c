@@ -65,16 +65,21 @@ static const char *unit_of(const char *limit) {
 
 /* "max-size 2000 bytes cannot be met: the closest policy …, has 12345 bytes". */
 static void describe_miss(const json_t *result, char *text, size_t size) {
+    const double stays = json_number_value(
+        json_object_get(json_object_get(result, "quantized"), "untouched_bytes"));
+    char part[64] = "";
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(result, "limits"), i, row) {
         const char *limit = json_string_value(json_object_get(row, "limit"));
         if (json_is_true(json_object_get(row, "ok"))) continue;
+        if (stays > 0 && !strncmp(limit, "max-size", 8))
+            snprintf(part, sizeof part, ", %.6g of them in nodes that stay float", stays);
         snprintf(text, size,
                  "%s %.6g%s cannot be met: the closest policy, which was written, has "
-                 "%.6g%s (more widths, or --first-last searched, give more room)",
+                 "%.6g%s%s (more widths, or --first-last searched, give more room)",
                  limit, json_number_value(json_object_get(row, "wanted")), unit_of(limit),
-                 json_number_value(json_object_get(row, "got")), unit_of(limit));
+                 json_number_value(json_object_get(row, "got")), unit_of(limit), part);
         return;
     }
 }
@@ -129,7 +134,7 @@ done:
 
 nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *out, json_t *result,
                      char **json) {
-    char missed[256] = "the limits cannot be met; the closest policy was written";
+    char missed[320] = "the limits cannot be met; the closest policy was written";
     if (st != NB_OK) {
         json_decref(result);
         return st;

@@ -194,8 +194,11 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     NB_TRY(nbi_program_ram(s->ctx, program, &ram));
     NB_TRY(latency_of(s, program, &latency));
     json_object_set_new(f, "bytes", json_real(float_weight_bytes(s)));
-    json_object_set_new(q, "bytes", json_integer((json_int_t)program->const_bytes));
-    json_object_set_new(q, "bytes_onnx", json_real(c.bytes_onnx));
+    json_int_t bytes = (json_int_t)program->const_bytes + (json_int_t)s->untouched_bytes;
+    json_object_set_new(q, "bytes", json_integer(bytes));
+    json_object_set_new(q, "bytes_onnx", json_real(c.bytes_onnx + s->untouched_bytes));
+    if (s->untouched_bytes > 0)
+        json_object_set_new(q, "untouched_bytes", json_integer((json_int_t)s->untouched_bytes));
     json_object_set_new(q, "average_weight_bits",
                         json_real(c.weights > 0 ? c.weight_bits / c.weights : 0));
     json_object_set_new(q, "average_activation_bits",

@@ -16,20 +16,21 @@
 static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
                          nbi_choice *bits, json_t *rows) {
     nbi_net_cost c;
-    size_t ram = 0, bytes;
+    size_t ram = 0;
     nbi_session_uniform(s, w, a, bits);
     for (int i = 0; i < s->net->n_sites; i++)
         if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = b;
     nbi_net_cost_of(s->net, bits, s->containers, &c);
     NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
-    bytes = nbi_footprint_fixed(s->net) + nbi_footprint_variable(s->net, bits);
+    double bytes = s->untouched_bytes + (double)nbi_footprint_fixed(s->net) +
+                   (double)nbi_footprint_variable(s->net, bits);
     double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
     json_array_append_new(
         rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:f,s:f,s:f,s:f,s:f}", "weight_bits",
                         nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
                         "activation_bits", nbi_choice_bits(a), "activation_scheme",
                         nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
-                        (double)bytes, "bytes_onnx", c.bytes_onnx, "average_weight_bits", average,
+                        bytes, "bytes_onnx", s->untouched_bytes + c.bytes_onnx, "average_weight_bits", average,
                         "bops", c.bops, "peak_ram", (double)ram));
     return NB_OK;
 }
@@ -50,6 +51,8 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
                              s->biases.choice[b], bits, rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
+    if (s->untouched_bytes > 0)
+        json_object_set_new(root, "untouched_bytes", json_real(s->untouched_bytes));
     json_object_set_new(root, "untouched", nbi_untouched_names(s->net));
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);

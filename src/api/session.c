@@ -135,6 +135,7 @@ static nb_status cut_untouched(nbi_session *s) {
     NB_TRY(nbi_graph_set_outputs(s->ctx, s->cut, net->n_outputs, list));
     nbi_graph_prune(s->cut);
     s->compared = s->cut;
+    s->untouched_bytes = nbi_untouched_bytes(s->source, s->cut);
     return NB_OK;
 }
 
@@ -386,6 +387,7 @@ nb_status nbi_session_pose(nbi_session *s) {
                                  .activations = s->activations, .biases = s->biases,
                                  .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
+                                 .extra_bytes = s->untouched_bytes,
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
                                  .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};

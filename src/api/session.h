@@ -49,6 +49,7 @@ typedef struct nbi_session {
     nbi_graph *source; /* float, as imported (model's) */
     nbi_graph *cut;    /* of source: without what is untouched; NULL if nothing is */
     const nbi_graph *compared; /* source or cut: computes what the integer program computes */
+    double untouched_bytes;    /* of float parameters of source that are not in cut */
     nbi_qnet *net;
     nbi_transform transform;
     nbi_range_method range;

@@ -113,6 +113,17 @@ nb_status nbi_warn_untouched(nb_ctx *ctx, const nbi_qnet *net) {
     return NB_OK;
 }
 
+double nbi_untouched_bytes(const nbi_graph *source, const nbi_graph *front) {
+    double bytes = 0;
+    for (int i = 0; i < source->n_tensors; i++) { /* a copy keeps the indices */
+        const nbi_tensor *t = source->tensor[i];
+        if (t->data && t->dtype == NB_DTYPE_F32 && nbi_graph_uses(source, i) &&
+            !nbi_graph_uses(front, i))
+            bytes += 4.0 * (double)nbi_tensor_count(t);
+    }
+    return bytes;
+}
+
 nb_status nbi_refuse_untouched(nb_ctx *ctx, const nbi_qnet *net, const char *consequence) {
     const nbi_node *node = nbi_first_untouched(net);
     char why[512];

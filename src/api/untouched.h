@@ -18,6 +18,9 @@ json_t *nbi_untouched_names(const nbi_qnet *net);
 json_t *nbi_untouched_rows(const nbi_qnet *net);
 /* One warning for each operator that is not known, with the number of nodes behind it. */
 nb_status nbi_warn_untouched(nb_ctx *ctx, const nbi_qnet *net);
+/* Bytes of the float32 parameters that nodes of `source` read and none of `front` does, which was
+ * copied from it and cut. */
+double nbi_untouched_bytes(const nbi_graph *source, const nbi_graph *front);
 /* NB_EUNSUPPORTED where there is one: "node '%s': <why>: <consequence>". */
 nb_status nbi_refuse_untouched(nb_ctx *ctx, const nbi_qnet *net, const char *consequence);
 

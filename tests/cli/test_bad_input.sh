@@ -89,6 +89,9 @@ works quantize unknown.onnx "${quick[@]}" -o unknown --avg-bits 6 --search sensi
 says err "node '/block3/Relu_1': this build does not know Qelu of opset"
 says err "nodes behind it stay as they are"
 [[ $(grep -c 'as they are' err) == 1 ]] || fail "an unknown operator: not one warning: $(cat err)"
+says unknown/results.json '"untouched_bytes": 1640' "what stays float"
+# the quantized part alone would fit
+refuses 3 "1640 of them in nodes that stay float" quantize unknown.onnx "${quick[@]}" -o small --max-size 35K --search uniform
 grep -qUaP '\x22\x04Qelu' unknown/model.onnx || fail "the unknown operator is not in model.onnx"
 refuses 1 Qelu eval unknown.onnx "${glyphs[@]}"
 refuses 1 Qelu train unknown.onnx "${glyphs[@]}" --epochs 1 --batch 16 -o made.onnx
