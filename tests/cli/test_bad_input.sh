@@ -84,6 +84,11 @@ cp "$good" unknown.onnx
 printf 'Qelu' | dd of=unknown.onnx bs=1 seek=$((last + 2)) conv=notrunc status=none
 works info unknown.onnx
 says out Qelu
+says out "without 4 nodes of unknown shape"
+grep -qE 'Relu_1 +Qelu +\? ' out || fail "the shape of what an unknown operator makes: $(cat out)"
+works info unknown.onnx --json
+says out '"shape":null'
+says out '"macs_partial":true'
 refuses 1 "node '/block3/Relu_1': this build does not know Qelu" quantize unknown.onnx "${quick[@]}" -o strict --strict --avg-bits 6
 works quantize unknown.onnx "${quick[@]}" -o unknown --avg-bits 6 --search sensitivity:refine=2
 says err "node '/block3/Relu_1': this build does not know Qelu of opset"
@@ -106,6 +111,15 @@ says err "warning: the C ends in front of node '/block3/Relu_1' (operator Qelu)"
 for file in model.h README.txt; do
     says unknown_c/$file "cut in front of node '/block3/Relu_1' (operator Qelu)"
 done
+
+# ---- a model that is quantized already -----------------------------------------------------------
+again="'unknown/model.onnx' is already quantized; give the float model it was made from"
+refuses 1 "$again" quantize unknown "${quick[@]}" -o made
+refuses 1 "$again" quantize unknown --dry-run
+refuses 1 "$again" sensitivity unknown "${quick[@]}"
+works info unknown
+says out "$again"
+says out "47,250" "the codes of all layers are parameters"
 
 # ---- a quantized model that the integer engine cannot rebuild -------------------------------------
 scale=$(tensor 5 scale '' cdcc4c3d)
