@@ -123,6 +123,7 @@ static nb_status new_meta(training *t, size_t batch) {
                                   .classes = s->labelled ? s->info.classes : 0,
                                   .distill = s->o->distill || !s->labelled,
                                   .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
+                                  .all_outputs = nbi_session_teaches_all(s),
                                   .temperature = s->labelled ? TEMPERATURE : 1}};
     _Static_assert(NBI_META_CHOICES >= NBI_MAX_OFFER, "whatever is offered has room");
     memcpy(o.weights, s->weights.choice, sizeof s->weights.choice);
@@ -145,9 +146,7 @@ static nb_status set_up(training *t, size_t batch) {
                              .seed = nb_ctx_seed(s->ctx)};
     NB_TRY(nbi_augmentation_parse(s->ctx, NULL, &s->info, &spec.augment));
     NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
-    if (q->teacher >= 0)
-        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
-                                 &t->teacher));
+    if (q->teacher >= 0) NB_TRY(nbi_session_teacher(s, batch, &t->teacher));
     NB_TRY(nbi_alloc(s->ctx, (size_t)m->n_params, sizeof *t->param, &t->param));
     for (int i = 0; i < m->n_params; i++) {
         t->param[i] = m->param[i];

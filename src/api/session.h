@@ -119,6 +119,12 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
 /* How the session trains networks: losses, distillation, granularity. */
 nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Of a network that ends in front of unknown operators in several places: what trains it compares all
+ * of its outputs. */
+bool nbi_session_teaches_all(const nbi_session *s);
+/* The float network, teaching what nbi_session_qat_options compares. */
+struct nbi_teacher;
+nb_status nbi_session_teacher(const nbi_session *s, size_t batch, struct nbi_teacher *teacher);
 /* Images per step: --batch, or what there is where that is less. */
 size_t nbi_session_batch(const nbi_session *s);
 /* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */
