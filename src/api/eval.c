@@ -53,6 +53,11 @@ static void close_subject(subject *s) {
     memset(s, 0, sizeof *s);
 }
 
+/* What cannot run is reported with the file. */
+static nb_status name_file(nb_ctx *ctx, nb_status st, const subject *s) {
+    return st == NB_EUNSUPPORTED ? nb_fail_prefix(ctx, st, "'%.200s'", s->model->path) : st;
+}
+
 /* whole: outputs of the network itself are asked for, not those of its integer part. */
 static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_options *data,
                               const char *engine, bool whole, subject *s) {
@@ -73,7 +78,7 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
                                     &s->program);
     if (st == NB_OK && whole) {
         st = nbi_refuse_untouched(ctx, s->net, "the network cannot be run as a whole");
-        return st == NB_OK ? st : nb_fail_prefix(ctx, st, "'%.200s'", s->model->path);
+        return name_file(ctx, st, s);
     }
     if (st == NB_EUNSUPPORTED && !engine) {
         nb_log(ctx, NB_LOG_WARNING, "the float engine is used: %s", nb_ctx_message(ctx));
@@ -82,12 +87,11 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
     return st;
 }
 
-/* nbi_eval_split; an operator that cannot run is reported with the file. */
 static nb_status eval_subject(nb_ctx *ctx, const subject *s, const nbi_dataset *data,
                               nbi_split split, nbi_outputs *out) {
     nb_status st =
         nbi_eval_split(ctx, data, split, s->model->graph, s->program, &s->transform, out);
-    return st == NB_EUNSUPPORTED ? nb_fail_prefix(ctx, st, "'%.200s'", s->model->path) : st;
+    return name_file(ctx, st, s);
 }
 
 /* Does the first output hold probabilities (a final Softmax)? */
@@ -314,7 +318,7 @@ done:
     free_inputs(g, inputs);
     nbi_exec_free(exec);
     nbi_graph_free(g);
-    return st;
+    return name_file(ctx, st, s);
 }
 
 static double step_macs(const nbi_step *s) {

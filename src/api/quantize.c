@@ -30,8 +30,8 @@ static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice 
                         nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
                         "activation_bits", nbi_choice_bits(a), "activation_scheme",
                         nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
-                        bytes, "bytes_onnx", s->untouched_bytes + c.bytes_onnx, "average_weight_bits", average,
-                        "bops", c.bops, "peak_ram", (double)ram));
+                        bytes, "bytes_onnx", s->untouched_bytes + c.bytes_onnx,
+                        "average_weight_bits", average, "bops", c.bops, "peak_ram", (double)ram));
     return NB_OK;
 }
 
