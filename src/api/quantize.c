@@ -149,6 +149,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     if (options->settings && !options->dry_run)
         st = nbi_configure(ctx, team, path, options, &own, &about);
     if (st == NB_OK) st = nbi_session_open(ctx, path, &own, &s);
+    if (st == NB_OK && !about) st = nbi_warn_untouched(ctx, s.net);
     s.about_settings = about;
     if (options->dry_run) {
         if (st == NB_OK) st = dry_run(&s, &result);
@@ -177,6 +178,7 @@ nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_option
     nbi_team *team = nbi_ctx_team(ctx);
     nbi_team_begin(team);
     nb_status st = nbi_session_open(ctx, path, options, &s);
+    if (st == NB_OK) st = nbi_warn_untouched(ctx, s.net);
     if (st == NB_OK) st = nbi_session_prepare(&s);
     st = nbi_session_spread(ctx, &s, team, st);
     if (st == NB_OK && nbi_team_follows(team)) {

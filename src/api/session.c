@@ -174,7 +174,6 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
     NB_TRY(nbi_session_net(s, s->source));
     if (o->strict) NB_TRY(nbi_refuse_untouched(ctx, s->net, "it cannot be quantized (--strict)"));
-    NB_TRY(nbi_warn_untouched(ctx, s->net));
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) {

@@ -95,7 +95,8 @@ typedef struct nbi_session {
     double started;
 } nbi_session;
 
-/* Options checked, model read, sites made and fixed by rules; no data is touched. */
+/* Options checked, model read, sites made and fixed by rules; no data is touched. The caller warns of
+ * what stays as it is (nbi_warn_untouched), once in all its sessions. */
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s);
 /* Data opened, calibration run, scorer made: what every process of a team does. */
