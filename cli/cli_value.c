@@ -154,6 +154,7 @@ static const char *joined(const json_t *list, const char *between) {
 
 const char *show_shape(const json_t *shape) {
     if (json_is_string(shape)) return json_string_value(shape);
+    if (json_is_null(shape)) return "?"; /* not known */
     if (!json_is_array(shape)) return "-";
     return json_array_size(shape) ? joined(shape, "x") : "scalar";
 }

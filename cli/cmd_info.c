@@ -12,7 +12,7 @@ static void print_layers(const json_t *layers) {
     json_array_foreach(layers, i, layer) {
         double parameters = json_num(layer, "parameters|params"), macs = json_num(layer, "macs");
         const char *cells[] = {json_text(layer, "name"), json_text(layer, "op|type|operator"),
-                               show_shape(json_at(layer, "shape|output|output_shape")),
+                               show_shape(json_object_get(layer, "shape")),
                                parameters > 0 ? show_whole(parameters) : "-",
                                macs > 0 ? show_count(macs) : "-"};
         table_row(t, cells);
@@ -28,7 +28,7 @@ static void print_values(const char *head, const json_t *list) {
         char text[256];
         const char *name = json_text(item, "name"), *type = json_text(item, "type|dtype");
         snprintf(text, sizeof text, "%s %s%s%s", name ? name : "",
-                 show_shape(json_at(item, "shape")), type ? " " : "", type ? type : "");
+                 show_shape(json_object_get(item, "shape")), type ? " " : "", type ? type : "");
         print_pair(head, json_is_string(item) ? json_string_value(item) : text);
     }
 }
@@ -71,10 +71,22 @@ static void print_untouched(const json_t *list) {
     }
 }
 
+static void print_macs(const json_t *root) {
+    double unknown = json_num(root, "unknown_shapes");
+    char text[128];
+    print_pair("MACs", show_whole(json_num(root, "macs")));
+    if (!json_is_true(json_at(root, "macs_partial"))) return;
+    snprintf(text, sizeof text, "without %s node%s of unknown shape", show_whole(unknown),
+             unknown == 1 ? "" : "s");
+    print_pair("", text);
+}
+
 static void print_info(const json_t *root, const void *path) {
     print_clean(stdout, path);
-    printf(": %s nodes, %s parameters, %s MACs\n\n", show_whole(json_num(root, "nodes")),
-           show_whole(json_num(root, "parameters")), show_count(json_num(root, "macs")));
+    printf(": %s nodes, %s parameters, %s%s MACs\n\n", show_whole(json_num(root, "nodes")),
+           show_whole(json_num(root, "parameters")),
+           json_is_true(json_at(root, "macs_partial")) ? "at least " : "",
+           show_count(json_num(root, "macs")));
     const json_t *layers = json_at(root, "layers");
     if (json_array_size(layers)) {
         print_layers(layers);
@@ -86,7 +98,7 @@ static void print_info(const json_t *root, const void *path) {
     double parameters = json_num(root, "parameters");
     print_pair("parameters", show_whole(parameters));
     print_pair("as float32", show_bytes(4 * parameters));
-    print_pair("MACs", show_whole(json_num(root, "macs")));
+    print_macs(root);
     print_pair("opset", show_value(json_at(root, "opset")));
     print_pair("peak of activations", show_bytes(json_num(root, "peak_activation_bytes")));
     print_pair("cannot run", json_text(root, "not_runnable"));

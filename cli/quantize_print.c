@@ -198,6 +198,7 @@ static void print_figures(const json_t *root) {
     bytes_row(t, "bytes", before, json_num(root, "quantized.bytes"));
     bytes_row(t, "bytes in ONNX", json_num(root, "float.bytes_onnx"),
               json_num(root, "quantized.bytes_onnx"));
+    bytes_row(t, "of them float", NAN, json_num(root, "quantized.untouched_bytes"));
     bytes_row(t, "peak RAM", json_num(root, "float.peak_ram|float.peak_activation_bytes"),
               json_num(root, "quantized.peak_ram"));
     table_print(t);
@@ -295,5 +296,6 @@ void print_dry_run(const json_t *root, const void *folder) {
         table_row(t, cells);
     }
     table_print(t);
+    print_pair("of them float", show_bytes(json_num(root, "untouched_bytes")));
     print_untouched(root);
 }

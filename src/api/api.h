@@ -16,6 +16,9 @@ struct nb_model {
 /* path, or path/model.onnx when it is a folder. NB_EIO names what was looked for. */
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size);
 
+/* NB_EUNSUPPORTED, naming the file, where the model is a quantized one. */
+nb_status nbi_refuse_quantized(nb_ctx *ctx, const nb_model *model);
+
 /* First thing in every public function that makes or reads JSON. */
 void nbi_json_begin(void);
 /* Did a part of the JSON of this call get lost for want of memory? Text of it is refused. */

@@ -5,6 +5,7 @@
  * study.db under the values' places in these tables, not under those of what was offered: a
  * configuration means the same for every network, which is what later searches learn from. */
 #include "api/finished.h"
+#include "api/untouched.h"
 
 #include "base/stage.h"
 #include "quant/generate.h"
@@ -308,6 +309,7 @@ static nb_status run(configuring *c, nb_quantize_options *out, json_t **about) {
     nb_status st;
     NB_TRY(check(ctx, c->given));
     NB_TRYG(nbi_session_open(ctx, c->path, c->given, &s));
+    NB_TRYG(nbi_warn_untouched(ctx, s.net));
     NB_TRYG(nbi_open_data(ctx, &c->given->data, s.source, &s.data));
     offer_all(c, &s);
     c->problem = (nbi_problem){.self = c,

@@ -2,7 +2,7 @@
  * as they are; with the reasons. For `quantize --dry-run`. */
 #include "api/session.h"
 
-#include "ops/op.h"
+#include "api/untouched.h"
 #include "schemes/choice.h"
 
 #include <math.h>
@@ -102,45 +102,6 @@ static json_t *layer_row(const nbi_qnet *net, const nbi_layer *l) {
     return row;
 }
 
-/* ---- what is left alone -----------------------------------------------------------------------
- */
-
-static bool is_untouched(const nbi_qnet *net, const nbi_node *node) {
-    for (int i = 0; i < net->n_untouched; i++)
-        if (!strcmp(net->untouched[i], node->name)) return true;
-    return false;
-}
-
-static void why_untouched(const nbi_qnet *net, const nbi_node *node, char *text, size_t size) {
-    const nbi_graph *g = net->graph;
-    if (!node->op) {
-        snprintf(text, size, "this build does not know %s%s%s of opset %d", node->domain,
-                 *node->domain ? "." : "", node->op_type, g->opset);
-        return;
-    }
-    for (int i = 0; i < node->n_in; i++) {
-        int p = node->in[i] < 0 ? -1 : g->tensor[node->in[i]]->producer;
-        if (p < 0 || !is_untouched(net, g->node[p])) continue;
-        snprintf(text, size, "it reads '%s' of node '%s', which stays as it is",
-                 g->tensor[node->in[i]]->name, g->node[p]->name);
-        return;
-    }
-    snprintf(text, size, "no integer form, and not one float32 tensor of three at most");
-}
-
-static json_t *untouched_rows(const nbi_qnet *net) {
-    json_t *list = json_array();
-    char why[512];
-    for (int n = 0; n < net->graph->n_nodes; n++) {
-        const nbi_node *node = net->graph->node[n];
-        if (!is_untouched(net, node)) continue;
-        why_untouched(net, node, why, sizeof why);
-        json_array_append_new(list, json_pack("{s:s,s:s,s:s}", "node", node->name, "operator",
-                                              node->op_type, "why", why));
-    }
-    return list;
-}
-
 json_t *nbi_decisions_json(const nbi_session *s) {
     json_t *root = json_object(), *sites = json_array(), *layers = json_array();
     for (int i = 0; i < s->net->n_sites; i++) json_array_append_new(sites, site_row(s, i));
@@ -148,6 +109,6 @@ json_t *nbi_decisions_json(const nbi_session *s) {
         json_array_append_new(layers, layer_row(s->net, &s->net->layer[i]));
     json_object_set_new(root, "sites", sites);
     json_object_set_new(root, "layers", layers);
-    json_object_set_new(root, "untouched", untouched_rows(s->net));
+    json_object_set_new(root, "untouched", nbi_untouched_rows(s->net));
     return root;
 }

@@ -4,6 +4,7 @@
 
 #include "api/emit.h"
 #include "api/hyper.h"
+#include "api/untouched.h"
 #include "onnx/export_qdq.h"
 #include "onnx/onnx.h"
 #include "quant/generate.h"
@@ -184,10 +185,7 @@ static void describe_run(nbi_session *s, const nbi_outcome *o, json_t *r) {
     if (isfinite(o->drop))
         json_object_set_new(r, "validation_drop", json_pack("{s:f,s:f}", "mean", o->drop, "bound",
                                                             o->drop_bound));
-    json_t *untouched = json_array();
-    for (int i = 0; i < s->net->n_untouched; i++)
-        json_array_append_new(untouched, json_string(s->net->untouched[i]));
-    json_object_set_new(r, "untouched", untouched);
+    json_object_set_new(r, "untouched", nbi_untouched_names(s->net));
 }
 
 static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_program *program,
@@ -199,8 +197,11 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
     NB_TRY(nbi_program_ram(s->ctx, program, &ram));
     NB_TRY(latency_of(s, program, &latency));
     json_object_set_new(f, "bytes", nbi_json_number(float_weight_bytes(s)));
-    json_object_set_new(q, "bytes", json_integer((json_int_t)program->const_bytes));
-    json_object_set_new(q, "bytes_onnx", nbi_json_number(c.bytes_onnx));
+    json_int_t bytes = (json_int_t)program->const_bytes + (json_int_t)s->untouched_bytes;
+    json_object_set_new(q, "bytes", json_integer(bytes));
+    json_object_set_new(q, "bytes_onnx", nbi_json_number(c.bytes_onnx + s->untouched_bytes));
+    if (s->untouched_bytes > 0)
+        json_object_set_new(q, "untouched_bytes", json_integer((json_int_t)s->untouched_bytes));
     json_object_set_new(q, "average_weight_bits",
                         json_real(c.weights > 0 ? c.weight_bits / c.weights : 0));
     json_object_set_new(q, "average_activation_bits",
@@ -289,9 +290,9 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
     if (s->o->emit && !strcmp(s->o->emit, "c")) {
         nbi_codegen_report report;
         size_t n = s->images.n < VECTORS ? s->images.n : VECTORS;
+        nbi_c_job job = {s->net, program, s->inputs, n, s->o->command_line};
         NB_TRYG(path_in(s, "c", &folder));
-        NB_TRYG(nbi_write_c(s->ctx, program, s->inputs, n, s->o->command_line, folder.data,
-                            &report));
+        NB_TRYG(nbi_write_c(s->ctx, &job, folder.data, &report));
         json_object_set_new(q, "c", json_pack("{s:I,s:I}", "const_bytes",
                                               (json_int_t)report.const_bytes, "arena_bytes",
                                               (json_int_t)report.arena_bytes));

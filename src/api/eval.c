@@ -2,6 +2,7 @@
 #include "api/api.h"
 #include "api/emit.h"
 #include "api/finished.h"
+#include "api/untouched.h"
 
 #include "exec/exec.h"
 #include "ir/program.h"
@@ -53,6 +54,11 @@ static void close_subject(subject *s) {
     memset(s, 0, sizeof *s);
 }
 
+/* What cannot run is reported with the file. */
+static nb_status name_file(nb_ctx *ctx, nb_status st, const subject *s) {
+    return st == NB_EUNSUPPORTED ? nb_fail_prefix(ctx, st, "'%.200s'", s->model->path) : st;
+}
+
 /* engine: "integer", "float", or NULL: what the model is for. */
 static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_options *data,
                               const char *engine, subject *s) {
@@ -72,16 +78,28 @@ static nb_status open_subject(nb_ctx *ctx, const char *path, const nb_data_optio
     return NB_OK;
 }
 
-/* The program of an integer one; pixels: its input may be bytes of an image. */
-static nb_status ready(nb_ctx *ctx, subject *s, const char *engine, bool pixels) {
+/* The program of an integer one. pixels: its input may be bytes of an image; whole: outputs of the network
+ * itself are asked for, not those of its integer part. */
+static nb_status ready(nb_ctx *ctx, subject *s, const char *engine, bool pixels, bool whole) {
     if (!s->integer) return NB_OK;
     nb_status st = nbi_load_program(ctx, s->model->graph, pixels ? &s->transform : NULL, &s->net,
                                     &s->frozen, &s->program);
+    if (st == NB_OK && whole) {
+        st = nbi_refuse_untouched(ctx, s->net, "the network cannot be run as a whole");
+        return name_file(ctx, st, s);
+    }
     if (st == NB_EUNSUPPORTED && !engine) {
         nb_log(ctx, NB_LOG_WARNING, "the float engine is used: %s", nb_ctx_message(ctx));
         return NB_OK;
     }
     return st;
+}
+
+static nb_status eval_subject(nb_ctx *ctx, const subject *s, const nbi_dataset *data,
+                              nbi_split split, nbi_outputs *out) {
+    nb_status st =
+        nbi_eval_split(ctx, data, split, s->model->graph, s->program, &s->transform, out);
+    return name_file(ctx, st, s);
 }
 
 /* Does the first output hold probabilities (a final Softmax)? */
@@ -188,8 +206,8 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     nb_status st;
     NB_TRYG(open_subject(ctx, path, &o->data, o->engine, &s));
     NB_TRYG(open_split(ctx, &o->data, s.model->graph, &data, &split));
-    NB_TRYG(ready(ctx, &s, o->engine, nbi_dataset_get(data)->is_image));
-    NB_TRYG(nbi_eval_split(ctx, data, split, s.model->graph, s.program, &s.transform, &out));
+    NB_TRYG(ready(ctx, &s, o->engine, nbi_dataset_get(data)->is_image, true));
+    NB_TRYG(eval_subject(ctx, &s, data, split, &out));
     NB_TRYG(nbi_check_labels(ctx, out.label, out.n, out.count));
     nbi_warn_not_finite(ctx, out.values, out.n, out.count);
     if (o->predictions)
@@ -262,9 +280,8 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     NB_TRYG(open_split(ctx, options, s[0].model->graph, &data, &split));
     NB_TRYG(nbi_check_fits(ctx, s[1].model->graph, nbi_dataset_get(data)));
     for (int i = 0; i < 2; i++) {
-        NB_TRYG(ready(ctx, &s[i], NULL, nbi_dataset_get(data)->is_image));
-        NB_TRYG(nbi_eval_split(ctx, data, split, s[i].model->graph, s[i].program,
-                               &s[i].transform, &out[i]));
+        NB_TRYG(ready(ctx, &s[i], NULL, nbi_dataset_get(data)->is_image, true));
+        NB_TRYG(eval_subject(ctx, &s[i], data, split, &out[i]));
     }
     if (out[0].count != out[1].count) {
         st = nb_fail(ctx, NB_EFORMAT, "'%s' gives %zu values, '%s' gives %zu", a, out[0].count, b,
@@ -373,7 +390,7 @@ done:
     free_inputs(g, inputs);
     nbi_exec_free(exec);
     nbi_graph_free(g);
-    return st;
+    return name_file(ctx, st, s);
 }
 
 static double step_macs(const nbi_step *s) {
@@ -420,7 +437,7 @@ nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options *o, cha
     nb_data_options none = nb_data_options_default();
     bench b = {.batch = o->batch > 0 ? o->batch : 1, .seconds = o->seconds > 0 ? o->seconds : 1};
     nb_status st = open_subject(ctx, path, &none, o->engine, &s);
-    if (st == NB_OK) st = ready(ctx, &s, o->engine, true);
+    if (st == NB_OK) st = ready(ctx, &s, o->engine, true, true);
     json_t *root = NULL;
     if (st == NB_OK && b.batch > 65536)
         st = nb_fail(ctx, NB_EINVAL, "batch: %d is more than 65536", b.batch);
@@ -453,9 +470,9 @@ nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, c
         return nb_fail(ctx, NB_EINVAL, "export needs a format and an output");
     }
     st = open_subject(ctx, path, &none, "integer", &s);
-    if (st == NB_OK) st = ready(ctx, &s, "integer", true);
+    if (st == NB_OK) st = ready(ctx, &s, "integer", true, false);
     if (st == NB_OK && !strcmp(o->format, "c"))
-        st = nbi_export_c(ctx, s.program, o, files, &root);
+        st = nbi_export_c(ctx, s.net, s.program, o, files, &root);
     else if (st == NB_OK && !strcmp(o->format, "qdq"))
         st = nbi_copy_qdq(ctx, s.model->graph, o, files, &root);
     else if (st == NB_OK)

@@ -25,12 +25,25 @@ size_t nbi_session_batch(const nbi_session *s) {
     return have < batch ? have : batch;
 }
 
+bool nbi_session_teaches_all(const nbi_session *s) {
+    return s->net->n_untouched > 0 && s->net->n_outputs > 1;
+}
+
+nb_status nbi_session_teacher(const nbi_session *s, size_t batch, nbi_teacher *teacher) {
+    int list[NBI_COUNT(s->net->output)];
+    const char *name[NBI_COUNT(list)];
+    const int n = nbi_qat_taught(s->net, s->edge, nbi_session_teaches_all(s), list);
+    for (int i = 0; i < n; i++) name[i] = s->net->edge[list[i]].name;
+    return nbi_teacher_start(s->ctx, s->compared, n, name, (int64_t)batch, teacher);
+}
+
 nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch) {
     return (nbi_qat_options){.batch = (int64_t)batch,
                              .per_channel = s->per_channel,
                              .classes = s->labelled ? s->info.classes : 0,
                              .distill = s->o->distill || !s->labelled,
                              .mean_squared = !s->labelled && s->loss == NBI_LOSS_MSE,
+                             .all_outputs = nbi_session_teaches_all(s),
                              .temperature = s->labelled ? TEMPERATURE : 1};
 }
 
@@ -92,9 +105,7 @@ static nb_status start(nbi_tuning *t, const nbi_choice *bits, size_t batch) {
     NB_TRY(nbi_tuning_graph(t, bits, &o, from, &t->simulated));
     nbi_tape_spec forward = {0};
     NB_TRY(nbi_tape_new(s->ctx, t->simulated->graph, &forward, &t->tape));
-    if (t->qat->teacher >= 0)
-        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
-                                 &t->teacher));
+    if (t->qat->teacher >= 0) NB_TRY(nbi_session_teacher(s, batch, &t->teacher));
     const nbi_tensor *x = t->qat->graph->tensor[t->qat->x];
     return nbi_alloc(s->ctx, (size_t)nbi_tensor_count(x), sizeof(float), &t->input);
 }

@@ -2,6 +2,7 @@
  * the new files replace the old ones together. */
 #include "api/finished.h"
 
+#include "api/untouched.h"
 #include "base/stage.h"
 #include "search/netproblem.h"
 
@@ -81,6 +82,7 @@ static nb_status open_model(job *j) {
         return nb_fail(j->ctx, NB_EIO, "cannot open '%s', the float model of the run in '%s': "
                        "--model FILE says where it is now", path, j->folder);
     NB_TRY(nbi_session_open(j->ctx, path, &j->options, &j->s));
+    NB_TRY(nbi_warn_untouched(j->ctx, j->s.net));
     nbi_hash_text(nbi_graph_hash(j->s.source), hash);
     if (!strcmp(hash, j->run.hash)) return NB_OK;
     return nb_fail(j->ctx, NB_EINVAL, "'%s' is not the float model that the run in '%s' began with "

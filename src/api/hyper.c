@@ -124,9 +124,7 @@ static nb_status set_up(training *t, size_t batch) {
                              .seed = nb_ctx_seed(s->ctx)};
     NB_TRY(nbi_augmentation_parse(s->ctx, NULL, &s->info, &spec.augment));
     NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
-    if (q->teacher >= 0)
-        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
-                                 &t->teacher));
+    if (q->teacher >= 0) NB_TRY(nbi_session_teacher(s, batch, &t->teacher));
     NB_TRY(nbi_alloc(s->ctx, (size_t)m->n_params, sizeof *t->param, &t->param));
     for (int i = 0; i < m->n_params; i++) {
         t->param[i] = m->param[i];

@@ -77,6 +77,9 @@ void nbi_add_limits(const nbi_session *s, const nbi_outcome *o, json_t *result) 
 void nbi_describe_miss(const json_t *result, char *text, size_t size) {
     const char *method = json_string_value(json_object_get(json_object_get(result, "search"), "method"));
     const bool given = method && !strcmp(method, "policy");
+    const double stays =
+        json_number_value(json_object_get(json_object_get(result, "quantized"), "untouched_bytes"));
+    char part[64] = "";
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(result, "limits"), i, row) {
@@ -84,10 +87,12 @@ void nbi_describe_miss(const json_t *result, char *text, size_t size) {
         const struct kind *k = kind_of(limit);
         const char *advice = given || !k ? NULL : k->advice, *unit = k ? k->unit : "";
         if (json_is_true(json_object_get(row, "ok"))) continue;
-        snprintf(text, size, "%s %.6g%s %s: %s, which was written, has %.6g%s%s%s%s", limit,
+        if (stays > 0 && !strncmp(limit, "max-size", 8))
+            snprintf(part, sizeof part, ", %.6g of them in nodes that stay float", stays);
+        snprintf(text, size, "%s %.6g%s %s: %s, which was written, has %.6g%s%s%s%s%s", limit,
                  json_number_value(json_object_get(row, "wanted")), unit,
                  given ? "is not met" : "cannot be met", given ? "the given policy" : "the closest policy",
-                 json_number_value(json_object_get(row, "got")), unit, advice ? " (" : "",
+                 json_number_value(json_object_get(row, "got")), unit, part, advice ? " (" : "",
                  advice ? advice : "", advice ? ")" : "");
         return;
     }

@@ -1,5 +1,6 @@
 /* nb_meta_train: a MetaQuantNet ahead of time, kept as an ONNX file. */
 #include "api/hyper.h"
+#include "api/untouched.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -74,6 +75,7 @@ nb_status nb_meta_train(nb_ctx *ctx, const char *path, const nb_meta_options *op
     NB_TRY(check_paths(ctx, path, options->output));
     NB_TRYG(nbi_buf_printf(ctx, &checkpoint, "%s.checkpoint.npz", options->output));
     NB_TRYG(nbi_session_open(ctx, path, &job, &s));
+    NB_TRYG(nbi_warn_untouched(ctx, s.net));
     NB_TRYG(nbi_session_calibrate(&s));
     if (job.time_limit > 0) settings.deadline = s.started + job.time_limit;
     nbi_hyper_files files = {.kept = options->output, .checkpoint = checkpoint.data, .anew = true};

@@ -1,10 +1,12 @@
 /* Models: reading, describing, one inference on tensor files. */
 #include "api/api.h"
 
+#include "api/untouched.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
 #include "ops/op.h"
 #include "quant/generate.h"
+#include "quant/import_qdq.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -31,7 +33,9 @@ void nb_model_free(nb_model *model) {
 
 /* ---- info ------------------------------------------------------------------------------------ */
 
+/* null: nothing is known of it. */
 static json_t *shape_json(const nbi_tensor *t) {
+    if (t->rank < 0) return json_null();
     json_t *dims = json_array();
     for (int i = 0; i < t->rank; i++) {
         if (t->dim[i] >= 0) json_array_append_new(dims, json_integer(t->dim[i]));
@@ -65,6 +69,7 @@ static json_t *operators_json(const nbi_graph *g) {
 static void add_layers(const nbi_graph *g, json_t *root) {
     json_t *rows = json_array();
     double macs = 0;
+    int unknown = 0;
     for (int i = 0; i < g->n_nodes; i++) {
         const nbi_node *node = g->node[i];
         nbi_cost cost;
@@ -72,15 +77,37 @@ static void add_layers(const nbi_graph *g, json_t *root) {
         macs += cost.macs;
         json_t *row = json_pack("{s:s,s:s,s:f,s:f}", "name", node->name, "op", node->op_type,
                                 "macs", cost.macs, "parameters", cost.parameters);
-        if (node->n_out > 0 && node->out[0] >= 0)
-            json_object_set_new(row, "shape", shape_json(g->tensor[node->out[0]]));
+        if (node->n_out > 0 && node->out[0] >= 0) {
+            const nbi_tensor *t = g->tensor[node->out[0]];
+            json_object_set_new(row, "shape", shape_json(t));
+            unknown += !nbi_shape_known(t);
+        }
         json_array_append_new(rows, row);
     }
     json_object_set_new(root, "macs", nbi_json_number(macs));
+    if (unknown) {
+        json_object_set_new(root, "macs_partial", json_true());
+        json_object_set_new(root, "unknown_shapes", json_integer(unknown));
+    }
     json_object_set_new(root, "layers", rows);
 }
 
-enum { IS_SCALE = 1, IS_CODES = 2 };
+enum { IS_SCALE = 1, IS_CODES = 2, IS_TABLE = 4 };
+
+/* Integers that stand for values on their way to a DequantizeLinear: behind a Gather they are the
+ * places in a table of levels. */
+static void mark_codes(const nbi_graph *g, const nbi_node *node, uint8_t *role) {
+    static const char *const moves[] = {"Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze"};
+    if (*node->domain || node->n_in < 1 || node->n_out < 1 || node->out[0] < 0) return;
+    if (!(role[node->out[0]] & IS_CODES) || node->in[0] < 0) return;
+    if (!strcmp(node->op_type, "Gather") && node->n_in > 1 && node->in[1] >= 0) {
+        bool looked_up = !g->tensor[node->in[1]]->data || g->tensor[node->in[0]]->rank == 1;
+        role[node->in[0]] |= (uint8_t)(looked_up ? IS_TABLE : IS_CODES);
+        if (looked_up) role[node->in[1]] |= (uint8_t)IS_CODES;
+    }
+    for (size_t i = 0; i < NBI_COUNT(moves); i++)
+        if (!strcmp(node->op_type, moves[i])) role[node->in[0]] |= (uint8_t)IS_CODES;
+}
 
 /* Roles of tensors in a quantized file: scales, and integers that stand for values. */
 static void mark_roles(const nbi_graph *g, uint8_t *role) {
@@ -91,12 +118,7 @@ static void mark_roles(const nbi_graph *g, uint8_t *role) {
         if (node->n_in > 1 && node->in[1] >= 0) role[node->in[1]] |= (uint8_t)IS_SCALE;
         if (back && node->n_in > 0 && node->in[0] >= 0) role[node->in[0]] |= (uint8_t)IS_CODES;
     }
-    for (int i = 0; i < g->n_nodes; i++) {
-        const nbi_node *node = g->node[i];
-        if (strcmp(node->op_type, "Cast") || node->n_in < 1 || node->n_out < 1) continue;
-        if (node->in[0] >= 0 && node->out[0] >= 0)
-            role[node->in[0]] = (uint8_t)(role[node->in[0]] | (role[node->out[0]] & IS_CODES));
-    }
+    for (int i = g->n_nodes - 1; i >= 0; i--) mark_codes(g, g->node[i], role);
 }
 
 /* Float constants but for scales, and the integer ones that DequantizeLinear reads. */
@@ -107,38 +129,41 @@ static nb_status parameters_of(nb_ctx *ctx, const nbi_graph *g, double *out) {
     *out = 0;
     for (int i = 0; i < g->n_tensors; i++) {
         const nbi_tensor *t = g->tensor[i];
-        if (t->data && (role[i] & IS_CODES || (t->dtype == NB_DTYPE_F32 && !role[i])))
+        if (t->data && !(role[i] & IS_TABLE) && (role[i] & IS_CODES || (t->dtype == NB_DTYPE_F32 && !role[i])))
             *out += (double)nbi_tensor_count(t);
     }
     nbi_free(role);
     return NB_OK;
 }
 
+nb_status nbi_refuse_quantized(nb_ctx *ctx, const nb_model *model) {
+    if (!nbi_is_qdq(model->graph)) return NB_OK;
+    return nb_fail(ctx, NB_EUNSUPPORTED, "'%.300s' is already quantized; give the float model it was "
+                   "made from", model->path);
+}
+
 /* Why quantization would leave nodes as they are; the reasons are found by trying. */
-static nb_status add_untouched(nb_ctx *ctx, const nbi_graph *one, json_t *root) {
+static nb_status add_untouched(nb_ctx *ctx, const nb_model *model, const nbi_graph *one,
+                               json_t *root) {
     nbi_graph *copy = NULL;
     nbi_qnet *net = NULL;
-    json_t *list = json_array();
     nbi_qag_options o = {NBI_FIRST_LAST_8, 8};
-    nb_status st = nbi_graph_copy(ctx, one, &copy);
+    nb_status st = nbi_refuse_quantized(ctx, model);
+    if (st == NB_OK) st = nbi_graph_copy(ctx, one, &copy);
     if (st == NB_OK) st = nbi_graph_infer(ctx, copy);
     if (st == NB_OK) st = nbi_generate(ctx, copy, &o, &net);
     else nbi_graph_free(copy);
-    if (st == NB_OK) {
-        for (int i = 0; i < net->n_untouched; i++)
-            json_array_append_new(list, json_string(net->untouched[i]));
-    } else {
-        json_object_set_new(root, "not_quantizable", json_string(nb_ctx_message(ctx)));
-    }
+    if (st != NB_OK)
+        json_object_set_new(root, "not_quantizable", nbi_json_string(nb_ctx_message(ctx)));
+    json_object_set_new(root, "unsupported", st == NB_OK ? nbi_untouched_names(net) : json_array());
     nbi_qnet_free(net);
-    json_object_set_new(root, "unsupported", list);
     return st == NB_ENOMEM ? st : NB_OK;
 }
 
-static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
+static nb_status add_shaped(nb_ctx *ctx, const nb_model *model, json_t *root) {
     nbi_graph *one = NULL;
     nbi_exec *exec = NULL;
-    nb_status st = nbi_specialize_batch(ctx, graph, 1, &one);
+    nb_status st = nbi_specialize_batch(ctx, model->graph, 1, &one);
     if (st != NB_OK) {
         json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
         return st == NB_EUNSUPPORTED ? NB_OK : st;
@@ -149,7 +174,7 @@ static nb_status add_shaped(nb_ctx *ctx, const nbi_graph *graph, json_t *root) {
                             json_integer((json_int_t)nbi_exec_arena_bytes(exec)));
     else json_object_set_new(root, "not_runnable", json_string(nb_ctx_message(ctx)));
     nbi_exec_free(exec);
-    st = add_untouched(ctx, one, root);
+    st = add_untouched(ctx, model, one, root);
     nbi_graph_free(one);
     return st;
 }
@@ -167,7 +192,7 @@ nb_status nb_model_info(nb_ctx *ctx, const nb_model *model, char **json) {
     json_object_set_new(root, "inputs", ends_json(g, g->n_inputs, g->input));
     json_object_set_new(root, "outputs", ends_json(g, g->n_outputs, g->output));
     json_object_set_new(root, "operators", operators_json(g));
-    nb_status st = add_shaped(ctx, g, root);
+    nb_status st = add_shaped(ctx, model, root);
     if (st != NB_OK && st != NB_EFORMAT) {
         json_decref(root);
         return st;

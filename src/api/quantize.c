@@ -1,6 +1,7 @@
 /* nb_quantize and nb_sensitivity: the stages in order. */
 #include "api/session.h"
 
+#include "api/untouched.h"
 #include "base/stage.h"
 #include "base/team.h"
 #include "exec/exec.h"
@@ -15,21 +16,23 @@
 static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
                          nbi_choice *bits, json_t *rows) {
     nbi_net_cost c;
-    size_t ram = 0, bytes;
+    size_t ram = 0;
     nbi_session_uniform(s, w, a, bits);
     for (int i = 0; i < s->net->n_sites; i++)
         if (s->net->site[i].kind == NBI_SITE_BIAS && !s->fixed[i]) bits[i] = b;
     nbi_net_cost_of(s->net, bits, s->containers, &c);
     NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
-    bytes = nbi_footprint_fixed(s->net) + nbi_footprint_variable(s->net, bits);
+    double bytes = s->untouched_bytes + (double)nbi_footprint_fixed(s->net) +
+                   (double)nbi_footprint_variable(s->net, bits);
     double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
     json_array_append_new(
         rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:I,s:o,s:f,s:o,s:I}", "weight_bits",
                         nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
                         "activation_bits", nbi_choice_bits(a), "activation_scheme",
                         nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
-                        (json_int_t)bytes, "bytes_onnx", nbi_json_number(c.bytes_onnx), "average_weight_bits", average,
-                        "bops", nbi_json_number(c.bops), "peak_ram", (json_int_t)ram));
+                        (json_int_t)bytes, "bytes_onnx", nbi_json_number(s->untouched_bytes + c.bytes_onnx),
+                        "average_weight_bits", average, "bops", nbi_json_number(c.bops), "peak_ram",
+                        (json_int_t)ram));
     return NB_OK;
 }
 
@@ -49,10 +52,9 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
                              s->biases.choice[b], bits, rows);
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
-    json_t *untouched = json_array();
-    for (int i = 0; i < s->net->n_untouched; i++)
-        json_array_append_new(untouched, json_string(s->net->untouched[i]));
-    json_object_set_new(root, "untouched", untouched);
+    if (s->untouched_bytes > 0)
+        json_object_set_new(root, "untouched_bytes", json_real(s->untouched_bytes));
+    json_object_set_new(root, "untouched", nbi_untouched_names(s->net));
     nbi_session_uniform(s, 8, 8, bits);
     json_t *policy = nbi_policy_json(s, bits);
     json_object_set_new(root, "sites", json_incref(json_object_get(policy, "policy")));
@@ -154,6 +156,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
     if (options->settings && !options->dry_run)
         st = nbi_configure(ctx, team, path, options, &own, &about);
     if (st == NB_OK) st = nbi_session_open(ctx, path, &own, &s);
+    if (st == NB_OK && !about) st = nbi_warn_untouched(ctx, s.net);
     s.about_settings = about;
     if (options->dry_run) {
         if (st == NB_OK) st = dry_run(&s, &result);
@@ -182,6 +185,7 @@ nb_status nb_sensitivity(nb_ctx *ctx, const char *path, const nb_quantize_option
     nbi_team *team = nbi_ctx_team(ctx);
     nbi_team_begin(team);
     nb_status st = nbi_session_open(ctx, path, options, &s);
+    if (st == NB_OK) st = nbi_warn_untouched(ctx, s.net);
     if (st == NB_OK) st = nbi_session_prepare(&s);
     st = nbi_session_spread(ctx, &s, team, st);
     if (st == NB_OK && nbi_team_follows(team)) {

@@ -3,6 +3,7 @@
  * for some batches and nothing but the running statistics moves. */
 #include "api/session.h"
 
+#include "api/untouched.h"
 #include "train/prepare.h"
 
 #include <string.h>
@@ -66,9 +67,7 @@ static nb_status check_same(nbi_session *s, const nbi_qnet *old) {
 
 nb_status nbi_session_refresh(nbi_session *s) {
     nbi_qnet *old = s->net;
-    if (old->n_untouched)
-        return nb_fail(s->ctx, NB_EUNSUPPORTED, "node '%s' is left as it is: a network with it "
-                       "cannot be retrained", old->untouched[0]);
+    NB_TRY(nbi_refuse_untouched(s->ctx, old, "a network with it cannot be retrained"));
     NB_TRY(make_fresh(s, &s->further.fresh));
     s->net = NULL;
     nb_status st = nbi_session_net(s, s->further.fresh);

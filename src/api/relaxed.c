@@ -139,8 +139,7 @@ static nb_status train(relaxing *r, const nbi_relax_spec *spec, const char *chec
     NB_TRY(open_batches(r, batch, spec));
     NB_TRY(nbi_relax_new(s->ctx, s->compared, s->net, s->edge, &o, spec, &r->relax));
     if (nbi_relax_qat(r->relax)->teacher >= 0)
-        NB_TRY(nbi_teacher_start(s->ctx, s->compared, s->net->edge[s->edge].name, (int64_t)batch,
-                                 &r->teacher));
+        NB_TRY(nbi_session_teacher(s, batch, &r->teacher));
     nbi_loop_spec loop = {.batches = r->batches, .user = r, .more = ask, .line = tell,
                           .checkpoint = checkpoint, .resume = s->o->resume, .identity = identity,
                           .n_identity = NBI_COUNT(identity)};

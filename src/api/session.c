@@ -2,6 +2,7 @@
 #include "api/session.h"
 
 #include "api/hyper.h"
+#include "api/untouched.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
 #include "ops/op.h"
@@ -151,6 +152,7 @@ static nb_status cut_untouched(nbi_session *s) {
     NB_TRY(nbi_graph_set_outputs(s->ctx, s->cut, net->n_outputs, list));
     nbi_graph_prune(s->cut);
     s->compared = s->cut;
+    s->untouched_bytes = nbi_untouched_bytes(s->source, s->cut);
     return NB_OK;
 }
 
@@ -183,15 +185,12 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nbi_check_ptq(ctx, o));
     NB_TRY(nbi_check_rank(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
+    NB_TRY(nbi_refuse_quantized(ctx, s->model));
     NB_TRY(nbi_equalize_model(ctx, o, s->model->graph));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));
     NB_TRY(nbi_session_net(s, s->source));
-    if (s->net->n_untouched && o->strict)
-        return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s' cannot be quantized (--strict)",
-                       s->net->untouched[0]);
-    for (int i = 0; i < s->net->n_untouched; i++)
-        nb_log(ctx, NB_LOG_WARNING, "node '%s' is left as it is", s->net->untouched[i]);
+    if (o->strict) NB_TRY(nbi_refuse_untouched(ctx, s->net, "it cannot be quantized (--strict)"));
     NB_TRY(cut_untouched(s));
     NB_TRY(nbi_alloc(ctx, (size_t)s->net->n_sites + 1, sizeof *s->fixed, &s->fixed));
     for (int i = 0; i < s->net->n_sites; i++) {
@@ -416,6 +415,7 @@ nb_status nbi_session_pose(nbi_session *s) {
                                  .activations = s->activations, .biases = s->biases,
                                  .fixed = s->fixed,
                                  .for_onnx = s->for_onnx, .containers = s->containers,
+                                 .extra_bytes = s->untouched_bytes,
                                  .study = s->study, .improved = write_improvement,
                                  .curvature = nbi_curvature,
                                  .hypernetwork = nbi_hyper_install, .learn = nbi_relaxed_learn, .user = s};

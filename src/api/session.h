@@ -49,6 +49,7 @@ typedef struct nbi_session {
     nbi_graph *source; /* float, as imported (model's) */
     nbi_graph *cut;    /* of source: without what is untouched; NULL if nothing is */
     const nbi_graph *compared; /* source or cut: computes what the integer program computes */
+    double untouched_bytes;    /* of float parameters of source that are not in cut */
     nbi_qnet *net;
     nbi_transform transform;
     nbi_range_method range;
@@ -95,7 +96,8 @@ typedef struct nbi_session {
     double started;
 } nbi_session;
 
-/* Options checked, model read, sites made and fixed by rules; no data is touched. */
+/* Options checked, model read, sites made and fixed by rules; no data is touched. The caller warns of
+ * what stays as it is (nbi_warn_untouched), once in all its sessions. */
 nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_options *o,
                            nbi_session *s);
 /* Data opened, calibration run, scorer made: what every process of a team does. */
@@ -119,6 +121,12 @@ nb_status nbi_session_begin_study(nbi_session *s, uint64_t salt);
 nb_status nbi_session_sensitivity(nbi_session *s, double ***delta);
 /* How the session trains networks: losses, distillation, granularity. */
 nbi_qat_options nbi_session_qat_options(const nbi_session *s, size_t batch);
+/* Of a network that ends in front of unknown operators in several places: what trains it compares all
+ * of its outputs. */
+bool nbi_session_teaches_all(const nbi_session *s);
+/* The float network, teaching what nbi_session_qat_options compares. */
+struct nbi_teacher;
+nb_status nbi_session_teacher(const nbi_session *s, size_t batch, struct nbi_teacher *teacher);
 /* Images per step: --batch, or what there is where that is less. */
 size_t nbi_session_batch(const nbi_session *s);
 /* nbi_netproblem_options.learn of a session (its `user`): schemes and widths by gradient. */

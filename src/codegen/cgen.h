@@ -15,6 +15,7 @@ typedef struct nbi_cgen {
     const char *prefix, *upper;
     const char *model_name; /* clean */
     const char *cut;        /* clean name of the first operator left out, or NULL */
+    const char *before;     /* clean options->stops_before, or NULL */
 } nbi_cgen;
 
 /* cgen_cut.c: the program up to its float tail; *cut is the node where it stops (not clean) or

@@ -118,6 +118,11 @@ nb_status nbi_cgen_header(nbi_cgen *g, nbi_buf *buf) {
                               "\"%s\" on: they are left out,\n * and what they read is the output. "
                               "*/\n",
                               g->cut));
+    if (g->before)
+        NB_TRY(nbi_buf_printf(g->ctx, buf,
+                              "/* The network is cut in front of %s:\n * that node and what is "
+                              "behind it are left out, and the outputs are what they read. */\n",
+                              g->before));
     NB_TRY(input(g, buf));
     NB_TRY(
         nbi_buf_printf(g->ctx, buf, "\n#define %s_OUTPUTS %d\n", g->upper, g->program.n_outputs));

@@ -75,8 +75,10 @@ static nb_status prepare(nbi_cgen *g, const nbi_program *program) {
     g->prefix = g->options->prefix;
     char *upper = nbi_arena_text(&g->memory, g->prefix, strlen(g->prefix));
     g->model_name = nbi_cgen_clean(&g->memory, name ? name : "", 80);
+    const char *before = g->options->stops_before;
     if (cut) g->cut = nbi_cgen_clean(&g->memory, cut, 80);
-    if (!g->scratch || !upper || !g->model_name || (cut && !g->cut))
+    if (before) g->before = nbi_cgen_clean(&g->memory, before, 200);
+    if (!g->scratch || !upper || !g->model_name || (cut && !g->cut) || (before && !g->before))
         return nb_fail(g->ctx, NB_ENOMEM, "no memory to generate C");
     for (char *c = upper; *c; c++)
         if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
@@ -133,6 +135,11 @@ static nb_status readme(nbi_cgen *g, nbi_buf *buf, const nbi_codegen_report *rep
     const char *p = g->prefix;
     NB_TRY(nbi_buf_printf(g->ctx, buf, "The network \"%s\" as C99 for a microcontroller.\n\n",
                           g->model_name));
+    if (g->before)
+        NB_TRY(nbi_buf_printf(g->ctx, buf,
+                              "It is cut in front of %s:\nthat node and what is behind it are not "
+                              "here, and the outputs are what they read.\n\n",
+                              g->before));
     NB_TRY(nbi_buf_printf(
         g->ctx, buf,
         "Interface: %s.h. Integers only, no malloc, no C library.\n"

@@ -20,6 +20,9 @@ typedef struct nbi_codegen_options {
     const char *model_name; /* for comments; NULL: program->name; may hold any bytes */
     int n_notes;
     const char *const *notes; /* comment lines: tool version, command line; may hold any bytes */
+    /* Where the network goes on behind the program: the node that it is cut in front of, as comments
+     * name it; may hold any bytes. NULL: the program is all of it. */
+    const char *stops_before;
     /* Test vectors: n_vectors × input bytes as the program's input holds them, and, for each
      * vector, the values of every output of nbi_codegen_outputs(), one output after the other. */
     size_t n_vectors;

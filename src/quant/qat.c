@@ -421,8 +421,8 @@ static nb_status build_layer(builder *b, int index) {
 
 /* ---- losses -------------------------------------------------------------------------------- */
 
-static nb_status add_loss(builder *b, const char *type, int other, int *out) {
-    int in[2] = {b->q->logits, other};
+static nb_status add_loss(builder *b, const char *type, int y, int other, int *out) {
+    int in[2] = {y, other};
     nbi_node *node;
     NB_TRY(add(b, type, "org.nibble", type, 2, in, 1, out, &node));
     if (!strcmp(type, "KlDivergence"))
@@ -434,6 +434,29 @@ static nb_status flat(builder *b, int *x) {
     int in[1] = {*x};
     nbi_node *node;
     NB_TRY(add(b, "flat", "", "Flatten", 1, in, 1, x, &node));
+    return finish(b, node);
+}
+
+int nbi_qat_taught(const nbi_qnet *net, int edge, bool all, int *list) {
+    int n = 0;
+    list[n++] = edge;
+    for (int i = 1; all && i < net->n_outputs; i++) list[n++] = net->output[i];
+    return n;
+}
+
+/* What the teacher's values are compared with. */
+static nb_status taught(builder *b, int edge, int *y) {
+    int list[NBI_COUNT(b->net->output)];
+    const int n = nbi_qat_taught(b->net, edge, b->o->all_outputs, list);
+    nbi_node *node;
+    *y = b->q->logits;
+    if (n == 1) return NB_OK;
+    for (int i = 0; i < n; i++) {
+        list[i] = b->value[list[i]];
+        NB_TRY(flat(b, &list[i]));
+    }
+    NB_TRY(add(b, "taught", "", "Concat", n, list, 1, y, &node));
+    NB_TRY(nbi_node_set_int(b->ctx, b->g, node, "axis", 1));
     return finish(b, node);
 }
 
@@ -452,15 +475,18 @@ static nb_status add_losses(builder *b, int edge) {
         y = b->g->tensor[q->logits];
         NB_TRY(nbi_graph_add_tensor(b->ctx, b->g, "targets", NB_DTYPE_F32, 2, y->dim, &q->target));
         input[n++] = q->target;
-        NB_TRY(add_loss(b, "CrossEntropy", q->target, &q->label_loss));
+        NB_TRY(add_loss(b, "CrossEntropy", q->logits, q->target, &q->label_loss));
     }
     if (b->o->distill && !b->o->evaluate) {
-        y = b->g->tensor[q->logits];
+        int x;
+        NB_TRY(taught(b, edge, &x));
+        y = b->g->tensor[x];
         NB_TRY(nbi_graph_add_tensor(b->ctx, b->g, "teacher", NB_DTYPE_F32, y->rank, y->dim,
                                     &q->teacher));
         input[n++] = q->teacher;
-        bool kl = y->rank == 2 && !b->o->mean_squared;
-        NB_TRY(add_loss(b, kl ? "KlDivergence" : "MeanSquaredError", q->teacher, &q->teacher_loss));
+        bool kl = y->rank == 2 && !b->o->mean_squared && !b->o->all_outputs;
+        NB_TRY(add_loss(b, kl ? "KlDivergence" : "MeanSquaredError", x, q->teacher,
+                        &q->teacher_loss));
     }
     NB_TRY(nbi_graph_set_inputs(b->ctx, b->g, n, input));
     int output[3], outs = 0;
@@ -517,6 +543,18 @@ static nb_status alloc_arrays(builder *b, const nbi_choice *bits) {
     return NB_OK;
 }
 
+/* A convolution that the compared output does not depend on would not be trained. */
+static nb_status fail_beside(const builder *b, const nbi_layer *l, int edge) {
+    const nbi_qnet *net = b->net;
+    const char *name = net->edge[edge].name;
+    if (net->n_outputs > 1)
+        return nb_fail(b->ctx, NB_EUNSUPPORTED, "node '%s' does not lead to output '%s', which "
+                       "training compares: of a network with another one, '%s', not all can be "
+                       "trained", l->name, name, net->edge[net->output[1]].name);
+    return nb_fail(b->ctx, NB_EUNSUPPORTED, "node '%s' does not lead to output '%s', which training "
+                   "compares", l->name, name);
+}
+
 static nb_status build(builder *b, int edge) {
     const nbi_edge *input = &b->net->edge[b->net->input];
     b->q->x = nbi_graph_find(b->g, input->name);
@@ -524,12 +562,11 @@ static nb_status build(builder *b, int edge) {
     NB_TRY(quantized(b, input->site, b->q->x, false, &b->value[b->net->input]));
     for (int l = 0; l < b->net->n_layers; l++) {
         NB_TRY(build_layer(b, l));
-        if (b->net->layer[l].out != edge) continue;
+        if (b->net->layer[l].out != edge || b->o->all_outputs) continue;
+        if (b->o->evaluate) break; /* what does not lead to it does not matter */
         for (l++; l < b->net->n_layers; l++)
             if (b->net->layer[l].type == NBI_LAYER_CONV)
-                return nb_fail(b->ctx, NB_EUNSUPPORTED,
-                               "node '%s' lies behind the output that training compares, '%s'",
-                               b->net->layer[l].name, b->net->edge[edge].name);
+                return fail_beside(b, &b->net->layer[l], edge);
     }
     if (b->value[edge] < 0)
         return nb_fail(b->ctx, NB_EUNSUPPORTED, "output '%s' cannot be trained",

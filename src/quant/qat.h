@@ -37,6 +37,8 @@ typedef struct nbi_qat_options {
     int classes;        /* of the targets; 0 = no labels: distillation only */
     bool distill;       /* an input for the float network's outputs */
     bool mean_squared;  /* they are compared as values; else rows of scores by their divergence */
+    bool all_outputs;   /* without labels: every output of the net is compared, as values, not the
+                         * one alone; see nbi_qat_taught */
     float temperature;  /* of distillation */
     /* Builds a vertex of its own and sets *out to its tensor; *out = −1: the usual one. For searches
      * that train choices. NULL: none. Such a graph cannot be frozen. */
@@ -71,6 +73,9 @@ typedef struct nbi_qat {
 nb_status nbi_qat_new(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net,
                       const nbi_choice *bits, int edge, const nbi_qat_options *options,
                       nbi_qat **out);
+/* The edges whose values are taught: `edge`, or with `all` that one and the net's other outputs. The
+ * teacher's row of an image holds one behind the other. Returns how many, at most 8. */
+int nbi_qat_taught(const nbi_qnet *net, int edge, bool all, int *list);
 /* Whether training puts a BatchNormalization behind a convolution: always, but for dense layers that
  * have none in the file and for the last layer, which train a bias instead. */
 bool nbi_qat_normalizes(const nbi_qnet *net, const nbi_layer *layer);

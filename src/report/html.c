@@ -76,6 +76,7 @@ static nb_status numbers(nb_ctx *ctx, nbi_buf *b, const json_t *results) {
         {"loss", "cross-entropy", ""},       {"kl", "KL from float", ""},
         {"mse", "squared error", ""},        {"agreement", "same class as float", "percent"},
         {"bytes", "weights and tables", "bytes"}, {"bytes_onnx", "in ONNX", "bytes"},
+        {"untouched_bytes", "of them float", "bytes"},
         {"peak_ram", "peak RAM", "bytes"},   {"average_weight_bits", "mean weight bits", ""},
         {"average_activation_bits", "mean activation bits", ""},
         {"residual_bits", "residual bits", ""}, {"bops", "bit operations", ""},

@@ -129,8 +129,9 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     nbi_net_cost c;
     nbi_net_cost_of(np->o.net, bits, np->o.containers, &c);
     memset(out, 0, NBI_COST_COUNT * sizeof *out);
-    out[NBI_COST_BYTES] = np->fixed_bytes + (double)nbi_footprint_variable(np->o.net, bits);
-    out[NBI_COST_BYTES_ONNX] = c.bytes_onnx;
+    out[NBI_COST_BYTES] = np->o.extra_bytes + np->fixed_bytes +
+                          (double)nbi_footprint_variable(np->o.net, bits);
+    out[NBI_COST_BYTES_ONNX] = np->o.extra_bytes + c.bytes_onnx;
     out[NBI_COST_AVG_BITS] = c.weights > 0 ? c.weight_bits / c.weights : 0;
     out[NBI_COST_BOPS] = c.bops;
     if (isfinite(np->problem.limit[NBI_COST_RAM]))

@@ -35,6 +35,7 @@ typedef struct nbi_netproblem_options {
     const nbi_choice *fixed;  /* [n_sites] bits that rules or the network fix; 0 = free */
     bool for_onnx;         /* the size limit means ONNX containers */
     int containers;        /* see nbi_net_cost_of */
+    double extra_bytes;    /* of parameters that stay float: part of both sizes */
     nbi_study *study;      /* may be NULL */
     nb_status (*improved)(nb_ctx *ctx, void *user, const nbi_choice *bits, double score);
     /* nbi_problem.hypernetwork; calls nbi_netproblem_set_scorer. NULL: none. */

@@ -87,6 +87,27 @@ static nb_status separate_norms(nb_ctx *ctx, nbi_graph *g) {
     return NB_OK;
 }
 
+/* Every node that an output needs must be known. */
+static nb_status check_known(nb_ctx *ctx, const nbi_graph *g) {
+    const nbi_node *unknown = NULL; /* the first one */
+    bool *needed;
+    NB_TRY(nbi_alloc(ctx, (size_t)g->n_tensors + 1, sizeof *needed, &needed));
+    for (int i = 0; i < g->n_outputs; i++) needed[g->output[i]] = true;
+    for (int n = g->n_nodes - 1; n >= 0; n--) {
+        const nbi_node *node = g->node[n];
+        bool used = false;
+        for (int i = 0; i < node->n_out; i++) used |= node->out[i] >= 0 && needed[node->out[i]];
+        for (int i = 0; used && i < node->n_in; i++)
+            if (node->in[i] >= 0) needed[node->in[i]] = true;
+        if (used && !node->op) unknown = node;
+    }
+    nbi_free(needed);
+    if (!unknown) return NB_OK;
+    return nb_fail(ctx, NB_EUNSUPPORTED, "node '%s': operator %s%s%s of opset %d is not supported",
+                   unknown->name, unknown->domain, *unknown->domain ? "." : "", unknown->op_type,
+                   g->opset);
+}
+
 static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, const nbi_training_options *o,
                             nbi_graph **out) {
     nbi_graph *g = NULL;
@@ -101,6 +122,7 @@ static nb_status make_model(nb_ctx *ctx, const nbi_graph *model, const nbi_train
                     g->n_inputs > 1 ? " (--init makes weights that the file leaves out)" : "");
         goto done;
     }
+    NB_TRYG(check_known(ctx, g));
     NB_TRYG(fold_weights(ctx, g));
     NB_TRYG(separate_norms(ctx, g));
     if (o->init) nbi_init_weights(g, o->seed);

@@ -84,12 +84,42 @@ cp "$good" unknown.onnx
 printf 'Qelu' | dd of=unknown.onnx bs=1 seek=$((last + 2)) conv=notrunc status=none
 works info unknown.onnx
 says out Qelu
-refuses 1 /block3/Relu_1 quantize unknown.onnx "${quick[@]}" -o strict --strict --avg-bits 6
+says out "without 4 nodes of unknown shape"
+grep -qE 'Relu_1 +Qelu +\? ' out || fail "the shape of what an unknown operator makes: $(cat out)"
+works info unknown.onnx --json
+says out '"shape":null'
+says out '"macs_partial":true'
+refuses 1 "node '/block3/Relu_1': this build does not know Qelu" quantize unknown.onnx "${quick[@]}" -o strict --strict --avg-bits 6
 works quantize unknown.onnx "${quick[@]}" -o unknown --avg-bits 6 --search sensitivity:refine=2
-says err /block3/Relu_1
-[[ $(grep -c 'nibble: warning: ' err) -ge 1 ]] || fail "an unknown operator without a warning"
+says err "node '/block3/Relu_1': this build does not know Qelu of opset"
+says err "nodes behind it stay as they are"
+[[ $(grep -c 'as they are' err) == 1 ]] || fail "an unknown operator: not one warning: $(cat err)"
+says unknown/results.json '"untouched_bytes": 1640' "what stays float"
+# the quantized part alone would fit
+refuses 3 "1640 of them in nodes that stay float" quantize unknown.onnx "${quick[@]}" -o small --max-size 35K --search uniform
 grep -qUaP '\x22\x04Qelu' unknown/model.onnx || fail "the unknown operator is not in model.onnx"
 refuses 1 Qelu eval unknown.onnx "${glyphs[@]}"
+refuses 1 Qelu train unknown.onnx "${glyphs[@]}" --epochs 1 --batch 16 -o made.onnx
+refuses 1 "'unknown.onnx': node '/block3/Relu_1'" compare "$good" unknown.onnx "${glyphs[@]}"
+whole="'unknown/model.onnx': node '/block3/Relu_1': this build does not know Qelu of opset 21: the network cannot be run as a whole"
+refuses 1 "$whole" eval unknown "${glyphs[@]}"
+refuses 1 "$whole" eval unknown "${glyphs[@]}" --engine integer
+refuses 1 "$whole" compare "$good" unknown "${glyphs[@]}"
+refuses 1 "$whole" bench unknown --engine integer --seconds 0.01
+works export unknown --to c -o unknown_c
+says err "warning: the C ends in front of node '/block3/Relu_1' (operator Qelu)"
+for file in model.h README.txt; do
+    says unknown_c/$file "cut in front of node '/block3/Relu_1' (operator Qelu)"
+done
+
+# ---- a model that is quantized already -----------------------------------------------------------
+again="'unknown/model.onnx' is already quantized; give the float model it was made from"
+refuses 1 "$again" quantize unknown "${quick[@]}" -o made
+refuses 1 "$again" quantize unknown --dry-run
+refuses 1 "$again" sensitivity unknown "${quick[@]}"
+works info unknown
+says out "$again"
+says out "47,250" "the codes of all layers are parameters"
 
 # ---- a quantized model that the integer engine cannot rebuild -------------------------------------
 scale=$(tensor 5 scale '' cdcc4c3d)

@@ -31,6 +31,20 @@ static void network(int64_t batch, bool unknown) {
     hand_free(h);
 }
 
+/* Foo in one of two branches: what lies in front of it ends in two outputs of unequal sizes. */
+static void branches(void) {
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 4, 3, 32, 32);
+    h->g->tensor[x]->dim[0] = -1;
+    int a = hand_op(h, "Relu", hand_conv(h, x, 3, 8, 1, (hand_window){3, 2, 1, 1}));
+    int b = hand_op(h, "Foo", hand_conv3(h, a, 8, 6));
+    int c = hand_conv(h, a, 8, 6, 1, (hand_window){3, 2, 1, 1});
+    int y[] = {b, hand_op(h, "Foo", c)};
+    hand_outputs(h, 2, y);
+    HAND_OK(nbi_onnx_write(h->ctx, h->g, path));
+    hand_free(h);
+}
+
 static json_t *quantize(bool dry) {
     nb_quantize_options o = nb_quantize_options_default();
     nb_ctx *ctx = nb_ctx_new();
@@ -111,6 +125,19 @@ static void test_trained_to_the_cut(void **state) {
     train(-1, true);
 }
 
+/* Both outputs are taught, each by its own values. */
+static void test_two_cuts(void **state) {
+    (void)state;
+    branches();
+    json_t *root = quantize(false);
+    const json_t *tuned = json_object_get(root, "finetune");
+    const json_t *line = json_array_get(json_object_get(tuned, "lines"), 0);
+    assert_non_null(line);
+    double loss = json_number_value(json_object_get(line, "loss"));
+    assert_true(loss > 0 && loss < 0.05); /* values of another output would be about 1 away */
+    json_decref(root);
+}
+
 static void test_fixed_batch(void **state) {
     (void)state;
     train(1, false);
@@ -137,6 +164,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decisions),
         cmocka_unit_test(test_trained_to_the_cut),
+        cmocka_unit_test(test_two_cuts),
         cmocka_unit_test(test_fixed_batch),
     };
     return cmocka_run_group_tests_name("decisions", tests, setup, teardown);
