@@ -166,7 +166,7 @@ static void set_width(const nbi_qdq_import *im, const int *class_of, int first,
     const nbi_qparam cut = *q;
     int least = width_of(q->dtype == NB_DTYPE_S8, q->lo, q->hi), bits = 0;
     for (int e = 0; e < net->n_edges && !bits; e++)
-        if (class_of[e] == first) bits = nbi_qdq_policy_bits(im, net->edge[e].name);
+        if (class_of[e] == first) bits = nbi_qdq_policy_bits(im, net->edge[e].name, NBI_MAX_BITS);
     if (bits < least) {
         full_range(q, least);
         bool exact = (q->lo == cut.lo && q->hi == cut.hi) || (c->conv_reader && !c->other_reader);
