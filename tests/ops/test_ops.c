@@ -322,6 +322,35 @@ static void test_modes_agree(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* An output that nobody asked for is skipped, not what lies behind it. */
+static void test_split_omits(void **state) {
+    static const float x[6] = {0, 1, 2, 3, 4, 5};
+    one o;
+    int last;
+    nbi_exec *e = NULL;
+    nbi_view v;
+    (void)state;
+    begin(&o, 13);
+    input(&o, 1, (int64_t[]){6});
+    constant_ints(&o, 3, (int64_t[]){1, 3, 2});
+    assert_int_equal(nbi_graph_add_tensor(o.ctx, o.g, "a", NB_DTYPE_NONE, -1, NULL, &last), NB_OK);
+    int out[3] = {last, NBI_NO_TENSOR, -1};
+    assert_int_equal(nbi_graph_add_tensor(o.ctx, o.g, "c", NB_DTYPE_NONE, -1, NULL, &last), NB_OK);
+    out[2] = last;
+    assert_int_equal(
+        nbi_graph_add_node(o.ctx, o.g, "n1", "", "Split", 2, o.in, 3, out, &o.node), NB_OK);
+    assert_int_equal(nbi_graph_set_inputs(o.ctx, o.g, 1, o.in), NB_OK);
+    assert_int_equal(nbi_graph_set_outputs(o.ctx, o.g, 1, &last), NB_OK);
+    assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
+    assert_int_equal(nbi_exec_new(o.ctx, o.g, NBI_EXEC_REFERENCE, &e), NB_OK);
+    assert_int_equal(nbi_exec_run(o.ctx, e, (const void *const[]){x}), NB_OK);
+    assert_int_equal(nbi_exec_value(o.ctx, e, last, &v), NB_OK);
+    assert_int_equal(nbi_view_count(&v), 2);
+    assert_memory_equal(v.data, x + 4, 2 * sizeof *x);
+    nbi_exec_free(e);
+    end(&o);
+}
+
 /* Every row is complete, and no name stands twice. */
 static void test_table(void **state) {
     size_t n;
@@ -342,6 +371,7 @@ int main(void) {
         cmocka_unit_test(test_table),       cmocka_unit_test(test_messages),
         cmocka_unit_test(test_unsupported), cmocka_unit_test(test_strides),
         cmocka_unit_test(test_fold),        cmocka_unit_test(test_modes_agree),
+        cmocka_unit_test(test_split_omits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
