@@ -333,6 +333,22 @@ static void test_wide(void **state) {
     }
 }
 
+/* More inputs than a mask has bits. */
+static void test_many_inputs(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        net m, *n = &m;
+        int in[40], y;
+        begin(n, 3, 2);
+        in[0] = simple(n, "Flatten", n->x, -1);
+        for (int i = 1; i < 40; i++) in[i] = constant(n, 1, (int64_t[]){12}, 0, 1, true);
+        finish(n, node(n, "", kind ? "Max" : "Min", 40, in, 1, &y));
+        loss_of(n, dense(n, y, 12, 5, 0.3f));
+        compare(n);
+        release(n);
+    }
+}
+
 static int pool(net *n, const char *type, int x, int64_t kernel, int64_t stride, int64_t pad) {
     int out;
     nbi_node *made = node(n, "", type, 1, &x, 1, &out);
@@ -405,7 +421,7 @@ int main(void) {
         cmocka_unit_test(test_state_and_repeat),
         cmocka_unit_test(test_weights_of_losses),
         cmocka_unit_test(test_tangled),
-        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_many_inputs), cmocka_unit_test(test_wide),
         cmocka_unit_test(test_pools),
         cmocka_unit_test(test_not_a_number),
     };
