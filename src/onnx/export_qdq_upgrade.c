@@ -55,8 +55,8 @@ static nb_status upgrade_clip(nbi_qdq *q, nbi_node *node) {
     return float_to_input(q, node, "max", 2);
 }
 
-/* The one axis from `axis` on that has more than one value; −1: there are several, or x is not known.
- * The batch may have any number. */
+/* The one axis from `axis` on that has more than one value (the batch may have any number); −1:
+ * there are several, or x is not known. */
 static int only_axis(const nbi_tensor *x, int64_t axis) {
     int found = -1;
     if (!x || x->rank < 0) return -1;

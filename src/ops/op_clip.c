@@ -75,8 +75,8 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
-/* From the lower bound to the upper one, both included, gy goes to x (as in chains, exec/tape_chain.c);
- * beyond a bound it goes to that bound. */
+/* From the lower bound to the upper one, both included, gy goes to x, as in chains
+ * (exec/tape_chain.c); beyond a bound it goes to that bound. */
 static void term_x(const void *user, const float *const *x, int64_t n, float *out) {
     const bounds *b = user;
     const float *g = x[0], *v = x[1];

@@ -30,8 +30,8 @@ static nb_status check_windows(nb_ctx *ctx, const nbi_node *node, const nbi_wind
     for (int i = 0; i < w->n; i++)
         if (in[i] > 0 && out[i] > 0 && is_padding_only(w, i, in[i], out[i]))
             return nb_fail(ctx, NB_EUNSUPPORTED,
-                           "node '%s' (%s): pads are %lld and %lld, so that a window of %lld (steps of "
-                           "%lld) holds nothing else", node->name, node->op_type,
+                           "node '%s' (%s): pads are %lld and %lld, so that a window of %lld "
+                           "(steps of %lld) holds nothing else", node->name, node->op_type,
                            (long long)w->pad_begin[i], (long long)w->pad_end[i],
                            (long long)w->kernel[i], (long long)w->dilation[i]);
     return NB_OK;

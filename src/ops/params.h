@@ -90,8 +90,8 @@ typedef struct nbi_concat_params {
     int axis;
 } nbi_concat_params;
 
-/* 0 ≤ axis < rank. Output k, omitted or not, is what lies from at[k] to at[k + 1] along the axis, once
- * known. by_attribute: the sizes are an attribute (before opset 13). */
+/* 0 ≤ axis < rank. Output k, omitted or not, is what lies from at[k] to at[k + 1] along the axis,
+ * once known. by_attribute: the sizes are an attribute (before opset 13). */
 typedef struct nbi_split_params {
     int axis;
     bool by_attribute;

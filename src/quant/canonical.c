@@ -172,8 +172,8 @@ static nb_status has_edge(nbi_canon *c, const nbi_node *node, bool *out) {
     if (c->graph->tensor[node->out[0]]->dtype != NB_DTYPE_F32) return NB_OK;
     nb_status st = check_shape(c, node->out[0]);
     if (st != NB_EUNSUPPORTED || border) return st;
-    nb_log(c->ctx, NB_LOG_WARNING, "node '%s' (%s) is left untouched: %s", node->name, node->op_type,
-           nb_ctx_message(c->ctx));
+    nb_log(c->ctx, NB_LOG_WARNING, "node '%s' (%s) is left untouched: %s", node->name,
+           node->op_type, nb_ctx_message(c->ctx));
     *out = false;
     return NB_OK;
 }

@@ -163,7 +163,7 @@ static const nbi_node *the_node(const nbi_graph *g, const char *op) {
 }
 
 /* Softmax of old files covers all axes from one on: one axis where the others have one value, else
- * Flatten before it and Reshape behind it; whatever else an old file has becomes a valid new one. */
+ * Flatten before it and Reshape behind it. Upsample becomes Resize. */
 static void test_old_opset(void **state) {
     (void)state;
     static const char *const kinds[] = {"pixel", "picture", "unknown shape"};

@@ -348,8 +348,8 @@ static void test_modes_agree(void **state) {
     nb_ctx_free(ctx);
 }
 
-/* Before opset 7 the second operand could run along the images, as many as there are rows: it is not
- * divided among workers as the first one is. */
+/* Before opset 7 the second operand could run along the images, as many as there are rows: it is
+ * not divided among workers as the first one is. */
 static void test_old_broadcast(void **state) {
     enum { N = 64, C = 2 };
     static float a[N * C * N], b[N], got[2][N * C * N];

@@ -163,7 +163,8 @@ static void test_old_opset(void **state) {
         int x = HAND_IMAGE(h, 11, 3, 6, 6);
         h->g->opset = opset;
         int a = hand_op(h, "Relu", hand_conv3(h, x, 3, 4));
-        if (opset < 11) a = old_node(h, "Pad", a, "pads", 8, (const int64_t[]){0, 0, 1, 0, 0, 0, 0, 1});
+        const int64_t pads[8] = {0, 0, 1, 0, 0, 0, 0, 1};
+        if (opset < 11) a = old_node(h, "Pad", a, "pads", 8, pads);
         if (opset < 10) {
             a = old_node(h, "Slice", a, "starts", 2, (const int64_t[]){1, 2});
             hand_ints(h, "ends", 2, (const int64_t[]){4, 1000});
