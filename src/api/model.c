@@ -4,7 +4,7 @@
 #include "api/untouched.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
-#include "ops/op.h"
+#include "ops/op_util.h"
 #include "quant/generate.h"
 #include "quant/import_qdq.h"
 
@@ -216,10 +216,17 @@ static nb_status read_tensor(nb_ctx *ctx, const char *path, const char *name, nb
     return nbi_tensor_read_pb(ctx, path, store, out);
 }
 
-static void view_of(const nbi_tensor *t, nbi_view *v) {
-    *v = (nbi_view){.dtype = t->dtype, .rank = t->rank, .data = t->data};
+/* A constant of `store` as operators see it: below 8 bits, an element per byte. */
+static nb_status view_of(nb_ctx *ctx, nbi_graph *store, const nbi_tensor *t, nbi_view *v) {
+    size_t count = (size_t)nbi_tensor_count(t);
+    *v = (nbi_view){.dtype = nbi_view_dtype(t->dtype), .rank = t->rank, .data = t->data};
     memcpy(v->dim, t->dim, sizeof v->dim);
     nbi_view_contiguous(v);
+    if (nbi_dtype_bits(t->dtype) >= 8) return NB_OK;
+    v->data = nbi_arena_alloc(&store->arena, count + 1, 1);
+    if (!v->data) return nb_fail_memory(ctx, count);
+    nbi_bits_unpack(t->dtype, t->data, count, v->data);
+    return NB_OK;
 }
 
 static nb_status bind_inputs(nb_ctx *ctx, const nbi_graph *g, const nb_run_options *o,
@@ -244,7 +251,7 @@ static nb_status bind_inputs(nb_ctx *ctx, const nbi_graph *g, const nb_run_optio
             return nb_fail(ctx, NB_EFORMAT, "input '%s' is %s, '%s' holds %s", want->name,
                            nbi_shape_text(want, a, sizeof a), o->inputs[i],
                            nbi_shape_text(have, b, sizeof b));
-        view_of(have, &views[i]);
+        NB_TRY(view_of(ctx, store, have, &views[i]));
     }
     return NB_OK;
 }
@@ -301,7 +308,7 @@ static nb_status take_output(nb_ctx *ctx, const nbi_exec *exec, const nbi_graph 
     NB_TRY(nbi_exec_value(ctx, exec, g->output[i], &v));
     NB_TRY(nbi_graph_add_const(ctx, store, g->tensor[g->output[i]]->name, v.dtype, v.rank, v.dim,
                                &t));
-    view_of(store->tensor[t], &to);
+    NB_TRY(view_of(ctx, store, store->tensor[t], &to));
     nbi_view_copy(&to, &v);
     *out = store->tensor[t];
     return NB_OK;
@@ -321,8 +328,8 @@ static nb_status compare_output(nb_ctx *ctx, const nbi_tensor *t, const char *fi
     bool bad = false;
     int e;
     NB_TRY(read_tensor(ctx, file, t->name, store, &e));
-    view_of(t, &v);
-    view_of(store->tensor[e], &expected);
+    NB_TRY(view_of(ctx, store, t, &v));
+    NB_TRY(view_of(ctx, store, store->tensor[e], &expected));
     double d = difference(&v, &expected, &bad);
     json_object_set_new(row, "error", isfinite(d) ? json_real(d) : json_null());
     m->worst = fmax(m->worst, d);
@@ -346,7 +353,7 @@ static nb_status finish_output(nb_ctx *ctx, const nbi_tensor *t, const nb_run_op
                                nbi_graph *store, json_t *list, mismatch *m) {
     nbi_view v;
     double lo = INFINITY, hi = -INFINITY;
-    view_of(t, &v);
+    NB_TRY(view_of(ctx, store, t, &v));
     for (int64_t k = 0, n = nbi_view_count(&v); k < n; k++) {
         lo = fmin(lo, element(&v, k));
         hi = fmax(hi, element(&v, k));

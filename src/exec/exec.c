@@ -130,6 +130,8 @@ static nb_status run_slice(void *user, size_t begin, size_t end, int worker) {
 
 static bool can_split(const exec_step *s) {
     unsigned flags = s->node->op ? s->node->op->flags : 0;
+    /* before opset 7 the second operand may run along the images, whatever its rank */
+    if (nbi_node_attr(s->node, "broadcast")) return false;
     if (s->kind != STEP_COPY &&
         (!(flags & (NBI_OP_ELEMENTWISE | NBI_OP_PER_IMAGE)) || !(flags & NBI_OP_STRIDED)))
         return false;

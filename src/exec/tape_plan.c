@@ -162,8 +162,9 @@ static nb_status kept_value(nb_ctx *ctx, nbi_tape *t, const nbi_node *node, int 
     return NB_OK;
 }
 
+/* All bits: any number of values. */
 static bool bit(unsigned mask, int i) {
-    return i < 32 && (mask >> i & 1);
+    return mask == ~0u || (i < 32 && (mask >> i & 1));
 }
 
 static nb_status fill_backward(nb_ctx *ctx, nbi_tape *t, const nbi_node *node, int *list,

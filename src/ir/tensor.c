@@ -8,13 +8,15 @@
 
 int64_t nbi_tensor_count(const nbi_tensor *t) {
     if (t->rank < 0) return -1;
-    int64_t count = 1;
+    int64_t count = 1; /* of the dimensions that are not 0: none of those may hide another */
+    bool empty = false;
     for (int i = 0; i < t->rank; i++) {
         if (t->dim[i] < 0) return -1;
+        empty |= t->dim[i] == 0;
         if (t->dim[i] && count > MAX_COUNT / t->dim[i]) return -1;
-        count *= t->dim[i];
+        if (t->dim[i]) count *= t->dim[i];
     }
-    return count;
+    return empty ? 0 : count;
 }
 
 bool nbi_shape_known(const nbi_tensor *t) {

@@ -1,5 +1,5 @@
 /* Nodes that are kept, in the meaning of a newer opset: attributes that became inputs, defaults that
- * changed. Only what differs between opset 7 and 21 for operators of this build. */
+ * changed, operators that became others; from opset 7 or older up to 21. */
 #include "onnx/export_qdq_parts.h"
 
 #include "ops/op_util.h"
@@ -55,17 +55,103 @@ static nb_status upgrade_clip(nbi_qdq *q, nbi_node *node) {
     return float_to_input(q, node, "max", 2);
 }
 
-static nb_status upgrade_softmax(nbi_qdq *q, nbi_node *node) {
-    if (q->source->opset >= 13) return NB_OK;
-    const nbi_softmax_params *p = node->params;
-    if (!p || p->first != p->last)
-        return nb_fail(q->ctx, NB_EUNSUPPORTED, "node '%s' (%s) covers several axes: opset %d has "
-                       "no such operator", node->name, node->op_type, q->opset);
-    return nbi_node_set_int(q->ctx, q->g, node, "axis", p->first);
+/* The one axis from `axis` on that has more than one value (the batch may have any number); −1:
+ * there are several, or x is not known. */
+static int only_axis(const nbi_tensor *x, int64_t axis) {
+    int found = -1;
+    if (!x || x->rank < 0) return -1;
+    if (axis < 0) axis += x->rank;
+    if (axis < 0 || axis >= x->rank) return -1;
+    for (int i = (int)axis; i < x->rank; i++) {
+        if (i > 0 && x->dim[i] == 1) continue;
+        if (found >= 0) return -1;
+        found = i;
+    }
+    return found < 0 ? (int)axis : found;
+}
+
+/* Before opset 13: over all axes from one on, which is over the second of Flatten's two. */
+static nb_status upgrade_softmax(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
+    int64_t axis = nbi_attr_int(node, "axis", 1);
+    int only = only_axis(x, axis), in[2], flat, made;
+    nbi_node *flatten;
+    if (q->source->opset >= 13 || node->n_in < 1 || node->n_out < 1) return NB_OK;
+    if (node->in[0] < 0 || node->out[0] < 0) return NB_OK;
+    if (only >= 0) return nbi_node_set_int(q->ctx, q->g, node, "axis", only);
+    in[0] = node->in[0];
+    NB_TRY(nbi_qdq_node(q, NULL, "Shape", 1, in, -1, NULL, &in[1]));
+    NB_TRY(nbi_qdq_node(q, NULL, "Flatten", 1, in, -1, &flatten, &flat));
+    NB_TRY(nbi_node_set_int(q->ctx, q->g, flatten, "axis", axis));
+    NB_TRY(nbi_graph_add_tensor(q->ctx, q->g, NULL, NB_DTYPE_NONE, -1, NULL, &in[0]));
+    made = node->out[0];
+    node->in[0] = flat;
+    node->out[0] = in[0];
+    NB_TRY(nbi_qdq_node(q, NULL, "Reshape", 2, in, made, NULL, &made));
+    return nbi_node_set_int(q->ctx, q->g, node, "axis", -1);
+}
+
+/* The sizes' factors as an input: the attribute `scales`, or one per axis of pictures (before opset
+ * 7); −1: neither. */
+static nb_status scales_of(nbi_qdq *q, const nbi_node *node, int *out) {
+    const nbi_attr *a = nbi_node_attr(node, "scales");
+    const float old[4] = {1, 1, nbi_attr_float(node, "height_scale", 0),
+                          nbi_attr_float(node, "width_scale", 0)};
+    int64_t n = 4;
+    *out = node->n_in > 1 ? node->in[1] : -1;
+    if (*out >= 0) return NB_OK;
+    if (a && a->type == NBI_ATTR_FLOATS) {
+        n = (int64_t)a->count;
+        return nbi_qdq_const(q, NB_DTYPE_F32, 1, &n, a->floats, out);
+    }
+    return old[2] > 0 && old[3] > 0 ? nbi_qdq_const(q, NB_DTYPE_F32, 1, &n, old, out) : NB_OK;
+}
+
+static bool shrinks(const nbi_tensor *scales) {
+    bool any = false;
+    if (!scales->data || scales->dtype != NB_DTYPE_F32) return false;
+    for (int64_t i = 0; i < nbi_tensor_count(scales); i++)
+        any |= ((const float *)scales->data)[i] < 1;
+    return any;
+}
+
+/* Upsample, and Resize of opset 10, as the Resize of today: coordinates are multiplied, and cut
+ * (rounded up where the picture shrinks, as ONNX Runtime does). */
+static nb_status upgrade_resize(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
+    int scales;
+    (void)x;
+    if (q->source->opset >= 11 || node->n_in < 1) return NB_OK;
+    NB_TRY(scales_of(q, node, &scales));
+    if (scales < 0) {
+        nb_log(q->ctx, NB_LOG_WARNING, "node '%s' (%s) has no scales: it is written as it was",
+               node->name, node->op_type);
+        return NB_OK;
+    }
+    const char *mode = nbi_attr_text(node, "mode", "nearest");
+    bool nearest = !strcmp(mode, "nearest"), linear = !strcmp(mode, "bilinear");
+    drop(node, "scales");
+    drop(node, "height_scale");
+    drop(node, "width_scale");
+    node->op_type = "Resize";
+    NB_TRY(set_input(q, node, 1, NBI_NO_TENSOR));
+    NB_TRY(set_input(q, node, 2, scales));
+    if (linear) NB_TRY(nbi_node_set_text(q->ctx, q->g, node, "mode", "linear"));
+    if (nearest)
+        NB_TRY(nbi_node_set_text(q->ctx, q->g, node, "nearest_mode",
+                                 shrinks(q->g->tensor[scales]) ? "ceil" : "floor"));
+    return nbi_node_set_text(q->ctx, q->g, node, "coordinate_transformation_mode", "asymmetric");
 }
 
 static nb_status upgrade_axes(nbi_qdq *q, nbi_node *node) {
     return ints_to_input(q, node, "axes", 1);
+}
+
+static nb_status upgrade_topk(nbi_qdq *q, nbi_node *node) {
+    int64_t k = nbi_attr_int(node, "k", -1);
+    int tensor;
+    if (k < 0) return NB_OK;
+    NB_TRY(nbi_qdq_ints(q, 1, &k, &tensor));
+    drop(node, "k");
+    return set_input(q, node, 1, tensor);
 }
 
 static nb_status upgrade_split(nbi_qdq *q, nbi_node *node) {
@@ -111,21 +197,35 @@ static const struct {
     const char *op_type;
     nb_status (*upgrade)(nbi_qdq *q, nbi_node *node);
 } rows[] = {
-    {"Clip", upgrade_clip},       {"Softmax", upgrade_softmax},
-    {"ReduceMean", upgrade_axes}, {"ReduceSum", upgrade_axes},
-    {"ReduceMax", upgrade_axes},  {"ReduceMin", upgrade_axes},
-    {"Squeeze", upgrade_axes},    {"Unsqueeze", upgrade_axes},
-    {"Split", upgrade_split},     {"Slice", upgrade_slice},
-    {"Pad", upgrade_pad},         {"BatchNormalization", upgrade_batchnorm},
-    {"Dropout", upgrade_dropout}, {"Add", upgrade_binary},
-    {"Sub", upgrade_binary},      {"Mul", upgrade_binary},
-    {"Div", upgrade_binary},      {"Pow", upgrade_binary},
+    {"Clip", upgrade_clip},           {"TopK", upgrade_topk},
+    {"ReduceMean", upgrade_axes},     {"ReduceSum", upgrade_axes},
+    {"ReduceMax", upgrade_axes},      {"ReduceMin", upgrade_axes},
+    {"ReduceProd", upgrade_axes},     {"ReduceL1", upgrade_axes},
+    {"ReduceL2", upgrade_axes},       {"ReduceSumSquare", upgrade_axes},
+    {"ReduceLogSum", upgrade_axes},   {"ReduceLogSumExp", upgrade_axes},
+    {"Squeeze", upgrade_axes},        {"Unsqueeze", upgrade_axes},
+    {"Split", upgrade_split},         {"Slice", upgrade_slice},
+    {"Pad", upgrade_pad},             {"BatchNormalization", upgrade_batchnorm},
+    {"Dropout", upgrade_dropout},     {"Add", upgrade_binary},
+    {"Sub", upgrade_binary},          {"Mul", upgrade_binary},
+    {"Div", upgrade_binary},          {"Pow", upgrade_binary},
 };
 
-nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node) {
+/* Those that need the shape of their input, or become other nodes. */
+static const struct {
+    const char *op_type;
+    nb_status (*upgrade)(nbi_qdq *q, nbi_node *node, const nbi_tensor *x);
+} shaped[] = {
+    {"Softmax", upgrade_softmax}, {"LogSoftmax", upgrade_softmax}, {"Hardmax", upgrade_softmax},
+    {"Resize", upgrade_resize},   {"Upsample", upgrade_resize},
+};
+
+nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
     if (*node->domain || q->source->opset == q->opset) return NB_OK;
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
         if (is(node, rows[i].op_type)) return rows[i].upgrade(q, node);
+    for (size_t i = 0; i < NBI_COUNT(shaped); i++)
+        if (is(node, shaped[i].op_type)) return shaped[i].upgrade(q, node, x);
     if (!nbi_op_find("", node->op_type))
         nb_log(q->ctx, NB_LOG_WARNING, "node '%s' (%s) is written as it was in opset %d, the model "
                "is opset %d", node->name, node->op_type, q->source->opset, q->opset);

@@ -203,7 +203,13 @@ static nb_status read_type(importer *im, const Onnx__ValueInfoProto *v, nbi_tens
                                 tensor->shape->n_dim, NBI_MAX_RANK)
                       : NB_OK;
     t->rank = (int)tensor->shape->n_dim;
-    for (int i = 0; i < t->rank; i++) NB_TRY(read_dim(im, tensor->shape->dim[i], t, i));
+    int64_t known = 1; /* the dimensions that are not 0, nor open: their product fits, too */
+    for (int i = 0; i < t->rank; i++) {
+        NB_TRY(read_dim(im, tensor->shape->dim[i], t, i));
+        if (t->dim[i] > 0 && known > ((int64_t)1 << 40) / t->dim[i])
+            return nb_fail(im->ctx, NB_EFORMAT, "tensor '%s' would be too large", t->name);
+        if (t->dim[i] > 0) known *= t->dim[i];
+    }
     return NB_OK;
 }
 

@@ -53,12 +53,29 @@ static nb_status flatten_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return nbi_op_set_out(ctx, graph, node, 0, x->dtype, 2, dim);
 }
 
+/* ---- lists that were attributes ------------------------------------------------------------- */
+
+/* Reshape, Squeeze, Unsqueeze: the list is an attribute in old opsets, input 1 in new ones. */
+typedef struct list_params {
+    bool by_attribute;
+} list_params;
+
+static nb_status prepare_list(nb_ctx *ctx, nbi_graph *graph, nbi_node *node, int opset) {
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(list_params)));
+    ((list_params *)node->params)->by_attribute = graph->opset < opset;
+    return NB_OK;
+}
+
+static bool by_attribute(const nbi_node *node) {
+    return ((const list_params *)node->params)->by_attribute;
+}
+
 /* ---- Reshape ------------------------------------------------------------------------------- */
 
 static nb_status reshape_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (graph->opset >= 5 && node->n_in < 2)
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Reshape): the shape is missing", node->name);
-    return nbi_op_prepare_none(ctx, graph, node);
+    return prepare_list(ctx, graph, node, 5);
 }
 
 /* 0 copies the input's dimension (unless allowzero), −1 takes what is left. */
@@ -108,7 +125,7 @@ static nb_status reshape_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     const nbi_tensor *x = nbi_op_in(graph, node, 0), *s = nbi_op_in(graph, node, 1);
     int64_t dim[NBI_MAX_RANK];
     int n;
-    if (graph->opset < 5)
+    if (by_attribute(node))
         NB_TRY(nbi_op_attr_ints(ctx, node, "shape", dim, NBI_MAX_RANK, &n));
     else
         NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, dim, NBI_MAX_RANK, &n));
@@ -123,11 +140,15 @@ static nb_status reshape_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
 
 /* ---- Squeeze, Unsqueeze -------------------------------------------------------------------- */
 
-/* axes: attribute before opset 13, input after. *n = −1 when omitted, *known false: later. */
+static nb_status squeeze_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    return prepare_list(ctx, graph, node, 13);
+}
+
+/* *n = −1 when the axes are omitted, *known false: later. */
 static nb_status read_axes(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *node, int64_t *axis,
                            int *n, bool *known) {
     *known = true;
-    if (graph->opset < 13) return nbi_op_attr_ints(ctx, node, "axes", axis, NBI_MAX_RANK, n);
+    if (by_attribute(node)) return nbi_op_attr_ints(ctx, node, "axes", axis, NBI_MAX_RANK, n);
     NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, axis, NBI_MAX_RANK, n));
     *known = *n >= 0 || nbi_op_is_omitted(node, 1);
     return NB_OK;
@@ -213,7 +234,7 @@ const nbi_op nbi_op_squeeze = {.name = "Squeeze",
                                .min_out = 1,
                                .max_out = 1,
                                .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
-                               .prepare = nbi_op_prepare_none,
+                               .prepare = squeeze_prepare,
                                .infer = squeeze_infer,
                                .forward = nbi_alias_forward,
                                .backward = nbi_grad_alias,
@@ -227,7 +248,7 @@ const nbi_op nbi_op_unsqueeze = {.name = "Unsqueeze",
                                  .min_out = 1,
                                  .max_out = 1,
                                  .flags = NBI_OP_ALIAS | NBI_OP_GRAD_INPLACE,
-                                 .prepare = nbi_op_prepare_none,
+                                 .prepare = squeeze_prepare,
                                  .infer = unsqueeze_infer,
                                  .forward = nbi_alias_forward,
                                  .backward = nbi_grad_alias,

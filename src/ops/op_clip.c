@@ -75,34 +75,34 @@ static nb_status forward(const nbi_op_call *call) {
     return NB_OK;
 }
 
-/* From y, so that forward() may run in place: between the bounds gy goes to x, at or beyond one it
- * goes to that bound. */
+/* From the lower bound to the upper one, both included, gy goes to x, as in chains
+ * (exec/tape_chain.c); beyond a bound it goes to that bound. */
 static void term_x(const void *user, const float *const *x, int64_t n, float *out) {
     const bounds *b = user;
-    const float *g = x[0], *y = x[1];
+    const float *g = x[0], *v = x[1];
     float lo = (float)b->lo, hi = (float)b->hi;
-    for (int64_t i = 0; i < n; i++) out[i] = y[i] > lo && y[i] < hi ? g[i] : 0;
+    for (int64_t i = 0; i < n; i++) out[i] = v[i] >= lo && v[i] <= hi ? g[i] : 0;
 }
 static void term_lo(const void *user, const float *const *x, int64_t n, float *out) {
     const bounds *b = user;
-    const float *g = x[0], *y = x[1];
+    const float *g = x[0], *v = x[1];
     float lo = (float)b->lo, hi = (float)b->hi;
-    for (int64_t i = 0; i < n; i++) out[i] = y[i] <= lo && y[i] < hi ? g[i] : 0;
+    for (int64_t i = 0; i < n; i++) out[i] = v[i] < lo && lo <= hi ? g[i] : 0;
 }
 static void term_hi(const void *user, const float *const *x, int64_t n, float *out) {
     const bounds *b = user;
-    const float *g = x[0], *y = x[1];
-    float hi = (float)b->hi;
-    for (int64_t i = 0; i < n; i++) out[i] = y[i] >= hi ? g[i] : 0;
+    const float *g = x[0], *v = x[1];
+    float lo = (float)b->lo, hi = (float)b->hi;
+    for (int64_t i = 0; i < n; i++) out[i] = v[i] > hi || (v[i] < lo && lo > hi) ? g[i] : 0;
 }
 
 static nb_status backward(const nbi_grad_call *call) {
     static const nbi_term_fn term[3] = {term_x, term_lo, term_hi};
-    bounds b = read_bounds(call->node, call->in, call->out[0].dtype);
+    bounds b = read_bounds(call->node, call->in, NB_DTYPE_F32);
     for (int i = call->node->n_in - 1; i >= 0; i--)
         if (call->gin[i].data)
             NB_TRY(nbi_grad_reduce(call->ctx, &call->gin[i], 2,
-                                   (const nbi_view *const[]){&call->gout[0], &call->out[0]},
+                                   (const nbi_view *const[]){&call->gout[0], &call->in[0]},
                                    term[i], &b));
     return NB_OK;
 }
@@ -121,5 +121,4 @@ const nbi_op nbi_op_clip = {.name = "Clip",
                             .infer = infer,
                             .forward = forward,
                             .backward = backward,
-                            .keep_in = 1 << 1 | 1 << 2,
-                            .keep_out = 1};
+                            .keep_in = 1 << 0 | 1 << 1 | 1 << 2};

@@ -112,22 +112,26 @@ static nb_status concat_forward(const nbi_op_call *call) {
 }
 
 static nb_status split_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    return nbi_op_params(ctx, graph, node, sizeof(nbi_concat_params));
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_split_params)));
+    nbi_split_params *p = node->params;
+    p->by_attribute = graph->opset < 13;
+    p->at = nbi_arena_alloc(&graph->arena, (size_t)node->n_out + 1, sizeof *p->at);
+    return p->at ? NB_OK : nb_fail_memory(ctx, (size_t)node->n_out * sizeof *p->at);
 }
 
 #define MAX_SPLIT 256
 static nb_status split_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    nbi_concat_params *p = node->params;
+    nbi_split_params *p = node->params;
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
     int64_t size[MAX_SPLIT], dim[NBI_MAX_RANK], sum = 0;
     int n;
     if (node->n_out > MAX_SPLIT)
         return nbi_op_fail(ctx, node, "the number of outputs", node->n_out, "at most 256");
-    if (graph->opset < 13)
+    if (p->by_attribute)
         NB_TRY(nbi_op_attr_ints(ctx, node, "split", size, MAX_SPLIT, &n));
     else
         NB_TRY(nbi_op_const_ints(ctx, graph, node, 1, size, MAX_SPLIT, &n));
-    bool later = graph->opset >= 13 && n < 0 && !nbi_op_is_omitted(node, 1);
+    bool later = !p->by_attribute && n < 0 && !nbi_op_is_omitted(node, 1);
     if (x->rank < 0) return NB_OK;
     NB_TRY(nbi_op_axis(ctx, node, "axis", nbi_attr_int(node, "axis", 0), x->rank, &p->axis));
     int64_t whole = x->dim[p->axis];
@@ -141,9 +145,10 @@ static nb_status split_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
         else if (whole >= 0 && part > whole - sum)
             part = whole - sum;
         dim[p->axis] = later ? -1 : part;
-        if (n >= 0 && (part < 0 || (whole >= 0 && part > whole - sum)))
+        if (n >= 0 && (part < 0 || part > (int64_t)1 << 40 || (whole >= 0 && part > whole - sum)))
             return nbi_op_fail(ctx, node, "a size", part, "what is left of the dimension");
-        sum += part;
+        p->at[i] = sum;
+        p->at[i + 1] = sum += part;
         NB_TRY(nbi_op_set_out(ctx, graph, node, i, x->dtype, x->rank, dim));
     }
     if (whole >= 0 && !later && sum != whole)
@@ -152,18 +157,18 @@ static nb_status split_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
 }
 
 static nb_status split_forward(const nbi_op_call *call) {
-    int axis = ((const nbi_concat_params *)call->node->params)->axis;
-    int64_t at = 0;
-    for (int k = 0; k < call->node->n_out; k++) {
-        const nbi_tensor *t = nbi_op_out(call->graph, call->node, k);
-        if (!t) continue;
-        copy_part(&call->in[0], &call->out[k], axis, at, false);
-        at += call->out[k].dim[axis];
-    }
+    const nbi_split_params *p = call->node->params;
+    for (int k = 0; k < call->node->n_out; k++)
+        if (nbi_op_out(call->graph, call->node, k))
+            copy_part(&call->in[0], &call->out[k], p->axis, p->at[k], false);
     return NB_OK;
 }
 
 /* ---- Gather -------------------------------------------------------------------------------- */
+
+static nb_status gather_prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
+    return nbi_op_params(ctx, graph, node, sizeof(nbi_concat_params));
+}
 
 static nb_status gather_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     nbi_concat_params *p = node->params;
@@ -271,7 +276,7 @@ const nbi_op nbi_op_gather = {.name = "Gather",
                               .min_out = 1,
                               .max_out = 1,
                               .flags = NBI_OP_STRIDED,
-                              .prepare = split_prepare,
+                              .prepare = gather_prepare,
                               .infer = gather_infer,
                               .forward = gather_forward,
                               .backward = nbi_grad_gather,

@@ -42,23 +42,18 @@ nb_status nbi_grad_concat(const nbi_grad_call *call) {
 }
 
 nb_status nbi_grad_split(const nbi_grad_call *call) {
-    int axis = ((const nbi_concat_params *)call->node->params)->axis;
-    int64_t at = 0;
+    const nbi_split_params *p = call->node->params;
     if (!call->gin[0].data) return NB_OK;
     for (int k = 0; k < call->node->n_out; k++) {
-        const nbi_tensor *t = nbi_op_out(call->graph, call->node, k);
-        if (!t) continue;
         const nbi_view *gy = &call->gout[k];
         nbi_view to = call->gin[0];
-        to.dim[axis] = t->dim[axis];
-        if (nbi_view_count(&to)) {
-            to.data = element(&call->gin[0], at * to.stride[axis]);
-            if (gy->data)
-                NB_TRY(nbi_grad_scaled(call->ctx, &to, gy, 1));
-            else
-                nbi_grad_zero(&to);
-        }
-        at += t->dim[axis];
+        to.dim[p->axis] = p->at[k + 1] - p->at[k];
+        if (nbi_view_count(&to) == 0) continue;
+        to.data = element(&call->gin[0], p->at[k] * to.stride[p->axis]);
+        if (nbi_op_out(call->graph, call->node, k) && gy->data)
+            NB_TRY(nbi_grad_scaled(call->ctx, &to, gy, 1));
+        else
+            nbi_grad_zero(&to);
     }
     return NB_OK;
 }

@@ -19,7 +19,9 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     p->mode = (nbi_pad_mode)mode;
     if (graph->opset >= 11 && node->n_in < 2)
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Pad): pads is missing", node->name);
-    if (graph->opset < 11) p->value = (double)nbi_attr_float(node, "value", 0);
+    if (graph->opset >= 11) return NB_OK;
+    p->attribute = graph->opset < 2 ? "paddings" : "pads";
+    p->value = (double)nbi_attr_float(node, "value", 0);
     return NB_OK;
 }
 
@@ -28,8 +30,8 @@ static nb_status read_pads(nb_ctx *ctx, const nbi_graph *graph, const nbi_node *
     int n_axes = -1;
     int64_t axis[NBI_MAX_RANK];
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
-    if (graph->opset < 11) {
-        const char *name = graph->opset < 2 ? "paddings" : "pads";
+    const char *name = ((const nbi_pad_params *)node->params)->attribute;
+    if (name) {
         NB_TRY(nbi_op_attr_ints(ctx, node, name, pads, 2 * NBI_MAX_RANK, n));
         if (*n < 0)
             return nb_fail(ctx, NB_EFORMAT, "node '%s' (Pad): %s is missing", node->name, name);

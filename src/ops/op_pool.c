@@ -16,6 +16,27 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     return nbi_window_read(ctx, node, -1, &p->w);
 }
 
+/* Does a window of axis i lie wholly in the padding? It would have no maximum, and no mean. */
+static bool is_padding_only(const nbi_window *w, int i, int64_t in, int64_t out) {
+    int64_t s = w->stride[i], d = w->dilation[i], pad = w->pad_begin[i];
+    if (pad > d * (w->kernel[i] - 1) || (out - 1) * s - pad >= in) return true;
+    for (int64_t o = 0; in < d && o < out && o * s < pad; o++) /* steps may skip a small tensor */
+        if ((pad - o * s + d - 1) / d * d - (pad - o * s) >= in) return true;
+    return false;
+}
+
+static nb_status check_windows(nb_ctx *ctx, const nbi_node *node, const nbi_window *w,
+                               const int64_t *in, const int64_t *out) {
+    for (int i = 0; i < w->n; i++)
+        if (in[i] > 0 && out[i] > 0 && is_padding_only(w, i, in[i], out[i]))
+            return nb_fail(ctx, NB_EUNSUPPORTED,
+                           "node '%s' (%s): pads are %lld and %lld, so that a window of %lld "
+                           "(steps of %lld) holds nothing else", node->name, node->op_type,
+                           (long long)w->pad_begin[i], (long long)w->pad_end[i],
+                           (long long)w->kernel[i], (long long)w->dilation[i]);
+    return NB_OK;
+}
+
 static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     nbi_pool_params *p = node->params;
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
@@ -30,6 +51,7 @@ static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     for (int i = 0; i < p->w.n; i++)
         if (p->w.kernel[i] < 1) return nbi_op_fail(ctx, node, "kernel_shape", 0, "1 or more");
     NB_TRY(nbi_window_resolve(ctx, node, &p->w, x->dim + 2, dim + 2));
+    NB_TRY(check_windows(ctx, node, &p->w, x->dim + 2, dim + 2));
     return nbi_op_set_out(ctx, graph, node, 0, x->dtype, x->rank, dim);
 }
 

@@ -77,7 +77,12 @@ static nb_status quantize_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
 
 static nb_status dequantize_infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
+    const nbi_tensor *zero = nbi_op_in(graph, node, 2);
     NB_TRY(infer_axis(ctx, graph, node));
+    if (zero && zero->dtype != x->dtype)
+        return nb_fail(ctx, NB_EFORMAT,
+                       "node '%s' (DequantizeLinear): '%s' is %s, its zero point %s", node->name,
+                       x->name, nbi_dtype_name(x->dtype), nbi_dtype_name(zero->dtype));
     if (!is_code(x->dtype))
         return nb_fail(ctx, NB_EUNSUPPORTED,
                        "node '%s' (DequantizeLinear): codes of type %s are "

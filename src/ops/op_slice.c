@@ -6,7 +6,9 @@ static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     if (graph->opset >= 10 && node->n_in < 3)
         return nb_fail(ctx, NB_EFORMAT, "node '%s' (Slice): starts and ends are missing",
                        node->name);
-    return nbi_op_params(ctx, graph, node, sizeof(nbi_slice_params));
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_slice_params)));
+    ((nbi_slice_params *)node->params)->by_attribute = graph->opset < 10;
+    return NB_OK;
 }
 
 typedef struct slice_lists {
@@ -19,7 +21,7 @@ static nb_status read_lists(nb_ctx *ctx, const nbi_graph *graph, const nbi_node 
                             slice_lists *s) {
     int n_ends;
     s->n_steps = -1;
-    if (graph->opset < 10) {
+    if (((const nbi_slice_params *)node->params)->by_attribute) {
         NB_TRY(nbi_op_attr_ints(ctx, node, "starts", s->start, NBI_MAX_RANK, &s->n));
         NB_TRY(nbi_op_attr_ints(ctx, node, "ends", s->end, NBI_MAX_RANK, &n_ends));
         NB_TRY(nbi_op_attr_ints(ctx, node, "axes", s->axis, NBI_MAX_RANK, &s->n_axes));

@@ -5,20 +5,24 @@
 #include <math.h>
 
 static nb_status prepare(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
-    return nbi_op_params(ctx, graph, node, sizeof(nbi_softmax_params));
+    NB_TRY(nbi_op_params(ctx, graph, node, sizeof(nbi_softmax_params)));
+    nbi_softmax_params *p = node->params;
+    p->to_end = graph->opset < 13;
+    p->axis = nbi_attr_int(node, "axis", p->to_end ? 1 : -1);
+    return NB_OK;
 }
 
 static nb_status infer(nb_ctx *ctx, nbi_graph *graph, nbi_node *node) {
     nbi_softmax_params *p = node->params;
     const nbi_tensor *x = nbi_op_in(graph, node, 0);
-    int64_t axis = nbi_attr_int(node, "axis", graph->opset < 13 ? 1 : -1);
+    int64_t axis = p->axis;
     if (x->rank < 0) return nbi_op_infer_same(ctx, graph, node);
-    if (graph->opset < 13 && axis == x->rank) {
+    if (p->to_end && axis == x->rank) {
         p->first = x->rank; /* rows of one value */
         p->last = x->rank - 1;
     } else if (x->rank > 0 || (axis != 0 && axis != -1)) {
         NB_TRY(nbi_op_axis(ctx, node, "axis", axis, x->rank, &p->first));
-        p->last = graph->opset < 13 ? x->rank - 1 : p->first;
+        p->last = p->to_end ? x->rank - 1 : p->first;
     } else {
         p->first = 0;
         p->last = -1;

@@ -60,9 +60,10 @@ typedef struct nbi_clip_params {
     float lo, hi;
 } nbi_clip_params;
 
-/* Resolved per axis of the input: out[i] = in[start + i·step], i < size. */
+/* Resolved per axis of the input: out[i] = in[start + i·step], i < size. by_attribute: what it is
+ * resolved from are attributes (before opset 10). */
 typedef struct nbi_slice_params {
-    bool known;
+    bool known, by_attribute;
     int rank;
     int64_t start[NBI_MAX_RANK], step[NBI_MAX_RANK], size[NBI_MAX_RANK];
 } nbi_slice_params;
@@ -73,9 +74,11 @@ typedef enum nbi_pad_mode {
     NBI_PAD_REFLECT,
     NBI_PAD_WRAP
 } nbi_pad_mode;
-/* Elements added (negative: cut) per axis. */
+/* Elements added (negative: cut) per axis. attribute: the one that lists them (before opset 11),
+ * NULL: input 1 does. */
 typedef struct nbi_pad_params {
     bool known;
+    const char *attribute;
     nbi_pad_mode mode;
     int rank;
     int64_t begin[NBI_MAX_RANK], end[NBI_MAX_RANK];
@@ -86,6 +89,14 @@ typedef struct nbi_pad_params {
 typedef struct nbi_concat_params {
     int axis;
 } nbi_concat_params;
+
+/* 0 ≤ axis < rank. Output k, omitted or not, is what lies from at[k] to at[k + 1] along the axis,
+ * once known. by_attribute: the sizes are an attribute (before opset 13). */
+typedef struct nbi_split_params {
+    int axis;
+    bool by_attribute;
+    int64_t *at; /* [n_out + 1] */
+} nbi_split_params;
 
 /* out dimension i is in dimension perm[i]. */
 typedef struct nbi_transpose_params {
@@ -100,8 +111,10 @@ typedef struct nbi_reduce_params {
     bool over[NBI_MAX_RANK]; /* input axes that are reduced */
 } nbi_reduce_params;
 
-/* Softmax over axes first … last (one axis from opset 13; axis … rank−1 before). */
+/* Softmax over axes first … last (one axis from opset 13; axis … rank−1 before: to_end). */
 typedef struct nbi_softmax_params {
+    int64_t axis; /* as written */
+    bool to_end;
     int first, last;
 } nbi_softmax_params;
 

@@ -5,8 +5,16 @@
 #include <math.h>
 #include <string.h>
 
-static bool same_storage(const nbi_edge *a, const nbi_edge *b) {
-    return a->h == b->h && a->w == b->w && a->c == b->c;
+static bool same_shape(const nbi_edge *a, const nbi_edge *b) {
+    return a->rank == b->rank && !memcmp(a->dim, b->dim, (size_t)a->rank * sizeof *a->dim);
+}
+
+/* b has a value for each channel of a: 1,C,1,1 for 1,C,H,W. */
+static bool is_vector(const nbi_edge *a, const nbi_edge *b) {
+    if (a->rank != b->rank || a->rank < 3 || a->rank > 4 || a->dim[1] != b->dim[1]) return false;
+    for (int i = 2; i < b->rank; i++)
+        if (b->dim[i] != 1) return false;
+    return true;
 }
 
 nb_status nbi_canon_binary(nbi_canon *c, int n, bool *built) {
@@ -17,15 +25,14 @@ nb_status nbi_canon_binary(nbi_canon *c, int n, bool *built) {
     if (nbi_op_is(node, "Div")) return NB_OK;
     int in[2] = {c->edge_of[node->in[0]], c->edge_of[node->in[1]]}, list[NBI_CANON_NODES] = {n};
     const nbi_edge *a = &c->net->edge[in[0]], *b = &c->net->edge[in[1]];
-    if (mul && a->h * a->w == 1 && b->h * b->w > 1) { /* the vector comes second */
+    if (mul && is_vector(b, a)) { /* the vector comes second */
         int t = in[0];
         in[0] = in[1];
         in[1] = t;
         a = &c->net->edge[in[0]];
         b = &c->net->edge[in[1]];
     }
-    bool vector = mul && b->h * b->w == 1 && b->c == a->c && a->rank == b->rank;
-    if (!vector && (!same_storage(a, b) || a->rank != b->rank)) return NB_OK;
+    if (!same_shape(a, b) && !(mul && is_vector(a, b))) return NB_OK;
     nbi_layer l = {.type = mul ? NBI_LAYER_MUL : NBI_LAYER_ADD, .name = node->name, .n_in = 2,
                    .in = in, .n_nodes = 1, .node = list, .act_lo = -INFINITY, .act_hi = INFINITY,
                    .sign = sub ? -1.0f : 1.0f};

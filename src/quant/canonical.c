@@ -163,6 +163,21 @@ static nb_status leave_untouched(nbi_canon *c, int n) {
     return NB_OK;
 }
 
+/* Can the tensor that the node makes be an edge? What nothing here can hold stays as it is; the log
+ * says why. Builders rely on it. Borders of a quantized model are not left out. */
+static nb_status has_edge(nbi_canon *c, const nbi_node *node, bool *out) {
+    bool border = nbi_op_is(node, "QuantizeLinear") || nbi_op_is(node, "DequantizeLinear");
+    *out = true;
+    if (!node->op || node->n_out < 1 || node->out[0] < 0) return NB_OK;
+    if (c->graph->tensor[node->out[0]]->dtype != NB_DTYPE_F32) return NB_OK;
+    nb_status st = check_shape(c, node->out[0]);
+    if (st != NB_EUNSUPPORTED || border) return st;
+    nb_log(c->ctx, NB_LOG_WARNING, "node '%s' (%s) is left untouched: %s", node->name,
+           node->op_type, nb_ctx_message(c->ctx));
+    *out = false;
+    return NB_OK;
+}
+
 static nb_status build_node(nbi_canon *c, int n) {
     const nbi_node *node = c->graph->node[n];
     bool built = false, reachable = true;
@@ -171,14 +186,11 @@ static nb_status build_node(nbi_canon *c, int n) {
         reachable &= t < 0 || c->graph->tensor[t]->data || c->edge_of[t] >= 0;
     }
     nbi_canon_fn build = builder_of(node);
+    if (reachable) NB_TRY(has_edge(c, node, &reachable));
     if (reachable && nbi_canon_reads_codes(c, node)) {
         NB_TRY(nbi_canon_codes(c, n, build, &built));
     } else if (reachable) {
-        if (build && node->n_out >= 1) {
-            if (c->graph->tensor[node->out[0]]->dtype == NB_DTYPE_F32)
-                NB_TRY(check_shape(c, node->out[0])); /* builders rely on it */
-            NB_TRY(build(c, n, &built));
-        }
+        if (build && node->n_out >= 1) NB_TRY(build(c, n, &built));
         if (!built) NB_TRY(build_float(c, n, &built));
     }
     return built ? NB_OK : leave_untouched(c, n);

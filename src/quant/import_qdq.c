@@ -67,10 +67,10 @@ bool nbi_flat_json_number(const char *json, const char *key, double *out) {
     return false;
 }
 
-int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name) {
+int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name, int most) {
     double bits;
     if (!im->policy || !nbi_flat_json_number(im->policy, name, &bits)) return 0;
-    return bits >= 1 && bits <= 32 ? (int)bits : 0;
+    return bits >= 1 && bits <= most ? (int)bits : 0;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------ */

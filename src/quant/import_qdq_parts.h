@@ -23,8 +23,8 @@ typedef struct nbi_qdq_import {
 
 /* The value of `key` in a flat JSON object of numbers; false if it is not there. */
 bool nbi_flat_json_number(const char *json, const char *key, double *out);
-/* The width that the model's policy gives `name`, 0 = none. */
-int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name);
+/* The width that the model's policy gives `name`; 0: none, or not 1 to `most`. */
+int nbi_qdq_policy_bits(const nbi_qdq_import *im, const char *name, int most);
 
 /* Every DequantizeLinear of constants in `graph` becomes a constant, and an entry. */
 nb_status nbi_qdq_fold_weights(nbi_qdq_import *im, nbi_graph *graph);

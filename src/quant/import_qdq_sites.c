@@ -158,15 +158,21 @@ static void normalise(nbi_qparam *q, bool is_input) {
     q->hi += shift;
 }
 
+/* The code of 0 stands for padding, so that a width holds it, too, whatever a clamp leaves. */
+static int least_width(const nbi_qparam *q) {
+    int32_t lo = q->zero < q->lo ? q->zero : q->lo, hi = q->zero > q->hi ? q->zero : q->hi;
+    return width_of(q->dtype == NB_DTYPE_S8, lo, hi);
+}
+
 /* Codes leave a choice of width where a layer's own clamp cuts them: the policy says, or 8 bits,
  * unless only convolutions read them (the width then changes no result). */
 static void set_width(const nbi_qdq_import *im, const int *class_of, int first,
                       const edge_class *c, nbi_qparam *q) {
     const nbi_qnet *net = im->net;
     const nbi_qparam cut = *q;
-    int least = width_of(q->dtype == NB_DTYPE_S8, q->lo, q->hi), bits = 0;
+    int least = least_width(q), bits = 0;
     for (int e = 0; e < net->n_edges && !bits; e++)
-        if (class_of[e] == first) bits = nbi_qdq_policy_bits(im, net->edge[e].name);
+        if (class_of[e] == first) bits = nbi_qdq_policy_bits(im, net->edge[e].name, NBI_MAX_BITS);
     if (bits < least) {
         full_range(q, least);
         bool exact = (q->lo == cut.lo && q->hi == cut.hi) || (c->conv_reader && !c->other_reader);
@@ -208,6 +214,9 @@ static nb_status class_grid(const nbi_qdq_import *im, const int *class_of, int f
         return nb_fail(im->ctx, NB_EFORMAT, "tensor '%s': zero point %d", e->name, (int)out->zero);
     normalise(out, c->from_input);
     set_width(im, class_of, first, c, out);
+    if (out->zero < out->lo || out->zero > out->hi) /* sums are bounded by the codes' range */
+        return nb_fail(im->ctx, NB_EUNSUPPORTED, "tensor '%s': the zero point %d is not one of its "
+                       "codes, %d to %d", e->name, (int)out->zero, (int)out->lo, (int)out->hi);
     return NB_OK;
 }
 

@@ -189,11 +189,11 @@ static nb_status site_name(nbi_qdq_import *im, const nbi_qdq_const_entry *w, con
     size_t n = strlen(w->name);
     *name = nbi_arena_text(&im->net->arena, w->name, n);
     if (!*name) return nb_fail_memory(im->ctx, n);
-    *width = nbi_qdq_policy_bits(im, *name);
+    *width = nbi_qdq_policy_bits(im, *name, NBI_MAX_BITS);
     if (!*width && im->policy && n > 2 && !strcmp(*name + n - 2, "_q")) {
         char *stem = nbi_arena_text(&im->net->arena, w->name, n - 2);
         if (!stem) return nb_fail_memory(im->ctx, n);
-        if ((*width = nbi_qdq_policy_bits(im, stem)) != 0) *name = stem;
+        if ((*width = nbi_qdq_policy_bits(im, stem, NBI_MAX_BITS)) != 0) *name = stem;
     }
     return NB_OK;
 }
@@ -327,7 +327,7 @@ nb_status nbi_qdq_freeze_biases(nbi_qdq_import *im) {
         double *bias = nbi_arena_alloc(&im->frozen->arena, n, sizeof *bias);
         uint8_t *shift = nbi_arena_alloc(&im->frozen->arena, n, 1);
         if (!name || !bias || !shift) return nb_fail_memory(im->ctx, n * 9);
-        int bits = nbi_qdq_policy_bits(im, name);
+        int bits = nbi_qdq_policy_bits(im, name, 32);
         if (!nbi_bias_is_narrow(bits) || !biases_are(im, i, bits, bias, shift)) bits = 32;
         nbi_site s = {.kind = NBI_SITE_BIAS, .name = name, .layer = i, .fixed_bits = bits,
                       .count = (int64_t)n};

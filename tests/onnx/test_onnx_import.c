@@ -264,6 +264,7 @@ static void test_typed_fields(void **state) {
 static void test_wrong_data(void **state) {
     (void)state;
     const int64_t two[] = {2}, minus[] = {-2}, huge[] = {INT64_MAX, INT64_MAX};
+    const int64_t hidden[] = {0, INT64_MAX};
     const int64_t big[] = {1 << 20, 1 << 19}, nine[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
     const struct {
         int type, rank;
@@ -281,6 +282,7 @@ static void test_wrong_data(void **state) {
         {F32, 1, two, 9, NULL, 0, "has 0 items, want 2"},
         {F32, 1, minus, 9, "", 0, "dimension 0 is -2"},
         {F32, 2, huge, 9, "", 0, "impossible shape"},
+        {F32, 2, hidden, 9, "", 0, "impossible shape"},
         {F32, 2, big, 9, NULL, 0, "want 549755813888"},
         {F32, 9, nine, 9, "1234", 4, "9 dimensions"},
         {STR, 1, two, 6, "a", 1, "string (8): not supported"},

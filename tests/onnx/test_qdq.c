@@ -155,6 +155,69 @@ static void test_untouched(void **state) {
     qdq_done(c);
 }
 
+static const nbi_node *the_node(const nbi_graph *g, const char *op) {
+    for (int i = 0; i < g->n_nodes; i++)
+        if (!strcmp(g->node[i]->op_type, op)) return g->node[i];
+    fail_msg("no %s", op);
+    return NULL;
+}
+
+/* Softmax of old files covers all axes from one on: one axis where the others have one value, else
+ * Flatten before it and Reshape behind it. Upsample becomes Resize. */
+static void test_old_opset(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"pixel", "picture", "unknown shape"};
+    for (size_t kind = 0; kind < NBI_COUNT(kinds); kind++) {
+        qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
+        size_t bytes;
+        nbi_node *node;
+        int y = build_body(c);
+        c->source->opset = 9;
+        y = add(c, "Unsqueeze", 1, &y, &node);
+        QDQ_OK(nbi_node_set_ints(c->ctx, c->source, node, "axes", 2, (const int64_t[]){2, 3}));
+        if (kind == 1) {
+            int in[2] = {y, y};
+            y = add(c, "Concat", 2, in, &node);
+            QDQ_OK(nbi_node_set_int(c->ctx, c->source, node, "axis", 3));
+        }
+        if (kind == 2) {
+            const float scales[4] = {1, 1, 2, 3};
+            int64_t four = 4;
+            int in[2] = {add(c, "Foo", 1, &y, NULL)};
+            QDQ_OK(nbi_graph_add_const(c->ctx, c->source, "s", NB_DTYPE_F32, 1, &four, &in[1]));
+            memcpy(c->source->tensor[in[1]]->data, scales, sizeof scales);
+            y = add(c, "Upsample", 2, in, NULL);
+        }
+        finish_body(c, add(c, "Softmax", 1, &y, NULL));
+        qdq_freeze(c, 4, 8);
+        nbi_graph *g = qdq_round_trip(c, NULL, &bytes);
+        const nbi_node *softmax = the_node(g, "Softmax");
+        assert_int_equal(nbi_attr_int(softmax, "axis", 99), kind ? -1 : 1);
+        assert_int_equal(count_nodes(g, "Shape"), kind > 0);
+        if (kind) {
+            const nbi_node *last = g->node[g->tensor[g->output[0]]->producer];
+            assert_string_equal(last->op_type, "Reshape");
+            assert_int_equal(last->in[0], softmax->out[0]);
+        }
+        if (kind == 2) {
+            assert_int_equal(count_nodes(g, "Upsample"), 0);
+            node = g->node[g->tensor[the_node(g, "Shape")->in[0]]->producer];
+            assert_string_equal(node->op_type, "Resize");
+            assert_int_equal(node->n_in, 3);
+            assert_int_equal(node->in[1], NBI_NO_TENSOR);
+            assert_string_equal(nbi_attr_text(node, "nearest_mode", ""), "floor");
+        } else {
+            qdq_run_program(c);
+            qdq_run_graph(c, g);
+            qdq_agreement a = qdq_compare(c);
+            print_message("%s: error %.2g\n", kinds[kind], a.error);
+            assert_true(a.error < 1e-3);
+        }
+        nbi_graph_free(g);
+        qdq_done(c);
+    }
+}
+
 static void test_refused(void **state) {
     (void)state;
     qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
@@ -192,7 +255,8 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_program), cmocka_unit_test(test_form),
-        cmocka_unit_test(test_untouched), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_untouched), cmocka_unit_test(test_old_opset),
+        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

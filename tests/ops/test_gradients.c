@@ -395,6 +395,15 @@ static void test_moves(void **state) {
     gc_node();
     gc_attr_int("axis", 1);
     gc_check();
+    gc_begin("", "Split", 13);
+    gc.n_out = 3;
+    gc.gout = 5;
+    gc.omitted = 2; /* the last part lies behind it all the same */
+    gc_float(3, DIMS(2, 6, 3), -1, 1);
+    gc_ints(3, DIMS(1, 2, 3));
+    gc_node();
+    gc_attr_int("axis", 1);
+    gc_check();
     gc_begin("", "Gather", 13);
     gc_float(3, DIMS(2, 4, 3), -1, 1);
     memcpy(gc_const(NB_DTYPE_S64, 2, DIMS(2, 3)), DIMS(0, 3, 3, -1, 1, 3), 6 * sizeof(int64_t));

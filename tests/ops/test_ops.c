@@ -108,6 +108,15 @@ static void test_messages(void **state) {
     fails(&o, NB_EFORMAT, "axis is 2", "-2 to 1");
 
     begin(&o, 13);
+    input(&o, 1, (int64_t[]){6});
+    o.g->tensor[o.in[0]]->dtype = NB_DTYPE_U8;
+    input(&o, 0, NULL);
+    input(&o, 0, NULL);
+    o.g->tensor[o.in[2]]->dtype = NB_DTYPE_S8;
+    node(&o, "DequantizeLinear");
+    fails(&o, NB_EFORMAT, "uint8", "int8");
+
+    begin(&o, 13);
     input(&o, 2, (int64_t[]){2, 3});
     node(&o, "Gemm");
     fails(&o, NB_EFORMAT, "1 inputs", "want 2");
@@ -125,6 +134,23 @@ static void test_unsupported(void **state) {
     o.node->n_in = 4;
     assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_EFORMAT); /* four inputs, want five */
     end(&o);
+    /* size, kernel, stride, dilation, pads: windows of padding alone have no maximum */
+    static const int64_t windows[][7] = {
+        {4, 2, 1, 1, 2, 0, 0}, {4, 2, 1, 1, 0, 2, 0}, {1, 2, 1, 2, 1, 1, 0}, {2, 2, 1, 3, 1, 2, 0},
+        {4, 2, 1, 1, 1, 1, 1}, {2, 2, 2, 2, 2, 2, 1}, {1, 3, 1, 2, 2, 2, 1}, {5, 3, 2, 2, 4, 4, 1}};
+    for (size_t i = 0; i < NBI_COUNT(windows); i++) {
+        const int64_t *v = windows[i];
+        begin(&o, 13);
+        input(&o, 3, (int64_t[]){1, 2, v[0]});
+        node(&o, "MaxPool");
+        nbi_node_set_ints(o.ctx, o.g, o.node, "kernel_shape", 1, v + 1);
+        nbi_node_set_ints(o.ctx, o.g, o.node, "strides", 1, v + 2);
+        nbi_node_set_ints(o.ctx, o.g, o.node, "dilations", 1, v + 3);
+        nbi_node_set_ints(o.ctx, o.g, o.node, "pads", 2, v + 4);
+        assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
+        if ((o.node->op != NULL) != (v[6] != 0)) fail_msg("window %zu", i);
+        end(&o);
+    }
     begin(&o, 13);
     input(&o, 2, (int64_t[]){2, 3});
     o.g->tensor[o.in[0]]->dtype = NB_DTYPE_F16;
@@ -322,6 +348,66 @@ static void test_modes_agree(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Before opset 7 the second operand could run along the images, as many as there are rows: it is
+ * not divided among workers as the first one is. */
+static void test_old_broadcast(void **state) {
+    enum { N = 64, C = 2 };
+    static float a[N * C * N], b[N], got[2][N * C * N];
+    (void)state;
+    fill(a, NBI_COUNT(a), 1);
+    fill(b, N, 2);
+    for (int fast = 0; fast < 2; fast++) {
+        one o;
+        nbi_exec *e = NULL;
+        nbi_view v;
+        begin(&o, 6);
+        nb_ctx_set_threads(o.ctx, fast ? 2 : 1);
+        input(&o, 3, (int64_t[]){N, C, N});
+        input(&o, 1, (int64_t[]){N});
+        node(&o, "Add");
+        nbi_node_set_int(o.ctx, o.g, o.node, "broadcast", 1);
+        nbi_node_set_int(o.ctx, o.g, o.node, "axis", 0);
+        assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
+        assert_int_equal(nbi_exec_new(o.ctx, o.g, fast ? 0 : NBI_EXEC_REFERENCE, &e), NB_OK);
+        assert_int_equal(nbi_exec_run(o.ctx, e, (const void *const[]){a, b}), NB_OK);
+        assert_int_equal(nbi_exec_value(o.ctx, e, o.node->out[0], &v), NB_OK);
+        memcpy(got[fast], v.data, sizeof got[fast]);
+        nbi_exec_free(e);
+        end(&o);
+    }
+    for (int i = 0; i < N * C * N; i++) assert_true(got[0][i] == a[i] + b[i / (C * N)]);
+    assert_memory_equal(got[0], got[1], sizeof got[0]);
+}
+
+/* An output that nobody asked for is skipped, not what lies behind it. */
+static void test_split_omits(void **state) {
+    static const float x[6] = {0, 1, 2, 3, 4, 5};
+    one o;
+    int last;
+    nbi_exec *e = NULL;
+    nbi_view v;
+    (void)state;
+    begin(&o, 13);
+    input(&o, 1, (int64_t[]){6});
+    constant_ints(&o, 3, (int64_t[]){1, 3, 2});
+    assert_int_equal(nbi_graph_add_tensor(o.ctx, o.g, "a", NB_DTYPE_NONE, -1, NULL, &last), NB_OK);
+    int out[3] = {last, NBI_NO_TENSOR, -1};
+    assert_int_equal(nbi_graph_add_tensor(o.ctx, o.g, "c", NB_DTYPE_NONE, -1, NULL, &last), NB_OK);
+    out[2] = last;
+    assert_int_equal(
+        nbi_graph_add_node(o.ctx, o.g, "n1", "", "Split", 2, o.in, 3, out, &o.node), NB_OK);
+    assert_int_equal(nbi_graph_set_inputs(o.ctx, o.g, 1, o.in), NB_OK);
+    assert_int_equal(nbi_graph_set_outputs(o.ctx, o.g, 1, &last), NB_OK);
+    assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
+    assert_int_equal(nbi_exec_new(o.ctx, o.g, NBI_EXEC_REFERENCE, &e), NB_OK);
+    assert_int_equal(nbi_exec_run(o.ctx, e, (const void *const[]){x}), NB_OK);
+    assert_int_equal(nbi_exec_value(o.ctx, e, last, &v), NB_OK);
+    assert_int_equal(nbi_view_count(&v), 2);
+    assert_memory_equal(v.data, x + 4, 2 * sizeof *x);
+    nbi_exec_free(e);
+    end(&o);
+}
+
 /* Every row is complete, and no name stands twice. */
 static void test_table(void **state) {
     size_t n;
@@ -342,6 +428,7 @@ int main(void) {
         cmocka_unit_test(test_table),       cmocka_unit_test(test_messages),
         cmocka_unit_test(test_unsupported), cmocka_unit_test(test_strides),
         cmocka_unit_test(test_fold),        cmocka_unit_test(test_modes_agree),
+        cmocka_unit_test(test_split_omits), cmocka_unit_test(test_old_broadcast),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -238,6 +238,42 @@ static void test_unknown(void **state) {
     hand_free(h);
 }
 
+/* What cannot be an edge is left untouched with what lies behind it, and nothing else is. */
+static void test_unusable_shape(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 8, 3, 4, 4), a = hand_op(h, "Relu", hand_conv3(h, x, 3, 4));
+    int b = hand_conv3(h, a, 4, 2), t = hand_op(h, "Transpose", a);
+    hand_ints(h, "perm", 4, (const int64_t[]){1, 0, 2, 3});
+    int behind = hand_op(h, "Relu", t);
+    hand_outputs(h, 2, (const int[]){behind, b});
+    hand_generate(h, NBI_FIRST_LAST_SEARCHED);
+    assert_int_equal(h->net->n_untouched, 2);
+    assert_string_equal(h->net->untouched[0], h->g->tensor[t]->name);
+    assert_int_equal(h->net->n_outputs, 2);
+    assert_int_equal(hand_edge(h, t), -1);
+    hand_calibrate(h, 4);
+    hand_free(h);
+}
+
+/* As many values, but not element by element. */
+static void test_broadcast_of_five(void **state) {
+    (void)state;
+    static const char *const ops[] = {"Add", "Sub", "Mul"};
+    for (size_t i = 0; i < NBI_COUNT(ops); i++) {
+        hand data, *h = &data;
+        int x = HAND_IMAGE(h, 8, 2, 3, 3), a = hand_op(h, "Relu", hand_conv3(h, x, 2, 2)), b;
+        a = hand_op2(h, "Reshape", a, hand_list(h, 5, (const int64_t[]){-1, 1, 2, 3, 3}));
+        b = hand_op2(h, "Reshape", a, hand_list(h, 5, (const int64_t[]){-1, 2, 1, 3, 3}));
+        int y = hand_op2(h, ops[i], a, b);
+        hand_outputs(h, 1, &y);
+        hand_generate(h, NBI_FIRST_LAST_SEARCHED);
+        assert_int_equal(hand_layer(h, y)->type, NBI_LAYER_FLOAT);
+        hand_calibrate(h, 4);
+        hand_free(h);
+    }
+}
+
 static void test_unknown_only(void **state) {
     (void)state;
     hand data, *h = &data;
@@ -419,6 +455,7 @@ int main(void) {
         cmocka_unit_test(test_conv_1d),
         cmocka_unit_test(test_first_last),
         cmocka_unit_test(test_shared_weights),
+        cmocka_unit_test(test_unusable_shape), cmocka_unit_test(test_broadcast_of_five),
         cmocka_unit_test(test_unknown),
         cmocka_unit_test(test_unknown_only),
         cmocka_unit_test(test_float_output_with_readers),

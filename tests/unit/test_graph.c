@@ -344,7 +344,9 @@ static void test_shapes(void **state) {
     assert_int_equal(nbi_tensor_count(&t), -1);
     t.dim[1] = INT64_MAX;
     assert_int_equal(nbi_tensor_count(&t), -1);
-    t.dim[0] = 0;
+    t.dim[0] = 0; /* hides nothing */
+    assert_int_equal(nbi_tensor_count(&t), -1);
+    t.dim[1] = (int64_t)1 << 40;
     assert_int_equal(nbi_tensor_count(&t), 0);
     t = (nbi_tensor){.rank = 8};
     for (int i = 0; i < 8; i++) t.dim[i] = INT64_MAX;

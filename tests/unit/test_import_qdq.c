@@ -375,6 +375,60 @@ static void test_coarse_levels_are_exact(void **state) {
     }
 }
 
+/* Widths that no site can have are as good as none: what is imported is the same network. */
+static void test_wild_policy(void **state) {
+    static const char *const policies[] = {
+        NULL, "{\"x\":12,\"relu\":32,\"mean\":9,\"w_codes\":17,\"w\":32,\"w_codes/bias\":31}",
+        "{\"x\":0,\"relu\":-1,\"mean\":1e30,\"w_codes\":1e-9,\"w_codes/bias\":0.5}"};
+    char first[512] = "";
+    (void)state;
+    for (size_t i = 0; i < NBI_COUNT(policies); i++) {
+        maker made = start(), *m = &made;
+        nbi_qnet *net = NULL;
+        nbi_frozen *frozen = NULL;
+        char text[512] = "";
+        OK(finish(m, build(m, PLAIN)));
+        if (policies[i]) OK(nbi_graph_set_meta(m->ctx, m->g, "nibble.policy", policies[i]));
+        OK(nbi_import_qdq(m->ctx, m->g, &net, &frozen));
+        for (int s = 0; s < net->n_sites; s++) {
+            const nbi_qparam *q = &frozen->site[s];
+            size_t n = strlen(text);
+            snprintf(text + n, sizeof text - n, "%s %d %d %g %d %d;", net->site[s].name,
+                     net->site[s].fixed_bits, q->bits, q->scale, (int)q->lo, (int)q->hi);
+        }
+        if (i) assert_string_equal(text, first);
+        else memcpy(first, text, sizeof text);
+        nbi_frozen_free(frozen);
+        nbi_qnet_free(net);
+        done(m);
+    }
+}
+
+/* Padding has the code of 0: it is one of the site's codes even where a Clip leaves only others. */
+static void test_zero_is_a_code(void **state) {
+    (void)state;
+    maker made = start(), *m = &made;
+    nbi_qnet *net = NULL;
+    nbi_frozen *frozen = NULL;
+    int x = pair(m, m->g->input[0], "x8", NB_DTYPE_U8, X_SCALE, 113);
+    int y = conv(m, x, weights(m, "w", NB_DTYPE_S8, 0), -1, "y");
+    int in[3] = {y, scalar(m, "ys", NB_DTYPE_F32, 0.3), scalar(m, "yz", NB_DTYPE_U8, 113)};
+    node(m, "QuantizeLinear", 3, in, "yq", &in[0]);
+    in[0] = clip_codes(m, in[0], 0, 15);
+    node(m, "DequantizeLinear", 3, in, "yr", &y);
+    y = unary(m, "GlobalAveragePool", y, "mean");
+    OK(finish(m, pair(m, y, "mean8", NB_DTYPE_U8, 0.011, 0)));
+    OK(nbi_import_qdq(m->ctx, m->g, &net, &frozen));
+    for (int s = 0; s < net->n_sites; s++) {
+        const nbi_qparam *q = &frozen->site[s];
+        if (net->site[s].kind == NBI_SITE_WEIGHT || net->site[s].kind == NBI_SITE_BIAS) continue;
+        assert_in_range(q->zero - q->lo, 0, q->hi - q->lo);
+    }
+    nbi_frozen_free(frozen);
+    nbi_qnet_free(net);
+    done(m);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------- */
 
 enum fault {
@@ -558,6 +612,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),    cmocka_unit_test(test_biases_are_exact),
         cmocka_unit_test(test_coarse_levels_are_exact),
+        cmocka_unit_test(test_wild_policy), cmocka_unit_test(test_zero_is_a_code),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_is_qdq),
     };

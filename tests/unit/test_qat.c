@@ -146,6 +146,47 @@ static void test_fixed_batch(void **state) {
     }
 }
 
+static int old_node(hand *h, const char *op, int x, const char *name, size_t n, const int64_t *v) {
+    int y = hand_op(h, op, x);
+    hand_ints(h, name, n, v);
+    return y;
+}
+
+/* Operators whose lists were attributes, and a Softmax over all axes from one on: the training
+ * graph, of a newer opset, means what the file does. */
+static void test_old_opset(void **state) {
+    (void)state;
+    for (int opset = 7; opset <= 12; opset++) {
+        qat_case c = {.batch = BATCH};
+        hand *h = &c.h;
+        char name[32];
+        int x = HAND_IMAGE(h, 11, 3, 6, 6);
+        h->g->opset = opset;
+        int a = hand_op(h, "Relu", hand_conv3(h, x, 3, 4));
+        const int64_t pads[8] = {0, 0, 1, 0, 0, 0, 0, 1};
+        if (opset < 11) a = old_node(h, "Pad", a, "pads", 8, pads);
+        if (opset < 10) {
+            a = old_node(h, "Slice", a, "starts", 2, (const int64_t[]){1, 2});
+            hand_ints(h, "ends", 2, (const int64_t[]){4, 1000});
+            hand_ints(h, "axes", 2, (const int64_t[]){1, 2});
+        } else {
+            a = hand_conv(h, a, 4, 3, 1, (hand_window){3, 1, 1, 1});
+        }
+        a = hand_op(h, "Softmax", hand_op(h, "Relu", hand_conv3(h, a, 3, 4)));
+        a = hand_op(h, "GlobalAveragePool", hand_op(h, "Relu", hand_conv3(h, a, 4, 8)));
+        a = old_node(h, "Squeeze", a, "axes", 1, (const int64_t[]){3});
+        a = old_node(h, "Unsqueeze", a, "axes", 1, (const int64_t[]){2});
+        int y = hand_gemm(h, hand_op(h, "Flatten", a), 8, 3);
+        hand_outputs(h, 1, &y);
+        qat_generate(&c, 4, 4);
+        qat_build(&c, true);
+        qat_step(&c, 1e-2f);
+        snprintf(name, sizeof name, "opset %d", opset);
+        qat_is_same(&c, name, 1e-3);
+        qat_release(&c);
+    }
+}
+
 /* The k-th allocation fails, for every k. */
 static void test_no_memory(void **state) {
     (void)state;
@@ -182,7 +223,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_widths),     cmocka_unit_test(test_shared),
         cmocka_unit_test(test_regression), cmocka_unit_test(test_fixed_batch),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory),  cmocka_unit_test(test_old_opset),
         cmocka_unit_test(test_every_architecture),
     };
     return cmocka_run_group_tests_name("qat", tests, NULL, NULL);

@@ -333,6 +333,41 @@ static void test_wide(void **state) {
     }
 }
 
+/* More inputs than a mask has bits. */
+static void test_many_inputs(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        net m, *n = &m;
+        int in[40], y;
+        begin(n, 3, 2);
+        in[0] = simple(n, "Flatten", n->x, -1);
+        for (int i = 1; i < 40; i++) in[i] = constant(n, 1, (int64_t[]){12}, 0, 1, true);
+        finish(n, node(n, "", kind ? "Max" : "Min", 40, in, 1, &y));
+        loss_of(n, dense(n, y, 12, 5, 0.3f));
+        compare(n);
+        release(n);
+    }
+}
+
+/* Values at the bounds themselves: chains and plain C have one definition. */
+static void test_clip_at_bounds(void **state) {
+    (void)state;
+    net m, *n = &m;
+    begin(n, 3, 4);
+    float *x = n->input[0];
+    for (int i = 0; i < 4 * 3 * 16; i++) x[i] = (float)(i % 3);
+    int w = constant(n, 4, (int64_t[]){8, 3, 1, 1}, 0, 0, true), in[3] = {n->x, w, -1}, y;
+    for (int i = 0; i < 24; i++) ((float *)n->g->tensor[w]->data)[i] = i % 4 == 0 ? 1 : 0;
+    finish(n, node(n, "", "Conv", 2, in, 1, &y)); /* sums of 0, 1, 2 */
+    in[0] = y;
+    in[1] = constant(n, 0, NULL, 0, 0, false);
+    in[2] = constant(n, 0, NULL, 2, 0, false);
+    finish(n, node(n, "", "Clip", 3, in, 1, &y));
+    loss_of(n, dense(n, simple(n, "Flatten", y, -1), 128, 5, 0.3f));
+    compare(n);
+    release(n);
+}
+
 static int pool(net *n, const char *type, int x, int64_t kernel, int64_t stride, int64_t pad) {
     int out;
     nbi_node *made = node(n, "", type, 1, &x, 1, &out);
@@ -405,6 +440,7 @@ int main(void) {
         cmocka_unit_test(test_state_and_repeat),
         cmocka_unit_test(test_weights_of_losses),
         cmocka_unit_test(test_tangled),
+        cmocka_unit_test(test_many_inputs), cmocka_unit_test(test_clip_at_bounds),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_pools),
         cmocka_unit_test(test_not_a_number),
