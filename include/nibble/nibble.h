@@ -349,7 +349,8 @@ NB_API nb_status nb_bench(nb_ctx *ctx, const char *path, const nb_bench_options 
                           char **json);
 
 /* What this build can do, from its own tables: what = ops, steps, schemes, searches, costs, kernels,
- * readers, formats or architectures → {what: [{name, help, options[]}]}. */
+ * readers, formats or architectures → {what: [{name, help, options[]}]}; options as they are written:
+ * {name, help[, default][, min, max | choices "a|b|c"]}. */
 NB_API nb_status nb_list(nb_ctx *ctx, const char *what, char **json);
 /* "oneDNN 2.6.3, protobuf-c 1.4.1, …": the libraries of this build. */
 NB_API const char *nb_libraries(void);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define NORMAL_90    1.2815515594 /* one-sided 90 % of the normal distribution */
-#define LN_10        2.3025850930 /* −ln 0.1: above n·p = LN_10, n trials show nothing in 10 % at most */
+#define LN_10        2.3025850930 /* where n·p is more, n images show no change in less than 10 % */
 #define DROP_ROUNDS  8            /* of the bisection on size */
 #define DROP_DEFAULT 1.0          /* points, when no limit is given and there are images enough */
 

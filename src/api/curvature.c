@@ -1,7 +1,8 @@
 /* Mean curvature of the score per tensor, for the search `hawq`. The loss is the divergence of the
  * network from its own unmoved outputs on calibration images (what scores policies, too), so that
  * no labels are needed and the Hessian at the float weights is positive. Weights are moved where
- * they are, activations through a constant that is added to them. */
+ * they are, so are biases (β where there is a normalization), activations through a constant that is
+ * added to them. */
 #include "api/session.h"
 
 #include "ops/op.h"
@@ -26,14 +27,25 @@ typedef struct curving {
     size_t batch, batches;
     int loss;
     int n, *tensor, *site; /* blocks */
+    int biases;            /* the first block of a bias, behind all others */
+    int from, end;         /* the blocks that are moved now */
     nbi_hutchinson_block *block;
     float *x, *reference; /* one batch of inputs; outputs of all batches */
     size_t width;         /* of an image's outputs */
 } curving;
 
+/* Weights are always measured. */
 static bool is_searched(const nbi_session *s, int site) {
-    return !s->fixed[site] && s->net->site[site].kind == NBI_SITE_ACTIVATION &&
-           s->activations.n > 1;
+    nbi_site_kind kind = s->net->site[site].kind;
+    if (kind == NBI_SITE_WEIGHT) return true;
+    if (s->fixed[site]) return false;
+    return kind == NBI_SITE_BIAS ? s->biases.n > 1
+                                 : kind == NBI_SITE_ACTIVATION && s->activations.n > 1;
+}
+
+static void move_also(curving *c, int tensor, int site) {
+    c->tensor[c->n] = tensor;
+    c->site[c->n++] = site;
 }
 
 /* Nothing is quantized; what is to be moved is noted. */
@@ -54,9 +66,20 @@ static nb_status vertex(nb_ctx *ctx, void *user, nbi_qat *qat, const nbi_qat_ver
         NB_TRY(nbi_node_prepare(ctx, g, node));
         NB_TRY(nbi_node_infer(ctx, g, node));
     }
-    c->tensor[c->n] = moved;
-    c->site[c->n++] = v->site;
+    move_also(c, moved, v->site);
     return NB_OK;
+}
+
+/* A layer's sums are changed by what its bias is changed by, at every place, and so are they by β. */
+static void move_biases(curving *c) {
+    const nbi_qnet *net = c->s->net;
+    for (int i = 0; i < net->n_layers; i++) {
+        const nbi_qat_layer *l = &c->qat->layer[i];
+        int tensor = l->beta >= 0 ? l->beta : l->bias;
+        if (net->layer[i].type != NBI_LAYER_CONV || tensor < 0) continue;
+        if (is_searched(c->s, net->layer[i].bias_site))
+            move_also(c, tensor, net->layer[i].bias_site);
+    }
 }
 
 static nb_status add_loss(nb_ctx *ctx, curving *c) {
@@ -101,6 +124,8 @@ static nb_status build(nb_ctx *ctx, curving *c) {
     nb_status st = nbi_qat_new(ctx, s->compared, s->net, bits, s->edge, &o, &c->qat);
     nbi_free(bits);
     NB_TRY(st);
+    c->biases = c->n;
+    move_biases(c);
     NB_TRY(add_loss(ctx, c));
     nbi_tape_spec spec = {.n_wrt = c->n, .wrt = c->tensor, .n_losses = 1, .loss = &c->loss};
     return nbi_tape_new(ctx, c->qat->graph, &spec, &c->tape);
@@ -140,7 +165,7 @@ static nb_status prepare(nb_ctx *ctx, curving *c) {
         b->count = (size_t)nbi_tensor_count(t);
         for (size_t k = 0; k < b->count; k++)
             square += (double)b->value[k] * (double)b->value[k] / (double)b->count;
-        if (site->kind != NBI_SITE_WEIGHT) square = nbi_hist_mean_square(&site->hist);
+        if (site->kind == NBI_SITE_ACTIVATION) square = nbi_hist_mean_square(&site->hist);
         b->size = square > 0 ? sqrt(square) : 1;
     }
     return NB_OK;
@@ -150,20 +175,23 @@ static nb_status gradient(nb_ctx *ctx, void *user, long probe, const float **out
     curving *c = user;
     NB_TRY(forward(ctx, c, (size_t)probe % c->batches));
     NB_TRY(nbi_tape_backward(ctx, c->tape, NULL));
-    for (int i = 0; i < c->n; i++) out[i] = nbi_tape_gradient(c->tape, i);
+    for (int i = c->from; i < c->end; i++) out[i - c->from] = nbi_tape_gradient(c->tape, i);
     return NB_OK;
 }
 
-static nb_status measure(nb_ctx *ctx, curving *c, double *mean) {
-    nbi_session *s = c->s;
-    double now = nb_seconds(ctx), worst = 0, deadline = INFINITY;
-    long probes;
-    if (s->o->time_limit > 0)
-        deadline = now + TIME_SHARE * fmax(s->started + s->o->time_limit - now, 0);
-    NB_TRY(build(ctx, c));
-    NB_TRY(prepare(ctx, c));
-    nbi_hutchinson spec = {.n = c->n,
-                           .block = c->block,
+/* Elements of one image that a site's mean is over; a bias counts at every place of its layer's sums,
+ * as its power does (nbi_site_power). */
+static double elements_of(const nbi_qnet *net, const nbi_site *site) {
+    if (site->kind != NBI_SITE_BIAS) return (double)site->count;
+    const nbk_conv *g = &net->layer[site->layer].geometry;
+    return (double)site->count * g->out_h * g->out_w;
+}
+
+/* Blocks from … end−1, moved together. *whole becomes false where the time ended it. */
+static nb_status measure_blocks(nb_ctx *ctx, curving *c, int from, int end, double deadline,
+                                bool *whole) {
+    nbi_hutchinson spec = {.n = end - from,
+                           .block = c->block + from,
                            .gradient = gradient,
                            .user = c,
                            .step = STEP,
@@ -172,33 +200,88 @@ static nb_status measure(nb_ctx *ctx, curving *c, double *mean) {
                            .tolerance = TOLERANCE,
                            .deadline = deadline,
                            .seed = nb_ctx_seed(ctx)};
+    double worst = 0;
+    bool good = true;
+    long probes;
+    c->from = from;
+    c->end = end;
     NB_TRY(nbi_hutchinson_run(ctx, &spec, &probes));
-    for (int i = 0; i < c->n; i++) {
+    for (int i = from; i < end; i++) {
         const nbi_hutchinson_block *b = &c->block[i];
-        /* of one image's elements, as the loss is a mean over images */
-        mean[c->site[i]] += b->trace / (double)s->net->site[c->site[i]].count;
+        good &= b->error <= TOLERANCE * fabs(b->trace);
         if (b->trace != 0) worst = fmax(worst, b->error / fabs(b->trace));
     }
+    *whole &= probes >= MOST || (good && probes >= LEAST);
     nb_log(ctx, NB_LOG_INFO, "curvature of %d tensors: %ld probes, standard error up to %.2g %%",
-           c->n, probes, 100 * worst);
+           end - from, probes, 100 * worst);
     return NB_OK;
+}
+
+/* Biases by themselves: they are few numbers, which would drown in what all the others move. */
+static nb_status measure(nb_ctx *ctx, curving *c, double *mean, bool *whole) {
+    nbi_session *s = c->s;
+    double now = nb_seconds(ctx), left = INFINITY;
+    if (s->o->time_limit > 0) left = TIME_SHARE * fmax(s->started + s->o->time_limit - now, 0);
+    NB_TRY(build(ctx, c));
+    NB_TRY(prepare(ctx, c));
+    *whole = true;
+    double first = c->biases < c->n ? now + left / 2 : now + left;
+    NB_TRY(measure_blocks(ctx, c, 0, c->biases, first, whole));
+    if (c->biases < c->n) NB_TRY(measure_blocks(ctx, c, c->biases, c->n, now + left, whole));
+    for (int i = 0; i < c->n; i++) /* of one image's elements, as the loss is a mean over images */
+        mean[c->site[i]] += c->block[i].trace / elements_of(s->net, &s->net->site[c->site[i]]);
+    return NB_OK;
+}
+
+/* What the study keeps: the means, then a byte for every site, 1 where it was measured. A table that
+ * covers more sites than are asked for serves, too. */
+static nb_status read_kept(nbi_session *s, double *mean, bool *found) {
+    size_t n = (size_t)s->net->n_sites, size = 0;
+    void *kept = NULL;
+    NB_TRY(nbi_study_get(s->ctx, s->study, STUDY_KEY, &kept, &size));
+    *found = kept && size == n * (sizeof *mean + 1);
+    const uint8_t *measured = *found ? (const uint8_t *)kept + n * sizeof *mean : NULL;
+    for (size_t i = 0; *found && i < n; i++) *found = measured[i] || !is_searched(s, (int)i);
+    if (*found) memcpy(mean, kept, n * sizeof *mean);
+    nbi_free(kept);
+    return NB_OK;
+}
+
+static nb_status keep(nbi_session *s, const double *mean) {
+    size_t n = (size_t)s->net->n_sites, size = n * (sizeof *mean + 1);
+    uint8_t *table;
+    NB_TRY(nbi_alloc(s->ctx, size + 1, 1, &table));
+    memcpy(table, mean, n * sizeof *mean);
+    for (size_t i = 0; i < n; i++) table[n * sizeof *mean + i] = is_searched(s, (int)i);
+    nb_status st = nbi_study_put(s->ctx, s->study, STUDY_KEY, table, size);
+    nbi_free(table);
+    return st;
+}
+
+/* A table that the time limit cut short serves this session and is not kept. */
+static nb_status measure_all(nb_ctx *ctx, curving *c, double *mean) {
+    nbi_session *s = c->s;
+    bool whole = false;
+    nb_status st = measure(ctx, c, mean, &whole);
+    if (st == NB_OK && whole && s->study) st = keep(s, mean);
+    return st == NB_OK || st == NB_ECANCELLED ? st : nb_fail_prefix(ctx, st, "hawq");
 }
 
 nb_status nbi_curvature(nb_ctx *ctx, void *session, double *mean) {
     nbi_session *s = session;
     curving c = {.s = s};
-    void *kept = NULL;
-    size_t size = 0, want = (size_t)s->net->n_sites * sizeof *mean;
-    if (s->study) NB_TRY(nbi_study_get(ctx, s->study, STUDY_KEY, &kept, &size));
-    if (kept && size == want) memcpy(mean, kept, want);
+    const size_t n = (size_t)s->net->n_sites;
+    double *own = NULL;
+    bool found = false;
     nb_status st = NB_OK;
-    if (!kept || size != want) {
-        memset(mean, 0, want);
-        st = measure(ctx, &c, mean);
-        if (st == NB_OK && s->study) st = nbi_study_put(ctx, s->study, STUDY_KEY, mean, want);
-        if (st != NB_OK && st != NB_ECANCELLED) st = nb_fail_prefix(ctx, st, "hawq");
+    if (!s->curvature) {
+        NB_TRY(nbi_alloc(ctx, n + 1, sizeof *own, &own));
+        if (s->study) st = read_kept(s, own, &found);
+        if (st == NB_OK && !found) st = measure_all(ctx, &c, own);
+        if (st == NB_OK) s->curvature = own;
+        else nbi_free(own);
     }
-    nbi_free(kept);
+    if (st == NB_OK) memcpy(mean, s->curvature, n * sizeof *mean);
     nbi_tape_free(c.tape);
     nbi_qat_free(c.qat);
     nbi_free(c.tensor);

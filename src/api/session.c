@@ -55,6 +55,7 @@ void nbi_session_close(nbi_session *s) {
     nbi_free(s->reference);
     nbi_free(s->fixed);
     nbi_free(s->delta);
+    nbi_free(s->curvature);
     nbi_step_costs_free(s->costs);
     nbi_images_free(&s->drop_images);
     nbi_free(s->drop_float);

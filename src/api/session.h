@@ -90,6 +90,7 @@ typedef struct nbi_session {
     nbi_further further;
     const char *folder;    /* of the run: checkpoints; o->output, or what it will replace */
     double **delta;        /* sensitivities, once asked for */
+    double *curvature;     /* [n_sites] of nbi_curvature, once asked for */
     nbi_images drop_images; /* for --max-drop, once asked for */
     float *drop_float;      /* float outputs on them, [n][drop_count] */
     size_t drop_count;

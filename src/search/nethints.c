@@ -64,12 +64,7 @@ static nb_status curvature(nb_ctx *ctx, void *self, double **omega) {
     double *mean = NULL;
     NB_TRY(nbi_alloc(ctx, (size_t)o->net->n_sites + 1, sizeof *mean, &mean));
     nb_status st = o->curvature(ctx, o->user, mean);
-    for (int i = 0; i < o->net->n_sites; i++) { /* a bias moves what its layer puts out */
-        const nbi_site *site = &o->net->site[i];
-        int out = site->kind == NBI_SITE_BIAS ? o->net->layer[site->layer].out : -1;
-        mean[i] = fmax(out >= 0 ? mean[o->net->edge[out].site] : mean[i], 0);
-    }
-    for (int i = 0; i < o->net->n_sites; i++) mean[i] /= 2;
+    for (int i = 0; i < o->net->n_sites; i++) mean[i] = fmax(mean[i], 0) / 2;
     if (st == NB_OK) st = squared_errors(ctx, np, mean, omega);
     nbi_free(mean);
     return st;

@@ -45,8 +45,9 @@ typedef struct nbi_netproblem_options {
      * weights and of activations, and √(bit operations / multiply-accumulates); 0: no limit. */
     nb_status (*learn)(nb_ctx *ctx, void *user, const nbi_learning *how, const double target[3],
                        nbi_choice *choice);
-    /* Mean curvature of the score along each site's values: [n_sites], 0 where it is not known. NULL:
-     * no curvature. Asked for once a search; the callee keeps what is expensive. */
+    /* Mean curvature of the score along each site's values (a bias: counted at every place of its
+     * layer's sums, as in nbi_site_power): [n_sites], 0 where it is not known. NULL: no curvature.
+     * Asked for once a search; the callee keeps what is expensive. */
     nb_status (*curvature)(nb_ctx *ctx, void *user, double *mean);
     void *user;
 } nbi_netproblem_options;
