@@ -13,7 +13,9 @@
 #include <zip.h>
 
 #include "base/npy_header.h"
+#include "nibble/nibble.h"
 #include "onnx/onnx.h"
+#include "ops/op_util.h"
 
 static nb_ctx *ctx;
 static char folder[64];
@@ -210,11 +212,53 @@ static void test_small_dtypes_need_new_opsets(void **state) {
     }
 }
 
+/* Models that read int4 from a file, and make float32 of it or give it back. */
+static void test_run_on_int4(void **state) {
+    (void)state;
+    static const int8_t code[5] = {-8, 7, 0, -1, 3};
+    const int64_t five[1] = {5};
+    for (int same = 0; same < 2; same++) {
+        char path[3][128], *json = NULL;
+        nbi_graph *g;
+        nb_model *model = NULL;
+        int x, y, stored, real, in[2];
+        assert_int_equal(nbi_graph_new(ctx, &g), NB_OK);
+        g->opset = 21;
+        nb_dtype out = same ? NB_DTYPE_S4 : NB_DTYPE_F32;
+        assert_int_equal(nbi_graph_add_const(ctx, g, "c", NB_DTYPE_S4, 1, five, &stored), NB_OK);
+        nbi_bits_pack(NB_DTYPE_S4, code, 5, g->tensor[stored]->data);
+        assert_int_equal(nbi_graph_add_const(ctx, g, "r", NB_DTYPE_F32, 1, five, &real), NB_OK);
+        for (int i = 0; i < 5; i++) ((float *)g->tensor[real]->data)[i] = 0.5f * (float)code[i];
+        assert_int_equal(nbi_graph_add_const(ctx, g, "s", NB_DTYPE_F32, 0, NULL, &in[1]), NB_OK);
+        *(float *)g->tensor[in[1]]->data = 0.5f;
+        assert_int_equal(nbi_graph_add_tensor(ctx, g, "x", NB_DTYPE_S4, 1, five, &x), NB_OK);
+        assert_int_equal(nbi_graph_add_tensor(ctx, g, "y", out, 1, five, &y), NB_OK);
+        in[0] = x;
+        const char *op = same ? "Identity" : "DequantizeLinear";
+        assert_int_equal(nbi_graph_add_node(ctx, g, "n", "", op, 2 - same, in, 1, &y, NULL), NB_OK);
+        assert_int_equal(nbi_graph_set_inputs(ctx, g, 1, &x), NB_OK);
+        assert_int_equal(nbi_graph_set_outputs(ctx, g, 1, &y), NB_OK);
+        for (int i = 0; i < 3; i++) snprintf(path[i], sizeof path[i], "%s/%d.pb", folder, i);
+        assert_int_equal(nbi_tensor_write_pb(ctx, g->tensor[stored], path[0]), NB_OK);
+        assert_int_equal(nbi_tensor_write_pb(ctx, g->tensor[same ? stored : real], path[1]), NB_OK);
+        assert_int_equal(nbi_onnx_write(ctx, g, path[2]), NB_OK);
+        nbi_graph_free(g);
+        const char *inputs[1] = {path[0]}, *expect[1] = {path[1]};
+        nb_run_options o = {inputs, 1, NULL, expect, 1};
+        if (nb_model_load(ctx, path[2], &model) != NB_OK ||
+            nb_model_run(ctx, model, &o, &json) != NB_OK)
+            fail_msg("%s: %s", op, nb_ctx_message(ctx));
+        nb_model_free(model);
+        nb_free(json);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {TEST(test_write_then_read), TEST(test_headers),
                                        TEST(test_wrong_size), TEST(test_npz),
-                                       TEST(test_small_dtypes_need_new_opsets)};
+                                       TEST(test_small_dtypes_need_new_opsets),
+                                       TEST(test_run_on_int4)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
