@@ -31,7 +31,7 @@ done
 # ---- what few images can show --------------------------------------------------------------------
 # 100 images of which none changes leave a drop of 2.3 points possible; the default asks no more of them
 few=(--threads 1 --data builtin:glyphs --limit 100 --calib 32 --weight-bits 8 --ptq none)
-refuses 3 "max-drop 1 cannot be met" quantize "$model" "${few[@]}" --max-drop 1 -o few
+refuses 3 "max-drop 1 points cannot be met" quantize "$model" "${few[@]}" --max-drop 1 -o few
 says err "100 images bound a drop by 2.3 points at best"
 works quantize "$model" "${few[@]}" -o few-default
 tr -d ' \n' < few-default/results.json > flat
