@@ -277,8 +277,9 @@ void print_quantize(const json_t *root, const void *folder) {
 }
 
 void print_dry_run(const json_t *root, const void *folder) {
-    static const char *const heads[] = {"weights", "activations", "biases",   "average", "bytes",
-                                        "in ONNX", "BOPs",        "peak RAM", NULL};
+    const bool limited = json_at(json_array_get(json_at(root, "uniform"), 0), "fits") != NULL;
+    const char *const heads[] = {"weights", "activations", "biases", "bits a weight", "bytes", "in ONNX",
+                                 "BOPs", "peak RAM", limited ? "<fits" : NULL, NULL};
     const json_t *row;
     size_t i;
     (void)folder;
@@ -292,7 +293,8 @@ void print_dry_run(const json_t *root, const void *folder) {
                                show_bytes(json_num(row, "bytes")),
                                show_bytes(json_num(row, "bytes_onnx")),
                                show_count(json_num(row, "bops")),
-                               show_bytes(json_num(row, "peak_ram"))};
+                               show_bytes(json_num(row, "peak_ram")),
+                               json_is_true(json_at(row, "fits")) ? "yes" : "NO"};
         table_row(t, cells);
     }
     table_print(t);

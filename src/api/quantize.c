@@ -12,9 +12,27 @@
 #include <stdio.h>
 #include <string.h>
 
-/* One uniform policy, added to rows. */
+typedef struct dry_cost {
+    double bytes, bytes_onnx, average_bits, bops, ram;
+} dry_cost;
+
+/* The limits that need no data. */
+static bool limits_size(const nb_quantize_options *o) {
+    return o->max_size > 0 || o->compression > 0 || o->avg_bits > 0 || o->max_ram > 0 || o->max_bops > 0;
+}
+
+static bool fits(const nbi_session *s, const dry_cost *c) {
+    const nb_quantize_options *o = s->o;
+    const double size = s->for_onnx ? c->bytes_onnx : c->bytes;
+    return (o->max_size <= 0 || size <= o->max_size) &&
+           (o->compression <= 0 || size <= nbi_float_bytes(s) / o->compression) &&
+           (o->avg_bits <= 0 || c->average_bits <= o->avg_bits) &&
+           (o->max_ram <= 0 || c->ram <= o->max_ram) && (o->max_bops <= 0 || c->bops <= o->max_bops);
+}
+
+/* One uniform policy, added to rows; *fitting counts those within the limits. */
 static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice b,
-                         nbi_choice *bits, json_t *rows) {
+                         nbi_choice *bits, json_t *rows, int *fitting) {
     nbi_net_cost c;
     size_t ram = 0;
     nbi_session_uniform(s, w, a, bits);
@@ -24,15 +42,18 @@ static nb_status dry_row(nbi_session *s, nbi_choice w, nbi_choice a, nbi_choice 
     NB_TRY(nbi_footprint_ram(s->ctx, s->net, bits, &ram));
     double bytes = s->untouched_bytes + (double)nbi_footprint_fixed(s->net) +
                    (double)nbi_footprint_variable(s->net, bits);
-    double average = c.weights > 0 ? c.weight_bits / c.weights : 0;
-    json_array_append_new(
-        rows, json_pack("{s:i,s:s,s:i,s:s,s:i,s:I,s:o,s:f,s:o,s:I}", "weight_bits",
-                        nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
-                        "activation_bits", nbi_choice_bits(a), "activation_scheme",
-                        nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
-                        (json_int_t)bytes, "bytes_onnx", nbi_json_number(s->untouched_bytes + c.bytes_onnx),
-                        "average_weight_bits", average, "bops", nbi_json_number(c.bops), "peak_ram",
-                        (json_int_t)ram));
+    const dry_cost cost = {bytes, s->untouched_bytes + c.bytes_onnx,
+                           c.weights > 0 ? c.weight_bits / c.weights : 0, c.bops, (double)ram};
+    json_t *row = json_pack("{s:i,s:s,s:i,s:s,s:i,s:o,s:o,s:f,s:o,s:o}", "weight_bits",
+                            nbi_choice_bits(w), "weight_scheme", nbi_choice_row(w)->name,
+                            "activation_bits", nbi_choice_bits(a), "activation_scheme",
+                            nbi_choice_row(a)->name, "bias_bits", nbi_choice_bits(b), "bytes",
+                            nbi_json_number(cost.bytes), "bytes_onnx", nbi_json_number(cost.bytes_onnx),
+                            "average_weight_bits", cost.average_bits, "bops", nbi_json_number(cost.bops),
+                            "peak_ram", nbi_json_number(cost.ram));
+    if (limits_size(s->o)) json_object_set_new(row, "fits", json_boolean(fits(s, &cost)));
+    *fitting += fits(s, &cost);
+    json_array_append_new(rows, row);
     return NB_OK;
 }
 
@@ -42,6 +63,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     const nbi_edge *input = &s->net->edge[s->net->input];
     nb_status st = NB_OK;
     nbi_choice *bits;
+    int fitting = 0;
     if (input->rank == 4 && input->c <= 4) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();
@@ -49,7 +71,9 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
         for (int a = 0; a < s->activations.n && st == NB_OK; a++)
             for (int b = 0; b < s->biases.n && st == NB_OK; b++)
                 st = dry_row(s, s->weights.choice[w], s->activations.choice[a],
-                             s->biases.choice[b], bits, rows);
+                             s->biases.choice[b], bits, rows, &fitting);
+    if (st == NB_OK && !fitting)
+        nb_log(s->ctx, NB_LOG_WARNING, "no uniform policy of these widths is within the limits");
     json_object_set_new(root, "dry_run", json_true());
     json_object_set_new(root, "uniform", rows);
     if (s->untouched_bytes > 0)

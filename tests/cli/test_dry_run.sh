@@ -31,6 +31,11 @@ agrees resnet8.onnx --weight-bits 2 --activation-bits 4
 agrees resnet8.onnx --weight-bits 8 --schemes uniform
 agrees resnet8.onnx --weight-bits pot3 --activation-bits 8
 agrees mobile.onnx --weight-bits 4 --activation-bits 8
+# rows within the limits are marked
+works quantize "$root/examples/glyphs.onnx" --weight-bits 2,8 --max-size 20K --dry-run
+[[ $(grep -c yes out) == 1 && $(grep -c NO out) == 1 ]] || fail "limits of a dry run: $(cat out)"
+works quantize "$root/examples/glyphs.onnx" --weight-bits 2,8 --max-ram 1 --dry-run --json
+says err "no uniform policy"
 # 8-bit weights need no scratch: the only way to this peak, which no cheaper option leads to
 works quantize resnet8.onnx --weight-bits 2,8 --max-ram 32K --max-size 60K --search random --trials 1 \
     --data builtin:glyphs --limit 64 --calib 16 --threads 1 --ptq none -o ram
