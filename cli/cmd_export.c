@@ -6,8 +6,8 @@ static const opt options[] = {
      offsetof(nb_export_options, format), 0, 0},
     {"output", 'o', "OUT", "file (qdq) or folder (c)", OPT_TEXT,
      offsetof(nb_export_options, output), 0, 0},
-    {"opset", 0, "N", "of the ONNX file: 21 (default), or 25 for 2-bit containers", OPT_INT,
-     offsetof(nb_export_options, opset), 13, 99},
+    {"c-name", 0, "NAME", "of the C's files and symbols, where a program has several (default model)",
+     OPT_TEXT, offsetof(nb_export_options, c_name), 0, 0},
 };
 
 static void print_export(const json_t *root, const void *user) {

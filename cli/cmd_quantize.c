@@ -86,6 +86,8 @@ static const opt output[] = {
     {"output", 'o', "DIR", "receives model.onnx, policy.json, results.json, ...", OPT_TEXT,
      O(output), 0, 0},
     {"emit", 0, "c", "also C99 source, in DIR/c", OPT_CHOICE, O(emit), 0, 0},
+    {"c-name", 0, "NAME", "of its files and symbols, where a program has several (default model)", OPT_TEXT,
+     O(c_name), 0, 0},
     {"opset", 0, "N", "of model.onnx: 21 (default), or 25 for 2-bit containers", OPT_INT, O(opset),
      13, 99},
     {"resume", 0, "", "go on with an interrupted run in DIR", OPT_FLAG, O(resume), 0, 0},

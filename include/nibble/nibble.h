@@ -270,6 +270,7 @@ typedef struct nb_quantize_options {
     bool curvature; /* nb_sensitivity: also the mean curvature of the loss along each tensor */
     bool resume, strict, dry_run;
     const char *emit;            /* NULL or "c" */
+    const char *c_name;          /* of every symbol and file of the C; NULL: "model" */
     const char *command_line;    /* for comments in what is written; NULL: none */
 } nb_quantize_options;
 NB_API nb_quantize_options nb_quantize_options_default(void);
@@ -326,7 +327,7 @@ NB_API nb_status nb_report(nb_ctx *ctx, const char *folder, char **json);
 typedef struct nb_export_options {
     const char *format; /* "qdq" or "c" */
     const char *output; /* file (qdq) or folder (c) */
-    int opset;
+    const char *c_name; /* as in nb_quantize_options */
     const char *command_line;
 } nb_export_options;
 /* Another format of a finished run (folder of nb_quantize): {files[], bytes}. */

@@ -290,7 +290,7 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
     if (s->o->emit && !strcmp(s->o->emit, "c")) {
         nbi_codegen_report report;
         size_t n = s->images.n < VECTORS ? s->images.n : VECTORS;
-        nbi_c_job job = {s->net, program, s->inputs, n, s->o->command_line};
+        nbi_c_job job = {s->net, program, s->inputs, n, s->o->command_line, s->o->c_name};
         NB_TRYG(path_in(s, "c", &folder));
         NB_TRYG(nbi_write_c(s->ctx, &job, folder.data, &report));
         json_object_set_new(q, "c", json_pack("{s:I,s:I}", "const_bytes",

@@ -54,6 +54,7 @@ nb_status nbi_write_c(nb_ctx *ctx, const nbi_c_job *job, const char *folder,
     snprintf(notes[1], sizeof notes[1], "%.500s", job->command_line ? job->command_line : "");
     o.n_notes = job->command_line ? 2 : 1;
     o.notes = lines;
+    if (job->name) o.prefix = job->name;
     o.n_vectors = n;
     o.inputs = job->inputs;
     o.expected = all;
@@ -76,7 +77,7 @@ nb_status nbi_export_c(nb_ctx *ctx, const nbi_qnet *net, const nbi_program *prog
     NB_TRY(nbi_alloc(ctx, VECTORS, bytes, &inputs));
     nbi_rng_seed(&rng, nb_ctx_seed(ctx), 9);
     for (size_t i = 0; i < VECTORS * bytes; i++) inputs[i] = (uint8_t)nbi_rng_u32(&rng);
-    nbi_c_job job = {net, program, inputs, VECTORS, o->command_line};
+    nbi_c_job job = {net, program, inputs, VECTORS, o->command_line, o->c_name};
     nb_status st = nbi_write_c(ctx, &job, o->output, &report);
     nbi_free(inputs);
     NB_TRY(st);

@@ -13,6 +13,7 @@ typedef struct nbi_c_job {
     const uint8_t *inputs; /* n raw inputs for the self test */
     size_t n;
     const char *command_line; /* for comments; NULL: none */
+    const char *name;         /* nbi_codegen_options.prefix; NULL: its default */
 } nbi_c_job;
 nb_status nbi_write_c(nb_ctx *ctx, const nbi_c_job *job, const char *folder,
                       nbi_codegen_report *report);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { VERSION = 1, RESULTS_MAX = 1 << 28 };
+enum { VERSION = 2, RESULTS_MAX = 1 << 28 };
 
 typedef enum row_type { TEXT, INT, COUNT, REAL, BOOL, SEED } row_type; /* SEED: −1 is none */
 typedef struct row {
@@ -48,7 +48,8 @@ static const row rows[] = {ROW("data", TEXT, data.path),
                            ROW("calib", COUNT, calib),
                            ROW("correct", BOOL, correct),
                            ROW("ptq", TEXT, ptq),
-                           ROW("batch", INT, batch)};
+                           ROW("batch", INT, batch),
+                           ROW("c_name", TEXT, c_name)};
 
 /* ---- hashes ---------------------------------------------------------------------------------- */
 

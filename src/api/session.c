@@ -2,6 +2,7 @@
 #include "api/session.h"
 
 #include "api/hyper.h"
+#include "codegen/codegen.h"
 #include "api/untouched.h"
 #include "exec/exec.h"
 #include "onnx/onnx.h"
@@ -130,6 +131,7 @@ static nb_status parse_options(nbi_session *s) {
     NB_TRY(nbi_parse_offers(s));
     if (o->emit && strcmp(o->emit, "c"))
         return nb_fail(ctx, NB_EINVAL, "emit: '%s' is not c", o->emit);
+    if (o->c_name) NB_TRY(nbi_codegen_check(ctx, o->c_name));
     if (o->residual_bits < 2 || o->residual_bits > 8)
         return nb_fail(ctx, NB_EINVAL, "residual-bits: %d; 2 to 8 are possible", o->residual_bits);
     return NB_OK;

@@ -17,7 +17,7 @@ static bool is_letter(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
+nb_status nbi_codegen_check(nb_ctx *ctx, const char *prefix) {
     static const char *const headers[] = {"stddef", "stdint", "stdio"};
     const size_t length = prefix ? strlen(prefix) : 0;
     bool ok = length > 0 && length <= MAX_PREFIX && is_letter(prefix[0]);
@@ -25,13 +25,13 @@ static nb_status check_prefix(nb_ctx *ctx, const char *prefix) {
         ok = is_letter(prefix[i]) || prefix[i] == '_' || (prefix[i] >= '0' && prefix[i] <= '9');
     if (!ok)
         return nb_fail(ctx, NB_EINVAL,
-                       "prefix '%.40s': want a letter, then letters, digits and '_', at most %d",
+                       "C name '%.40s': want a letter, then letters, digits and '_', at most %d",
                        prefix ? prefix : "", MAX_PREFIX);
     if (strncmp(prefix, "nbk", 3) == 0 || strncmp(prefix, "NBK", 3) == 0)
-        return nb_fail(ctx, NB_EINVAL, "prefix '%s': 'nbk' belongs to the kernels", prefix);
+        return nb_fail(ctx, NB_EINVAL, "C name '%s': 'nbk' belongs to the kernels", prefix);
     for (size_t i = 0; i < NBI_COUNT(headers); i++)
         if (strcmp(prefix, headers[i]) == 0)
-            return nb_fail(ctx, NB_EINVAL, "prefix '%s' would hide C's own <%s.h>", prefix, prefix);
+            return nb_fail(ctx, NB_EINVAL, "C name '%s' would hide C's own <%s.h>", prefix, prefix);
     return NB_OK;
 }
 
@@ -65,7 +65,7 @@ static nb_status check_interface(nbi_cgen *g) {
 static nb_status prepare(nbi_cgen *g, const nbi_program *program) {
     const char *cut = NULL;
     const char *name = g->options->model_name ? g->options->model_name : program->name;
-    NB_TRY(check_prefix(g->ctx, g->options->prefix));
+    NB_TRY(nbi_codegen_check(g->ctx, g->options->prefix));
     NB_TRY(nbi_cgen_cut(g->ctx, program, &g->memory, &g->program, &cut));
     NB_TRY(check_interface(g));
     NB_TRY(nbi_program_fuse(g->ctx, &g->program, &g->memory, &g->program));
@@ -152,7 +152,9 @@ static nb_status readme(nbi_cgen *g, nbi_buf *buf, const nbi_codegen_report *rep
         nbi_buf_printf(g->ctx, buf,
                        "For a device:\n    arm-none-eabi-gcc -std=c99 -O2 -mcpu=cortex-m4 -mthumb "
                        "-ffunction-sections -c %s.c nbk_*.c\n%s_selftest.c is needed only to call "
-                       "%s_selftest(); %s_test.c is a program for a PC.\n\nMemory map (offset, "
+                       "%s_selftest(); %s_test.c is a program for a PC.\n"
+                       "Several networks in one program: nibble's --c-name gives each its own name; nbk_*.c "
+                       "are compiled once.\n\nMemory map (offset, "
                        "bytes, tensor):\n",
                        p, p, p, p));
     for (int s = -1; s < g->program.n_steps; s++) {

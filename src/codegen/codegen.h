@@ -30,6 +30,8 @@ typedef struct nbi_codegen_options {
     const int32_t *expected;
 } nbi_codegen_options;
 nbi_codegen_options nbi_codegen_options_default(void);
+/* NB_EINVAL where `prefix` is none. */
+nb_status nbi_codegen_check(nb_ctx *ctx, const char *prefix);
 
 typedef struct nbi_codegen_report {
     size_t const_bytes;      /* flash for tables and descriptors, where a pointer has 4 bytes */

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # examples/quantize_model.c does what it says: the limit is kept, the files are there, the C is right, and
-# the folder measures as the results say; a limit out of reach and a missing model are told.
+# the folder measures as the results say; a limit out of reach and a missing model are told. C of two names
+# is one program.
 set -euo pipefail
 example=$(dirname "$1")/example_quantize
 model=$2/examples/glyphs.onnx
@@ -27,6 +28,18 @@ measured=$(number log integer top1)
 [[ -n $found && $found == "$measured" ]] || fail "top1: results say '$found', measured '$measured'"
 ${CC:-cc} -std=c99 -O1 -Iout/c out/c/*.c -o model_test
 ./model_test > /dev/null || fail "the C differs"
+
+for name in left right; do "$1" export out --to c --c-name $name -o both --quiet > log; done
+rm both/*_test.c
+cat > both/two.c << 'END'
+#include "left.h"
+#include "right.h"
+int main(void) { return left_selftest() != 0 || right_selftest() != 0; }
+END
+${CC:-cc} -std=c99 -O1 -Iboth both/*.c -o two
+./two || fail "two networks in one program differ"
+if "$1" export out --to c --c-name 2nd -o both 2> err; then fail "a name that C does not have"; fi
+grep -q "C name '2nd'" err || fail "C name: $(cat err)"
 
 if "$example" "$model" builtin:glyphs 100 tight > log 2> err; then fail "100 bytes are met"; fi
 grep -q 'tight holds the smallest model' err || fail "limit: $(cat err)"
