@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 
-from figures_run import TRANSFORM, Kept, timed, uniform_options
+from figures_run import TRANSFORM, Kept, delivered, timed, uniform_options
 from rival_common import cifar_files, cpu_facts, sha256
 
 # network: {(weights, activations): epochs}; those that one seed is enough for
@@ -40,15 +40,12 @@ def run(args, nibble, cifar, model, folder, w, a, epochs, seed):
     with open(os.path.join(folder, "results.json")) as file:
         found = json.load(file)
     tuned = found["finetune"]
-    last = tuned["lines"][-1]
     return {"top1": round(found["quantized"]["top1"], 3),
             "float_top1": round(found["float"]["top1"], 3),
             "drop": round(found["float"]["top1"] - found["quantized"]["top1"], 3),
             "bytes": found["quantized"]["bytes"], "epochs": epochs,
             "first_last": found["first_last"], "residual_bits": found["residual_bits"],
-            "best_epoch": tuned["best_epoch"], "agreement": round(last["agreement"], 3),
-            "validation_deployed": round(last["deployed"], 3),
-            "validation_simulated": round(last["simulated"], 3), **usage}
+            "best_epoch": tuned["best_epoch"], **delivered(tuned), **usage}
 
 
 def main():

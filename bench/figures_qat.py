@@ -5,7 +5,7 @@ networks, on the integer program; section `train`: training speed beside PyTorch
 import json
 import os
 
-from figures_run import json_of, quantize, uniform_options
+from figures_run import delivered, json_of, quantize, uniform_options
 from rival_common import say
 
 QAT_MODELS = ("resnet20", "resnet20_torch_export")
@@ -16,15 +16,12 @@ EPOCHS = 3
 def tuned(folder):
     with open(os.path.join(folder, "results.json")) as file:
         found = json.load(file)
-    lines = found["finetune"]["lines"]
     return {"top1": round(found["quantized"]["top1"], 3),
             "float_top1": round(found["float"]["top1"], 3), "bytes": found["quantized"]["bytes"],
             "epochs": found["finetune"]["epochs"], "best_epoch": found["finetune"]["best_epoch"],
             "seconds": round(found["finetune"]["seconds"], 1),
             "images_per_second": round(found["finetune"]["images_per_second"], 1),
-            "validation_deployed": round(lines[-1]["deployed"], 3),
-            "validation_simulated": round(lines[-1]["simulated"], 3),
-            "agreement": round(lines[-1]["agreement"], 3)}
+            **delivered(found["finetune"])}
 
 
 def run_qat(job):

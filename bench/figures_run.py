@@ -113,6 +113,14 @@ def uniform_options(w, a):
             "--max-size", "16M"]
 
 
+def delivered(tuned):
+    """Of a "finetune" in results.json: the validation figures of what was delivered."""
+    line = tuned.get("restated") or tuned["lines"][(tuned["best_epoch"] or len(tuned["lines"])) - 1]
+    return {"validation_deployed": round(line["deployed"], 3),
+            "validation_simulated": round(line["simulated"], 3),
+            "agreement": round(line["agreement"], 3)}
+
+
 def quantize(job, name, model, *options, data=None, transform=None):
     """Folder of a finished run, made if it is absent, and what making it took."""
     folder = os.path.join(job.work, name)

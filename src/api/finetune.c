@@ -273,6 +273,11 @@ static nb_status train(nbi_tuning *t, const char *checkpoint, const nbi_choice *
                "delivered");
     NB_TRY(describe(t, &r, better, out));
     json_object_set_new(out->lines, "statistics_restated", json_boolean(better && restated));
+    if (better && restated) /* what is delivered then, as a line says it of an epoch */
+        json_object_set_new(out->lines, "restated",
+                            json_pack("{s:f,s:f,s:f}", "deployed", fabs(nbi_tuning_merit(s, &t->deployed)),
+                                      "simulated", fabs(nbi_tuning_merit(s, &t->sim)), "agreement",
+                                      t->sim.agreement));
     if (!better && s->further.tuned)
         NB_TRY(nbi_tuned_load(s, s->further.tuned, bits, t->qat, &info));
     if (better || s->further.tuned) {
