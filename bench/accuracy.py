@@ -66,22 +66,22 @@ def main():
                    {"what": "fine-tuning; keys: network/widths/epochs/seed",
                     "script": "bench/accuracy.py", "cores": os.cpu_count(), **cpu_facts()},
                    {"test": sha256(cifar_files(args.data, "test"))}, not args.limit)
-    for seed in args.seeds.split(","):
-        for name in args.only:
-            model = network(root, args.work, name)
-            if not model:
-                print("%s: bench/networks.py makes it" % name, flush=True)
-                continue
-            for (w, a), epochs in PLAN[name].items():
-                epochs = args.epochs or epochs
-                if seed != "0" and (name, w, a) in ONE_SEED:
-                    continue
-                key = "%s/W%dA%d/%d/%s" % (name, w, a, epochs, seed)
-                if results.done(key):
-                    continue
-                folder = os.path.join(args.work, key.replace("/", "_"))
-                results.put(key, run(args, nibble, cifar, model, folder, w, a, epochs, seed))
-                print(key, results.get(key), flush=True)
+    seeds = args.seeds.split(",")
+    todo = [(seed, name, widths) for seed in seeds for name in args.only for widths in PLAN[name]]
+    single = [row for row in todo if (row[1], *row[2]) in ONE_SEED]
+    for seed, name, (w, a) in [row for row in todo if row not in single] + [
+            row for row in single if row[0] == seeds[0]]:
+        model = network(root, args.work, name)
+        if not model:
+            print("%s: bench/networks.py makes it" % name, flush=True)
+            continue
+        epochs = args.epochs or PLAN[name][w, a]
+        key = "%s/W%dA%d/%d/%s" % (name, w, a, epochs, seed)
+        if results.done(key):
+            continue
+        folder = os.path.join(args.work, key.replace("/", "_"))
+        results.put(key, run(args, nibble, cifar, model, folder, w, a, epochs, seed))
+        print(key, results.get(key), flush=True)
 
 
 main()
