@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FORMAT = 2, ONE_COUNT = 1 /* of the optimizer's steps, for all parameters */ };
+enum { FORMAT = 2 };
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
 
@@ -220,11 +220,10 @@ static nb_status read_steps(nbi_loop *l, const json_t *json) {
     nbi_state *unused;
     size_t n;
     uint64_t *steps;
-    bool one = json_integer_value(json_object_get(json, "format")) == ONE_COUNT;
     const json_t *list = json_object_get(json, "optimizer_steps");
     nbi_optimizer_state(l->optimizer, &unused, &n, &steps);
     for (int i = 0; i < l->s->n_params; i++) {
-        const json_t *count = one ? list : json_array_get(list, (size_t)i);
+        const json_t *count = json_array_get(list, (size_t)i);
         if (!json_is_integer(count) || json_integer_value(count) < 0)
             return nb_fail(l->ctx, NB_EFORMAT, "checkpoint '%s' is damaged: '%s' has no steps",
                            l->s->checkpoint, l->value[i].name);
@@ -265,8 +264,7 @@ nb_status nbi_loop_load(nbi_loop *l) {
     arrays a = {0};
     nb_status st;
     NB_TRY(nbi_checkpoint_json(l->ctx, l->s->checkpoint, &json));
-    json_int_t format = json_integer_value(json_object_get(json, "format"));
-    if (format != FORMAT && format != ONE_COUNT) {
+    if (json_integer_value(json_object_get(json, "format")) != FORMAT) {
         st = nb_fail(l->ctx, NB_EFORMAT, "'%s' is not a checkpoint of this version",
                      l->s->checkpoint);
         goto done;
