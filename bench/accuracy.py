@@ -17,9 +17,10 @@ from rival_common import cifar_files, cpu_facts, sha256
 PLAN = {
     "resnet8": {(4, 4): 3, (3, 3): 4, (2, 2): 8},
     "resnet20": {(4, 4): 5, (3, 3): 5, (2, 2): 12, (1, 1): 30},
-    "mobilenet_v2_0.5": {(4, 4): 5, (8, 4): 5},
+    "dscnn": {(4, 4): 3, (8, 4): 3},
+    "mobilenet_v2_0.5": {(4, 4): 3, (8, 4): 3},
 }
-ONE_SEED = {("resnet20", 1, 1), ("mobilenet_v2_0.5", 4, 4), ("mobilenet_v2_0.5", 8, 4)}
+ONE_SEED = {("resnet20", 1, 1), *((name, w, 4) for name in ("dscnn", "mobilenet_v2_0.5") for w in (4, 8))}
 
 
 def network(root, work, name):

@@ -5,7 +5,7 @@ import statistics
 
 NAMES = {"resnet8": "ResNet-8", "resnet20": "ResNet-20", "resnet20_torch_export":
          "ResNet-20, BN folded (PyTorch export)", "mobilenet_v2_0.5": "MobileNetV2-0.5",
-         "vgg_small": "VGG-small", "dscnn": "DS-CNN"}
+         "vgg_small_0.5": "VGG-small-0.5", "dscnn": "DS-CNN"}
 # least top-1 of a float network; largest drop in points; least top-1 of the given network
 FLOAT_WANTED = {"resnet8": 85, "resnet20": 92}
 DROP_WANTED = {"resnet20/W4A4": 0.3, "resnet20/W3A3": 0.8, "resnet20/W2A2": 2.2}

@@ -33,7 +33,7 @@ def run_qat(job):
             if results.done(key):
                 continue
             folder, run = quantize(job, "qat_" + key.replace("/", "_"), model,
-                                   *uniform_options(w, a), "--finetune", str(EPOCHS))
+                                   *uniform_options(w, a), "--finetune", str(EPOCHS), "--threads", "1")
             row = tuned(folder)
             row.update(run)
             results.put(key, row)

@@ -252,19 +252,6 @@ def train_table():
                   "ratio of CPU time", "peak memory"], rows)
 
 
-def qat_table():
-    wanted = {"W4A4": 91.1, "W3A3": 89.8, "W2A2": 86.1}
-    rows = []
-    for key, r in results("nibble_qat").items():
-        model, width, seed = key.split("/")
-        rows.append([NAMES[model], width, seed, "%.2f" % r["top1"],
-                     "%.2f" % (r["top1"] - r["float_top1"]), "%.1f" % wanted[width],
-                     "%.2f" % r["validation_deployed"], "%.2f" % r["validation_simulated"],
-                     "%.2f" % r["agreement"], "%.0f s" % r["seconds"]])
-    return table(["network", "widths", "seed", "top-1", "against float", "wanted",
-                  "validation, deployed", "simulated", "same class, %", "training"], rows)
-
-
 def plan_table():
     r = results("nibble_plan").get("resnet20", {})
     rows = [[name] + ["%.1f ms" % r[key + ", " + when] for when in ("new", "seen")]
@@ -282,7 +269,7 @@ def bias_table():
     return table(["biases", "top-1, test", "divergence, validation", "bytes"], rows)
 
 
-TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "qat": qat_table, "float": float_table, "ptq": ptq_table,
+TABLES = {"bias": bias_table, "plan": plan_table, "train": train_table, "float": float_table, "ptq": ptq_table,
           "ptq_learned": learned_table, "folded": folded_table, "limits": limits_table,
           "main": main_table, "code": code_table, "qdq": qdq_table, "policies": policies_table, "mpi": mpi_table,
           "sensitivity": sensitivity_table, "growth": growth_table, "select": select_table,

@@ -20,10 +20,11 @@ from rival_common import Results, cifar_files, cpu_facts, sha256
 NETWORKS = {
     "resnet8": (["resnet8"], 60, ["--lr", "0.1", "--weight-decay", "2e-4", "--warmup", "1"], True),
     "resnet20": (["resnet20"], 80, ["--lr", "0.1", "--weight-decay", "5e-4", "--warmup", "1"], True),
-    "mobilenet_v2_0.5": (["mobilenet_v2", "--width", "0.5"], 20,
-                         ["--lr", "0.1", "--weight-decay", "2e-4", "--warmup", "1"], False),
-    "vgg_small": (["vgg_small"], 10, ["--lr", "0.05", "--weight-decay", "5e-4", "--warmup", "1"],
-                  False),
+    "dscnn": (["dscnn"], 20, ["--lr", "0.1", "--weight-decay", "1e-4", "--warmup", "1"], True),
+    "mobilenet_v2_0.5": (["mobilenet_v2", "--width", "0.5"], 10,
+                         ["--lr", "0.1", "--weight-decay", "2e-4", "--warmup", "1"], True),
+    "vgg_small_0.5": (["vgg_small", "--width", "0.5"], 6,
+                      ["--lr", "0.05", "--weight-decay", "5e-4", "--warmup", "1"], False),
 }
 SHAPE = ["--input", "3x32x32", "--classes", "10"]
 
