@@ -78,19 +78,22 @@ static const command *find(const char *name) {
     return NULL;
 }
 
-/* The words joined by blanks; NULL without memory, which is allowed for. */
+/* Does a shell read the word as it stands? */
+static bool plain(const char *word) {
+    return *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                 "_-+=.,:/@%") == strlen(word);
+}
+
+/* The words as they are typed, quoted where a shell wants it (a quote in a word stays as it is: the line
+ * goes into comments); NULL without memory, which is allowed for. */
 static char *join(int n, char **words) {
     size_t size = 1;
-    for (int i = 0; i < n; i++) size += strlen(words[i]) + 1;
+    for (int i = 0; i < n; i++) size += strlen(words[i]) + 3;
     char *text = malloc(size), *end = text;
     if (!text) return NULL;
     *end = 0;
-    for (int i = 0; i < n; i++) {
-        if (i) *end++ = ' ';
-        size_t len = strlen(words[i]);
-        memcpy(end, words[i], len + 1);
-        end += len;
-    }
+    for (int i = 0; i < n; i++)
+        end += sprintf(end, plain(words[i]) ? "%s%s" : "%s'%s'", i ? " " : "", words[i]);
     return text;
 }
 

@@ -36,6 +36,24 @@ run() {
     got=$?
     [[ $got == "$want" ]] || fail "nibble $*: exit status $got, want $want ($(head -c 400 err))"
 }
+wait_for() { # FILE PID: until the file is there or the process has gone, a minute at most
+    local i
+    for ((i = 0; i < 6000; i++)); do
+        [[ -s $1 ]] && return
+        kill -0 "$2" 2> waiting || return
+        sleep 0.01
+    done
+}
+# killed FILE ARGS...: kill -9 as soon as the file is there, or $after seconds later
+killed() {
+    local file=$1 pid
+    shift
+    "$program" "$@" > out 2> err & pid=$!
+    wait_for "$file" "$pid"
+    sleep "${after-0}"
+    kill -9 "$pid" 2> waiting || echo "note: the run ended before it could be killed"
+    wait "$pid" 2> waiting
+}
 # interrupted TEXT ARGS...: Ctrl-C once TEXT is in its messages; it must end by itself, with 0.
 interrupted() {
     local text=$1 pid status i

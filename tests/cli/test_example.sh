@@ -38,6 +38,8 @@ int main(void) { return left_selftest() != 0 || right_selftest() != 0; }
 END
 ${CC:-cc} -std=c99 -O1 -Iboth both/*.c -o two
 ./two || fail "two networks in one program differ"
+"$1" export out --to c -o 'two words' --quiet > log
+grep -qF -e "-o 'two words'" 'two words/model.h' || fail "as typed: $(head -4 'two words/model.h')"
 if "$1" export out --to c --c-name 2nd -o both 2> err; then fail "a name that C does not have"; fi
 grep -q "C name '2nd'" err || fail "C name: $(cat err)"
 

@@ -23,17 +23,7 @@ works "${job[@]}" --quiet --finetune 1 --no-distill --emit c -o labels
 cc -std=c99 -O1 labels/c/*.c -o selftest && ./selftest > /dev/null || fail "the C's self-test fails"
 
 # ---- kill -9, Ctrl-C ------------------------------------------------------------------------------
-wait_for() { # FILE PID
-    for ((i = 0; i < 2000; i++)); do
-        [[ -s $1 ]] && return
-        kill -0 "$2" 2> waiting || return
-        sleep 0.01
-    done
-}
-"$program" "${job[@]}" --quiet --finetune 3 -o killed & pid=$!
-wait_for killed/finetune.npz "$pid"
-kill -9 "$pid" 2> waiting
-wait "$pid" 2> waiting
+killed killed/finetune.npz "${job[@]}" --quiet --finetune 3 -o killed
 works "${job[@]}" --quiet --finetune 3 --resume -o killed
 cmp -s whole/model.onnx killed/model.onnx || fail "the resumed run ends with other bytes"
 

@@ -22,15 +22,7 @@ for method in fracbits dq; do
 
     # the same bytes again; and after a kill in the middle of the training
     long=(--max-size 24K --search $method:epochs=8)
-    "$program" quantize "$model" "${quick[@]}" "${long[@]}" -o two &
-    job=$!
-    for _ in $(seq 600); do
-        [[ -e two/$method-widths.npz ]] && break
-        kill -0 $job 2> /dev/null || break
-        sleep 0.05
-    done
-    kill -9 $job 2> /dev/null
-    wait $job 2> /dev/null
+    killed "two/$method-widths.npz" quantize "$model" "${quick[@]}" "${long[@]}" -o two
     works quantize "$model" "${quick[@]}" "${long[@]}" --resume -o two
     works quantize "$model" "${quick[@]}" "${long[@]}" -o three
     cmp -s two/model.onnx three/model.onnx || fail "$method: resumed, another policy"

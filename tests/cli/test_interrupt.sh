@@ -24,14 +24,6 @@ complete() {
         [[ -s $1/$file ]] || fail "$1 lacks $file"
     done
 }
-# Waits until the run in folder $1 with process $2 has found something.
-wait_for_policy() {
-    for ((i = 0; i < 600; i++)); do
-        [[ -s $1/policy.json ]] && return
-        kill -0 "$2" 2> waiting || return
-        sleep 0.02
-    done
-}
 
 # ---- the same bytes ------------------------------------------------------------------------------
 works "${job[@]}" -o one --threads 1
@@ -47,11 +39,7 @@ grep -q '"seed": 1' other/results.json || fail "the seed is not in results.json"
 cmp -s other/study.db one/study.db && fail "another seed, the same study"
 
 # ---- kill -9 -------------------------------------------------------------------------------------
-"$program" "${job[@]}" -o killed & pid=$!
-wait_for_policy killed "$pid"
-kill -9 "$pid" 2> waiting
-wait "$pid" 2> waiting
-[[ -e killed/model.onnx ]] && echo "note: the run ended before it could be killed"
+killed killed/policy.json "${job[@]}" -o killed
 grep -q '"policy"' killed/policy.json || fail "after kill -9 there is no policy"
 works "${job[@]}" -o killed --resume
 same one killed
@@ -67,7 +55,7 @@ same one killed
 # ---- Ctrl-C --------------------------------------------------------------------------------------
 interrupt() { # FOLDER: sends SIGINT once something was found; $status
     (trap - INT; exec "$program" "${job[@]}" -o "$1" > out 2> err) & pid=$!
-    wait_for_policy "$1" "$pid"
+    wait_for "$1/policy.json" "$pid"
     kill -INT "$pid" 2> waiting
     wait "$pid"
     status=$?

@@ -25,15 +25,7 @@ same one two
 works "${job[@]}" --quiet --policy one/policy.json -o given
 same one given
 
-"$program" "${job[@]}" "${search[@]}" --quiet -o stopped --threads 1 & pid=$!
-for ((i = 0; i < 600; i++)); do
-    [[ -s stopped/policy.json ]] && break
-    kill -0 "$pid" 2> waiting || break
-    sleep 0.02
-done
-kill -9 "$pid" 2> waiting
-wait "$pid" 2> waiting
-[[ -e stopped/model.onnx ]] && echo "note: the run ended before it could be killed"
+killed stopped/policy.json "${job[@]}" "${search[@]}" --quiet -o stopped --threads 1
 works "${job[@]}" "${search[@]}" --quiet -o stopped --resume
 same one stopped
 

@@ -25,14 +25,7 @@ says err "epoch 4 of 4: loss" "train"
 run 0 eval whole.onnx "${data[@]}" --json
 
 # killed as soon as there is a checkpoint, then finished
-"$program" train net.onnx "${common[@]}" --epochs 4 -o killed.onnx > /dev/null 2>&1 &
-pid=$!
-for _ in $(seq 2000); do
-    [[ -e killed.onnx.checkpoint.npz ]] && break
-    sleep 0.01
-done
-kill -9 $pid 2> /dev/null
-wait $pid 2> /dev/null
+killed killed.onnx.checkpoint.npz train net.onnx "${common[@]}" --epochs 4 -o killed.onnx
 if [[ -e killed.onnx.checkpoint.npz ]]; then
     run 2 train net.onnx "${common[@]}" --epochs 4 --weight-decay 0.1 -o killed.onnx --resume
     says err "its weight decay is 0.0005, here it is 0.1" "other options"
@@ -46,10 +39,7 @@ cmp -s whole.onnx killed.onnx || fail "kill -9 and --resume changed the result"
 # Ctrl-C keeps the best so far; --resume finishes
 "$program" train net.onnx "${common[@]}" --epochs 4 -o stopped.onnx --json > out 2> err &
 pid=$!
-for _ in $(seq 2000); do
-    [[ -e stopped.onnx ]] && break
-    sleep 0.01
-done
+wait_for stopped.onnx "$pid"
 kill -INT $pid 2> /dev/null
 wait $pid || fail "Ctrl-C after an epoch: exit status $?, want 0 ($(head -c 300 err))"
 says out '"top1":' "Ctrl-C"
