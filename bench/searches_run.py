@@ -26,6 +26,7 @@ FULL = {"total": 4, "meta": 2, "schemes": 1, "widths": 1, "short": 1, "seeds": (
 QUICK = {"total": 2, "meta": 1, "schemes": 1, "widths": 1, "short": 1, "seeds": (0, 1),
          "evaluations": 8, "policies": 4, "draws": 1, "limits": ("w25",), "quick": True,
          "images": ["--limit", "256"], "calib": ["--calib", "64", "--batch", "64"], "networks": ("resnet8",)}
+LARGE = {"mobilenet_v2_0.5": {"total": 2, "meta": 1}}  # epochs of networks that train slowly
 
 
 class Stopped(Exception):
@@ -67,6 +68,10 @@ class Bench:
 
     def has(self, name):
         return name in self.set["networks"] and os.path.exists(self.network(name))
+
+    def epochs(self, name):
+        """The settings with the network's own numbers of epochs."""
+        return {**self.set, **LARGE.get(name, {})}
 
     # ---- results: several tasks at once write one file
 
@@ -171,7 +176,7 @@ class Bench:
             if not (self.done(key) and os.path.exists(path)):
                 text, used = self.child(
                     [self.nibble, "meta-train", *self.common(name, seed), *self.set["calib"],
-                     *offers, "--epochs", str(self.set["meta"]), "--resume", "-o", path, "--json"],
+                     *offers, "--epochs", str(self.epochs(name)["meta"]), "--resume", "-o", path, "--json"],
                     self.folder(key))
                 made = json.loads(text)
                 used.update(epochs=made["epochs"], seconds=made.get("seconds"))
