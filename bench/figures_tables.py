@@ -229,26 +229,27 @@ def demo_table():
 
 
 def train_table():
-    ours, torch = results("nibble_train"), results("train_torch")
-    rows = []
+    ours, rows = results("nibble_train"), []
+    kinds = (("float", "float", "float"), ("float", "float", "float_compiled"),
+             ("W4A4, learned steps", "w4a4_lsq", "lsq"), ("W4A4, learned steps", "w4a4_lsq", "lsq_compiled"),
+             ("W4A4, learned steps", "w4a4_lsq", "fused"))
     for network, prefix, float_goal in (("ResNet-20", "", 1.1),
                                         ("MobileNetV2-0.5", "mobilenet_v2_0.5/", 1.2)):
-        for name, key, rival, want in (("float", "float", "float", float_goal),
-                                       ("W4A4, learned steps", "w4a4_lsq", "lsq", 1.4),
-                                       ("W4A4, learned steps", "w4a4_lsq", "fused", 1.4)):
-            if prefix + key not in ours or prefix + rival not in torch:
-                continue
-            a, b = ours[prefix + key], torch[prefix + rival]
-            ratio = a["images_per_second"] / b["images_per_second"]
-            both = "cpu_seconds_per_step" in a and "cpu_seconds_per_step" in b
-            rows.append([network, name, "%.0f" % a["images_per_second"], rival,
-                         "%.0f" % b["images_per_second"], "%.2f" % ratio, "%.1f" % want,
-                         verdict(ratio >= want),
-                         "%.2f" % (b["cpu_seconds_per_step"] / a["cpu_seconds_per_step"])
-                         if both else "",
-                         "%.0f MB, %.0f MB" % (a["peak_memory_mb"], b["peak_memory_mb"])
-                         if both else ""])
-    return table(["network", "nibble", "images/s", "PyTorch", "images/s", "ratio", "wanted", "met",
+        for name, key, kind in kinds:
+            want = float_goal if key == "float" else 1.4
+            for file in ("train_torch", "train_torch_current"):
+                torch = load(file)
+                a, b = ours.get(prefix + key), torch.get("results", {}).get(prefix + kind)
+                if not a or not b:
+                    continue
+                ratio = a["images_per_second"] / b["images_per_second"]
+                rows.append([network, name, "%.0f" % a["images_per_second"],
+                             kind.replace("_", ", ") + " (%s)" % torch["about"]["torch"].split("a")[0].split("+")[0],
+                             "%.0f" % b["images_per_second"], "%.2f" % ratio, "%.1f" % want,
+                             verdict(ratio >= want),
+                             "%.2f" % (b["cpu_seconds_per_step"] / a["cpu_seconds_per_step"]),
+                             "%.0f MB, %.0f MB" % (a["peak_memory_mb"], b["peak_memory_mb"])])
+    return table(["network", "nibble", "images/s", "PyTorch (version)", "images/s", "ratio", "wanted", "met",
                   "ratio of CPU time", "peak memory"], rows)
 
 

@@ -2,6 +2,7 @@
 beside. ResNet-20, and MobileNetV2-0.5 as `nibble new mobilenet_v2 --width 0.5` makes it.
 
     /usr/bin/python3 bench/rival_train_torch.py --out bench/results/train_torch.json
+    PY bench/rival_train_torch.py --compiled --out bench/results/train_torch_current.json
 
 A fixed batch of 128 (no loading), channels last, SGD with momentum 0.9 and weight decay; median of the
 steps' times, and the processor's time per step, which says something on a busy machine, too. Each row
@@ -10,6 +11,7 @@ tensor, at the sites of rival_ptq_torch.py's residual8.
 float   no quantization
 fused   torch.ao.quantization.FusedMovingAvgObsFakeQuantize on weights and activations, 8 bits
 lsq     learned steps (Esser et al. 2020) as an autograd function, 4 bits
+--compiled adds rows of torch.compile's default (a PyTorch of version 2), float and lsq; compiling is not timed.
 """
 
 import argparse
@@ -177,12 +179,15 @@ NETWORKS = {"": ResNet20, "mobilenet_v2_0.5/": MobileNetV2}
 
 
 def measure(network, kind, seconds):
+    kind, _, compiled = kind.partition("_")
     net = NETWORKS[network](kind).to(memory_format=torch.channels_last).train()
+    if compiled:
+        net = torch.compile(net)
     x = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     target = torch.randint(0, 10, (BATCH,))
     optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=1e-4)
-    times, busy, end = [], [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 8:
+    times, busy = [], []
+    while len(times) < 8 or sum(times[3:]) < seconds:
         start, cpu = time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(net(x), target).backward()
@@ -200,6 +205,7 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--row", help="measures this one and prints it")
     args = parser.parse_args()
     if args.row:
@@ -214,7 +220,7 @@ def main():
                                  "torch": torch.__version__, "threads": args.threads,
                                  "script": "bench/rival_train_torch.py"}, {})
     for network in NETWORKS:
-        for kind in ("float", "fused", "lsq"):
+        for kind in ("float", "fused", "lsq") + ("float_compiled", "lsq_compiled") * args.compiled:
             key = network + kind
             if results.done(key) and "peak_memory_mb" in results.get(key):
                 continue
