@@ -123,7 +123,8 @@ typedef struct nbi_layer {
     float sign;           /* ADD */
 
     /* CONV: weights [out_c][kh][kw][in_c/groups] (depthwise: [kh][kw][c]), real
-     * y[c] = gain[c]·Σ w·x + shift[c], then the clamp. gain ≥ 0 (signs are in the weights). */
+     * y[c] = gain[c]·Σ w·x + shift[c], then the clamp. gain ≥ 0 (signs are in the weights, after
+     * nbi_net_rescale powers of two as well). */
     nbk_conv geometry; /* shapes only, no pointers */
     bool depthwise;
     float *weight;
@@ -132,9 +133,9 @@ typedef struct nbi_layer {
     int weight_site, bias_site;
     double macs;
     bool is_first, is_last;
-    /* The float tensor from which Σ w·x can be measured: value = sign[c]·Σ w·x + offset[c]. */
+    /* The float tensor from which Σ w·x can be measured: Σ w·x = (value − offset[c])·scale[c]. */
     int sum_tensor;
-    float *sum_sign, *sum_offset; /* [out_c] */
+    float *sum_scale, *sum_offset; /* [out_c] */
     /* Float statistics of Σ w·x per output channel on the calibration images. */
     double *mean, *deviation; /* [out_c]; NULL before calibration */
 

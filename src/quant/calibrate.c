@@ -223,7 +223,7 @@ done:
     return st;
 }
 
-/* Σ → mean and deviation of Σ w·x (without the layer's own bias, with the sign of the gain). */
+/* Σ → mean and deviation of Σ w·x (without the layer's own bias, in units of the layer's weights). */
 static nb_status finish_sums(calibrator *c) {
     for (int i = 0; i < c->net->n_layers; i++) {
         nbi_layer *l = &c->net->layer[i];
@@ -236,8 +236,8 @@ static nb_status finish_sums(calibrator *c) {
         for (size_t k = 0; k < channels; k++) {
             double mean = c->sums[i].sum[k] / n;
             double variance = c->sums[i].square[k] / n - mean * mean;
-            l->mean[k] = (mean - (double)l->sum_offset[k]) * (double)l->sum_sign[k];
-            l->deviation[k] = variance > 0 ? sqrt(variance) : 0;
+            l->mean[k] = (mean - (double)l->sum_offset[k]) * (double)l->sum_scale[k];
+            l->deviation[k] = variance > 0 ? sqrt(variance) * fabs((double)l->sum_scale[k]) : 0;
         }
     }
     return NB_OK;

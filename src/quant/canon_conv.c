@@ -23,11 +23,11 @@ static nb_status alloc_channels(nbi_canon *c, nbi_layer *l) {
     l->weight = nbi_arena_alloc(a, l->n_weights, sizeof *l->weight);
     l->gain = nbi_arena_alloc(a, n, sizeof *l->gain);
     l->shift = nbi_arena_alloc(a, n, sizeof *l->shift);
-    l->sum_sign = nbi_arena_alloc(a, n, sizeof *l->sum_sign);
+    l->sum_scale = nbi_arena_alloc(a, n, sizeof *l->sum_scale);
     l->sum_offset = nbi_arena_alloc(a, n, sizeof *l->sum_offset);
-    if (!l->weight || !l->gain || !l->shift || !l->sum_sign || !l->sum_offset)
+    if (!l->weight || !l->gain || !l->shift || !l->sum_scale || !l->sum_offset)
         return nb_fail_memory(c->ctx, l->n_weights * sizeof *l->weight);
-    for (size_t i = 0; i < n; i++) l->gain[i] = l->sum_sign[i] = 1;
+    for (size_t i = 0; i < n; i++) l->gain[i] = l->sum_scale[i] = 1;
     return NB_OK;
 }
 
@@ -102,7 +102,7 @@ static void move_signs(nbi_layer *l) {
     for (size_t k = 0; k < channels; k++) {
         if (l->gain[k] >= 0) continue;
         l->gain[k] = -l->gain[k];
-        l->sum_sign[k] = -1;
+        l->sum_scale[k] = -1;
         for (size_t i = 0; i < n; i++) {
             float *w = l->depthwise ? &l->weight[i * channels + k] : &l->weight[k * n + i];
             *w = -*w;

@@ -21,6 +21,13 @@ typedef struct nbi_qag_options {
 nb_status nbi_generate(nb_ctx *ctx, nbi_graph *graph, const nbi_qag_options *options,
                        nbi_qnet **out);
 
+/* Brings the weights of every channel that training normalizes to about one norm, by powers of two that
+ * the channel's gain takes back; before calibration. What is computed stays the same bit for bit, and so
+ * does what is quantized channel by channel. A step of gradient descent moves normalized weights by
+ * rate / norm² of themselves: one rate then suits networks whose weights were decayed much or little, or
+ * had a normalization folded in. */
+void nbi_net_rescale(nbi_qnet *net);
+
 /* What quantization costs, all of it exact (sums over sites and layers). What the generated C stores is
  * runtime/footprint.h's. */
 typedef struct nbi_net_cost {

@@ -110,7 +110,7 @@ static nb_status take(nb_ctx *ctx, void *user, int index, size_t first, size_t n
         for (size_t s = 0; s < p->pixels; s++, out += channels) {
             const float *in = x + i * count + p->pixel[(first + i) * p->pixels + s] * channels;
             for (size_t c = 0; c < channels; c++)
-                out[c] = tp->total ? in[c] : (in[c] - l->sum_offset[c]) * l->sum_sign[c];
+                out[c] = tp->total ? in[c] : (in[c] - l->sum_offset[c]) * l->sum_scale[c];
         }
     return NB_OK;
 }

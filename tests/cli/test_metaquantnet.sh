@@ -81,7 +81,8 @@ done
 # number of threads; weights and activations by schemes are scored and fine-tuned.
 mixed=(--weight-bits ternary2,pot3,2,4 --activation-bits pact4,unsigned4,8)
 cp -r one mixed
-works quantize "${job[@]}" "${mixed[@]}" --search "$search" --avg-bits 3 --finetune 1 -o mixed
+works quantize "${job[@]}" "${mixed[@]}" --search "$search" --avg-bits 3 --start search \
+    --finetune 1 -o mixed
 says err "trained anew: 'mixed/meta.onnx' was trained for something else: its weight_bits is 2,4, here it is 2,ternary2,pot3,4"
 grep -qE '"scheme": "(ternary|pot)"' mixed/policy.json || fail "no weights by a scheme"
 tr -d ' \n' < mixed/results.json > flat

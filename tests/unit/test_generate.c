@@ -329,7 +329,7 @@ static void test_batchnorm(void **state) {
             float sign = gamma[c] < 0 ? -1.0f : 1.0f;
             assert_near((double)l->gain[c], fabs(a));
             assert_near((double)l->shift[c], a * bias + b);
-            assert_true(l->sum_sign[c] == sign);
+            assert_true(l->sum_scale[c] == sign);
             assert_near((double)l->sum_offset[c], bias);
             int taps = 9, each = depthwise ? 1 : 4;
             for (int i = 0; i < each; i++)
@@ -365,7 +365,7 @@ static void test_constants_fuse(void **state) {
     for (int c = 0; c < 3; c++) {
         double m = (double)hand_data(h, mul)[c], a = (double)hand_data(h, add)[c];
         double b = (double)hand_data(h, conv->in[2])[c];
-        assert_near((double)(l->gain[c] * l->sum_sign[c]), -m / 4);
+        assert_near((double)(l->gain[c] * l->sum_scale[c]), -m / 4);
         assert_near((double)l->shift[c], (2 - (m * b + a)) / 4);
     }
     hand_free(h);
