@@ -7,16 +7,11 @@
 #define NORM     1.7 /* of a channel's weights: He et al. 2015 give √2, trained networks 1 to 2.5 */
 #define FURTHEST 8   /* powers of two: channels that are all but dead stay small */
 
-static size_t place_of(const nbi_layer *l, size_t channel, size_t i) {
-    size_t channels = (size_t)l->geometry.out_c;
-    return l->depthwise ? i * channels + channel : channel * (l->n_weights / channels) + i;
-}
-
 /* The power of two that brings the channel's norm nearest to NORM; 1 where it has none. */
 static float factor_of(const nbi_layer *l, size_t channel) {
     double sum = 0;
     for (size_t i = 0; i < l->n_weights / (size_t)l->geometry.out_c; i++) {
-        double w = (double)l->weight[place_of(l, channel, i)];
+        double w = (double)l->weight[nbi_weight_place(l, channel, i)];
         sum += w * w;
     }
     if (!(sum > 0) || !isfinite(sum)) return 1;
@@ -30,7 +25,7 @@ void nbi_net_rescale(nbi_qnet *net) {
         for (size_t c = 0; c < (size_t)l->geometry.out_c; c++) {
             const float f = factor_of(l, c);
             for (size_t i = 0; i < l->n_weights / (size_t)l->geometry.out_c; i++)
-                l->weight[place_of(l, c, i)] *= f;
+                l->weight[nbi_weight_place(l, c, i)] *= f;
             l->gain[c] /= f;
             l->sum_scale[c] *= f;
         }
