@@ -78,12 +78,12 @@ static void is_same(const nbi_frozen *a, const nbi_frozen *b, const char *name, 
     }
 }
 
-/* Those deploy one grid for all channels; DoReFa bends weights by a tangent, clip adds 1e-7 to its steps. */
-static bool is_of_scale(const char *scheme) {
-    static const char *const those[] = {"affine", "codebook", "residual", "zoom", "dorefa", "clip"};
-    for (size_t i = 0; i < NBI_COUNT(those); i++)
-        if (!strcmp(scheme, those[i])) return true;
-    return false;
+/* Is it quantized channel by channel, by formulas without a scale of their own? DoReFa bends weights by a
+ * tangent, clip adds 1e-7 to its steps. */
+static bool follows(const nbi_layer *l, nbi_choice choice) {
+    const nbi_scheme *row = nbi_choice_row(choice);
+    return nbi_weight_groups(l, choice, true) > 1 && !(row->flags & NBI_SCHEME_RESCALES) &&
+           strcmp(row->name, "clip");
 }
 
 static void test_programs(void **state) {
@@ -91,6 +91,7 @@ static void test_programs(void **state) {
     hand net[2];
     nbi_scorer *s[2];
     size_t rows;
+    int conv = 0, seen = 0;
     const nbi_scheme *const *scheme = nbi_schemes(&rows);
     for (int k = 0; k < 2; k++) {
         make(&net[k]);
@@ -98,15 +99,18 @@ static void test_programs(void **state) {
         hand_calibrate(&net[k], IMAGES);
         s[k] = hand_scorer(&net[k], IMAGES, 0);
     }
+    while (net[0].net->layer[conv].type != NBI_LAYER_CONV) conv++;
     for (int r = 0; r < (int)rows; r++)
         for (int b = 1; b <= NBI_MAX_BITS; b++) {
             nbi_choice bits[HAND_SITES];
             nbi_frozen *frozen[2];
-            if (!nbi_choice_deploys(nbi_choice_of(r, b), true) || is_of_scale(scheme[r]->name)) continue;
+            const nbi_choice choice = nbi_choice_of(r, b);
+            if (!nbi_choice_deploys(choice, true) || !follows(&net[0].net->layer[conv], choice)) continue;
+            seen++;
             hand_bits(&net[0], 4, 8, bits);
             for (int i = 0; i < net[0].net->n_layers; i++)
                 if (net[0].net->layer[i].type == NBI_LAYER_CONV)
-                    bits[net[0].net->layer[i].weight_site] = nbi_choice_of(r, b);
+                    bits[net[0].net->layer[i].weight_site] = choice;
             for (int k = 0; k < 2; k++) {
                 hand *h = &net[k];
                 HAND_OK(nbi_scorer_freeze(h->ctx, s[k], bits, &frozen[k]));
@@ -115,6 +119,7 @@ static void test_programs(void **state) {
             nbi_frozen_free(frozen[0]);
             nbi_frozen_free(frozen[1]);
         }
+    assert_true(seen >= 20);
     for (int k = 0; k < 2; k++) {
         nbi_scorer_free(s[k]);
         hand_free(&net[k]);
