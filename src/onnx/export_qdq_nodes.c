@@ -232,7 +232,10 @@ static nb_status add_plain(nbi_qdq *q, const nbi_layer *l, const nbi_node *from,
     node->domain = old->domain;
     node->attr = old->attr;
     node->n_attr = old->n_attr;
-    return nbi_qdq_upgrade(q, node, from->in[0] < 0 ? NULL : q->net->graph->tensor[from->in[0]]);
+    const nbi_tensor *x[2] = {NULL, NULL};
+    for (int k = 0; k < 2 && k < from->n_in; k++)
+        if (from->in[k] >= 0) x[k] = q->net->graph->tensor[from->in[k]];
+    return nbi_qdq_upgrade(q, node, x);
 }
 
 nb_status nbi_qdq_plain(nbi_qdq *q, const nbi_layer *l) {
@@ -263,15 +266,16 @@ static void mark_needed(const nbi_qdq *q, bool *needed) {
 
 static nb_status append_old(nbi_qdq *q, nbi_node *old) {
     nbi_node *node;
-    const nbi_tensor *x = NULL;
+    const nbi_tensor *x[2] = {NULL, NULL};
     NB_TRY(nbi_graph_add_node(q->ctx, q->g, old->name, old->domain, old->op_type, old->n_in,
                               old->in, old->n_out, old->out, &node));
     node->attr = old->attr;
     node->n_attr = old->n_attr;
-    if (old->n_in > 0 && old->in[0] >= 0) {
-        int edge = q->edge_of[old->in[0]];
-        x = edge < 0 ? q->source->tensor[old->in[0]]
-                     : q->net->graph->tensor[q->net->edge[edge].tensor];
+    for (int k = 0; k < 2 && k < old->n_in; k++) {
+        if (old->in[k] < 0) continue;
+        int edge = q->edge_of[old->in[k]];
+        x[k] = edge < 0 ? q->source->tensor[old->in[k]]
+                        : q->net->graph->tensor[q->net->edge[edge].tensor];
     }
     return nbi_qdq_upgrade(q, node, x);
 }

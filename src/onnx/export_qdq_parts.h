@@ -66,8 +66,8 @@ nb_status nbi_qdq_move(nbi_qdq *q, const nbi_layer *l);
 nb_status nbi_qdq_plain(nbi_qdq *q, const nbi_layer *l);
 /* What the outputs need beyond the layers: untouched nodes and what feeds them. */
 nb_status nbi_qdq_untouched(nbi_qdq *q);
-/* A node of the source opset in the meaning of the target's. x: the shape of its first input, of
+/* A node of the source opset in the meaning of the target's. x: the shapes of its first two inputs, of
  * one image or of any batch; NULL: not known. */
-nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *x);
+nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]);
 
 #endif

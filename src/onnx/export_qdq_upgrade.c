@@ -71,9 +71,9 @@ static int only_axis(const nbi_tensor *x, int64_t axis) {
 }
 
 /* Before opset 13: over all axes from one on, which is over the second of Flatten's two. */
-static nb_status upgrade_softmax(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
+static nb_status upgrade_softmax(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
     int64_t axis = nbi_attr_int(node, "axis", 1);
-    int only = only_axis(x, axis), in[2], flat, made;
+    int only = only_axis(x[0], axis), in[2], flat, made;
     nbi_node *flatten;
     if (q->source->opset >= 13 || node->n_in < 1 || node->n_out < 1) return NB_OK;
     if (node->in[0] < 0 || node->out[0] < 0) return NB_OK;
@@ -116,7 +116,7 @@ static bool shrinks(const nbi_tensor *scales) {
 
 /* Upsample, and Resize of opset 10, as the Resize of today: coordinates are multiplied, and cut
  * (rounded up where the picture shrinks, as ONNX Runtime does). */
-static nb_status upgrade_resize(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
+static nb_status upgrade_resize(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
     int scales;
     (void)x;
     if (q->source->opset >= 11 || node->n_in < 1) return NB_OK;
@@ -186,11 +186,28 @@ static nb_status upgrade_dropout(nbi_qdq *q, nbi_node *node) {
     return float_to_input(q, node, "ratio", 1);
 }
 
-/* Before opset 7 the smaller operand was aligned by an attribute. */
-static nb_status upgrade_binary(nbi_qdq *q, nbi_node *node) {
-    if (q->source->opset >= 7 || nbi_attr_int(node, "broadcast", 0) == 0) return NB_OK;
-    return nb_fail(q->ctx, NB_EUNSUPPORTED, "node '%s' (%s) broadcasts as opset %d did: not "
-                   "supported in a quantized model", node->name, node->op_type, q->source->opset);
+/* Before opset 7 an attribute said where the second operand's dimensions begin in the first: those
+ * that follow it become dimensions of 1. */
+static nb_status upgrade_binary(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
+    if (q->source->opset >= 7) return NB_OK;
+    int64_t axis = nbi_attr_int(node, "axis", INT64_MIN), behind[NBI_MAX_RANK];
+    const bool aligned = nbi_attr_int(node, "broadcast", 0) && axis != INT64_MIN;
+    drop(node, "broadcast");
+    drop(node, "axis");
+    if (!aligned || node->n_in < 2 || node->in[1] < 0) return NB_OK;
+    const int of = x[0] ? x[0]->rank : -1, rank = x[1] ? x[1]->rank : -1;
+    if (of < 0 || rank < 0)
+        return nb_fail(q->ctx, NB_EUNSUPPORTED, "node '%s' (%s) broadcasts along axis %lld as opset "
+                       "%d did, and the shapes of its inputs are not known", node->name,
+                       node->op_type, (long long)axis, q->source->opset);
+    if (axis < 0) axis += of;
+    const int ones = of - rank - (int)axis;
+    if (ones <= 0) return NB_OK;
+    for (int i = 0; i < ones; i++) behind[i] = rank + i;
+    int in[2] = {node->in[1], -1}, made;
+    NB_TRY(nbi_qdq_ints(q, ones, behind, &in[1]));
+    NB_TRY(nbi_qdq_node(q, NULL, "Unsqueeze", 2, in, -1, NULL, &made));
+    return set_input(q, node, 1, made);
 }
 
 static const struct {
@@ -206,21 +223,21 @@ static const struct {
     {"Squeeze", upgrade_axes},        {"Unsqueeze", upgrade_axes},
     {"Split", upgrade_split},         {"Slice", upgrade_slice},
     {"Pad", upgrade_pad},             {"BatchNormalization", upgrade_batchnorm},
-    {"Dropout", upgrade_dropout},     {"Add", upgrade_binary},
-    {"Sub", upgrade_binary},          {"Mul", upgrade_binary},
-    {"Div", upgrade_binary},          {"Pow", upgrade_binary},
+    {"Dropout", upgrade_dropout},
 };
 
-/* Those that need the shape of their input, or become other nodes. */
+/* Those that need the shapes of their first inputs, or become other nodes. */
 static const struct {
     const char *op_type;
-    nb_status (*upgrade)(nbi_qdq *q, nbi_node *node, const nbi_tensor *x);
+    nb_status (*upgrade)(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]);
 } shaped[] = {
     {"Softmax", upgrade_softmax}, {"LogSoftmax", upgrade_softmax}, {"Hardmax", upgrade_softmax},
-    {"Resize", upgrade_resize},   {"Upsample", upgrade_resize},
+    {"Resize", upgrade_resize},   {"Upsample", upgrade_resize},   {"Add", upgrade_binary},
+    {"Sub", upgrade_binary},      {"Mul", upgrade_binary},        {"Div", upgrade_binary},
+    {"Pow", upgrade_binary},
 };
 
-nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *x) {
+nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
     if (*node->domain || q->source->opset == q->opset) return NB_OK;
     for (size_t i = 0; i < NBI_COUNT(rows); i++)
         if (is(node, rows[i].op_type)) return rows[i].upgrade(q, node);

@@ -218,6 +218,43 @@ static void test_old_opset(void **state) {
     }
 }
 
+/* Files from before opset 7 say by an attribute which dimensions of the first operand the second one has. */
+static void test_old_broadcast(void **state) {
+    (void)state;
+    for (int axis = 0; axis < 2; axis++) { /* 0: none, the last dimensions */
+        qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
+        size_t bytes;
+        nbi_node *node;
+        int in[2] = {build_body(c), -1};
+        c->source->opset = 6;
+        QDQ_OK(nbi_graph_add_const(c->ctx, c->source, "s", NB_DTYPE_F32, 1, (const int64_t[]){CLASSES},
+                                   &in[1]));
+        for (int i = 0; i < CLASSES; i++) ((float *)c->source->tensor[in[1]]->data)[i] = 1 + (float)i;
+        if (axis) {
+            in[0] = add(c, "Unsqueeze", 1, in, &node);
+            QDQ_OK(nbi_node_set_ints(c->ctx, c->source, node, "axes", 2, (const int64_t[]){2, 3}));
+            in[0] = add(c, "Sigmoid", 1, in, NULL);
+        }
+        int y = add(c, "Mul", 2, in, &node);
+        QDQ_OK(nbi_node_set_int(c->ctx, c->source, node, "broadcast", 1));
+        if (axis) QDQ_OK(nbi_node_set_int(c->ctx, c->source, node, "axis", axis));
+        finish_body(c, y);
+        qdq_freeze(c, 4, 8);
+        nbi_graph *g = qdq_round_trip(c, NULL, &bytes);
+        const nbi_node *mul = the_node(g, "Mul");
+        assert_null(nbi_node_attr(mul, "broadcast"));
+        assert_null(nbi_node_attr(mul, "axis"));
+        assert_int_equal(count_nodes(g, "Unsqueeze"), axis);
+        qdq_run_program(c);
+        qdq_run_graph(c, g);
+        qdq_agreement a = qdq_compare(c);
+        print_message("axis %d: error %.2g\n", axis, a.error);
+        assert_true(a.error < 1e-3);
+        nbi_graph_free(g);
+        qdq_done(c);
+    }
+}
+
 static void test_refused(void **state) {
     (void)state;
     qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
@@ -256,7 +293,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_program), cmocka_unit_test(test_form),
         cmocka_unit_test(test_untouched), cmocka_unit_test(test_old_opset),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_old_broadcast), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
