@@ -42,7 +42,7 @@ HEADS = ["network", "weights, activations", "first, last layer", "residuals"]
 def own_tuned(load, verdict, table):
     rows, groups = [], {}
     for key, row in load("accuracy").items():
-        name, widths, epochs, seed = key.split("/")
+        name, widths, epochs, seed = key.replace("+", ", ").split("/")
         groups.setdefault((name, widths, epochs), []).append(row)
         rows.append([NAMES.get(name, name), *quantized(widths, row), epochs, seed,
                      "%.2f" % row["top1"], "%.2f" % row["drop"], row["best_epoch"],
