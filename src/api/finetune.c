@@ -251,6 +251,22 @@ done:
     return st;
 }
 
+/* The loss of an epoch's training images. */
+static double loss_of(const nbi_tuning *t, int epoch) {
+    return json_real_value(json_object_get(json_array_get(t->epochs, (size_t)epoch - 1), "loss"));
+}
+
+/* Says so where the later half of the epochs fitted the training images alone. */
+static void hint(const nbi_tuning *t, const nbi_loop_result *r) {
+    const char *augment = t->s->o->descent.augment;
+    if (augment && strstr(augment, "mix")) return;
+    if (r->epochs < 4 || 2 * r->best_epoch > r->epochs) return;
+    if (json_array_size(t->epochs) != (size_t)r->epochs) return; /* gone on with --resume */
+    if (loss_of(t, r->epochs) < loss_of(t, r->best_epoch))
+        nb_log(t->s->ctx, NB_LOG_INFO, "since epoch %d the loss of the training images falls, and the "
+               "validation images gain nothing: --augment with mixup=1 may help", r->best_epoch);
+}
+
 /* s->tuned: the best epoch, or the trained values of before. */
 static nb_status train(nbi_tuning *t, const char *checkpoint, const nbi_choice *bits,
                        nbi_tuning_result *out) {
@@ -271,6 +287,7 @@ static nb_status train(nbi_tuning *t, const char *checkpoint, const nbi_choice *
     else if (!better)
         nb_log(s->ctx, NB_LOG_WARNING, "no epoch is better than what there was before: that is "
                "delivered");
+    if (r.best_epoch > 0 && !r.stopped) hint(t, &r);
     NB_TRY(describe(t, &r, better, out));
     json_object_set_new(out->lines, "statistics_restated", json_boolean(better && restated));
     if (better && restated) /* what is delivered then, as a line says it of an epoch */

@@ -60,6 +60,17 @@ same fresh/model.onnx fresh2/model.onnx "--retrain twice by the same seed"
 works finetune fresh --epochs 1 "${more[@]}" --quiet
 [[ $(value fresh from) == tuned ]] || fail "after --retrain: from $(value fresh from)"
 
+# epochs that fit the training images alone are told, others are not
+for rate in 0.003 0.02; do
+    works quantize float.onnx --data builtin:glyphs --limit 64 --calib 32 --threads 1 --search uniform --weight-bits 2 \
+        --activation-bits 2 --max-size 1M --batch 16 --finetune 8 --lr $rate --augment none --seed 1 -o "fits$rate"
+    # of the lines "epoch 3 of 8: loss 1.25, validation top-1 76.56 deployed, …": the best one, early, and above the last loss?
+    want=$(sed -n 's/.*: epoch \([0-9]*\) of 8: loss \([0-9.]*\), validation top-1 \([0-9.]*\) .*/\1 \2 \3/p' err |
+        awk '$3 > top { top = $3; best = $1; loss = $2 } END { print (2 * best <= 8 && $2 < loss) ? best : "none" }')
+    told=$(sed -n 's/.*since epoch \([0-9]*\) the loss of the training images falls.*/\1/p' err)
+    [[ $want == "${told:-none}" ]] || fail "rate $rate: from epoch $want on the training images alone, told: ${told:-none}"
+done
+
 # ---- kill -9, Ctrl-C -----------------------------------------------------------------------------
 cp -r hurt killed && cp -r hurt stopped && cp -r hurt whole
 long=(--epochs 4 "${more[@]}")
