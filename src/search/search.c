@@ -1,6 +1,7 @@
 /* The registry of search methods and the names of costs. */
 #include "search/search.h"
 
+#include <math.h>
 #include <string.h>
 
 #define SEARCH(row) extern const nbi_search row;
@@ -32,7 +33,7 @@ const char *nbi_cost_help(nbi_cost_id id) {
 
 bool nbi_feasible(const nbi_problem *problem, const double cost[NBI_COST_COUNT]) {
     for (int c = 0; c < NBI_COST_COUNT; c++)
-        if (!(cost[c] <= problem->limit[c])) return false;
+        if (problem->limit[c] < INFINITY && !(cost[c] <= problem->limit[c])) return false;
     return true;
 }
 

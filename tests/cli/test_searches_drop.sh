@@ -37,6 +37,13 @@ works quantize "$model" "${few[@]}" -o few-default
 tr -d ' \n' < few-default/results.json > flat
 says flat '"validation_drop":{"mean":0.0,"bound":2.302'
 
+# ---- a limit on time, without figures of energy --------------------------------------------------
+works quantize "$model" --threads 1 --data builtin:glyphs --limit 64 --calib 32 --weight-bits 4,8 --ptq none \
+    --max-latency 5s --search sensitivity:refine=0 --quiet -o timed
+tr -d ' \n' < timed/results.json > flat
+says flat '"met":true'
+says flat '"fits":true'
+
 # ---- run --expect --------------------------------------------------------------------------------
 # a version 1 .npy of 1x3x32x32 floats, header of 128 bytes
 tensor_file() { # FILE BYTE

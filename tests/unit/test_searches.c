@@ -370,6 +370,18 @@ static void learned_schemes_survive_the_repair(void **state) {
     nb_ctx_free(ctx);
 }
 
+/* Energy is unknown where nobody asks for it. */
+static void unknown_costs_without_limits_do_not_count(void **state) {
+    (void)state;
+    nbi_problem p = {0};
+    double cost[NBI_COST_COUNT];
+    for (int c = 0; c < NBI_COST_COUNT; c++) p.limit[c] = INFINITY, cost[c] = c;
+    cost[NBI_COST_ENERGY] = NAN;
+    assert_true(nbi_feasible(&p, cost));
+    p.limit[NBI_COST_ENERGY] = 1e9;
+    assert_false(nbi_feasible(&p, cost));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(registry_is_complete),
@@ -383,6 +395,7 @@ int main(void) {
         cmocka_unit_test(survives_no_memory),
         cmocka_unit_test(learned_schemes_survive_the_repair),
         cmocka_unit_test(quantune_learns_from_earlier_runs),
+        cmocka_unit_test(unknown_costs_without_limits_do_not_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
