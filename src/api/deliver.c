@@ -299,7 +299,6 @@ static nb_status deliver(nbi_session *s, const nbi_outcome *o, const nbi_frozen 
     }
     if (!s->o->emit) NB_TRYG(warn_of_c(s));
     NB_TRYG(write_pareto(s));
-    if (!o->cancelled && s->problem->n_vars > 0) NB_TRYG(write_why(s, o, r));
 done:
     nbi_buf_free(&folder);
     return st;
@@ -310,9 +309,11 @@ nb_status nbi_deliver(nbi_session *s, const nbi_outcome *o, json_t **result) {
     nbi_program *program = NULL;
     json_t *r = json_object();
     describe_run(s, o, r);
-    /* an interrupted search still delivers what it found */
+    nbi_cancel_hold(s->ctx, true); /* what was found is delivered, whenever the request comes */
     nb_status st = nbi_session_freeze(s, o->bits, &frozen, &program);
     if (st == NB_OK) st = deliver(s, o, frozen, program, r);
+    nbi_cancel_hold(s->ctx, false);
+    if (st == NB_OK && !o->cancelled && s->problem->n_vars > 0) st = write_why(s, o, r);
     nbi_frozen_free(frozen);
     nbi_program_free(program);
     if (st == NB_OK) *result = r;

@@ -83,7 +83,11 @@ void nb_ctx_cancel(nb_ctx *ctx) {
 }
 
 bool nb_cancelled(const nb_ctx *ctx) {
-    return atomic_load_explicit(&ctx->cancel, memory_order_relaxed);
+    return ctx->held == 0 && atomic_load_explicit(&ctx->cancel, memory_order_relaxed);
+}
+
+void nbi_cancel_hold(nb_ctx *ctx, bool held) {
+    ctx->held += held ? 1 : -1;
 }
 
 void nbi_cancel_clear(nb_ctx *ctx) {

@@ -12,6 +12,7 @@ struct nb_ctx {
     int threads;
     uint64_t seed;
     atomic_bool cancel;
+    int held; /* calls of nbi_cancel_hold */
     double start, last_progress;
     nb_log_fn log;
     void *log_user;

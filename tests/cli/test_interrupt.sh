@@ -70,6 +70,18 @@ works "${job[@]}" -o stopped --resume
 same one stopped
 grep -q '"cancelled"' stopped/results.json && fail "the resumed run is still called cancelled"
 
+# the smallest model within a drop: the search that has begun is delivered, too
+drop=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 2000 --calib 24 --weight-bits 2,3,4,6 --ptq none
+    --quiet --search "genetic:population=40,iterations=1000")
+(trap - INT; exec "$program" "${drop[@]}" --max-drop 5 -o within > out 2> err) & pid=$!
+wait_for within/policy.json "$pid"
+kill -INT "$pid" 2> waiting
+wait "$pid"
+status=$?
+[[ $status == 0 ]] || fail "interrupted with --max-drop: exit status $status: $(cat err)"
+complete within
+says within/results.json '"cancelled": true'
+
 # before anything was found
 ("$program" "${job[@]}" --calib 20000 -o early > out 2> err) & pid=$!
 for ((i = 0; i < 300; i++)); do [[ -d early ]] && break; sleep 0.01; done

@@ -61,7 +61,11 @@ static void test_settings(void **state) {
     assert_int_equal(nb_ctx_seed(ctx), 7);
     assert_false(nb_cancelled(ctx));
     ASSERT_OK(nb_progress(ctx, "x", 0, 1));
+    nbi_cancel_hold(ctx, true);
     nb_ctx_cancel(ctx);
+    assert_false(nb_cancelled(ctx));
+    assert_int_equal(nb_progress(ctx, "held", 1, 2), NB_OK);
+    nbi_cancel_hold(ctx, false);
     assert_true(nb_cancelled(ctx));
     assert_int_equal(nb_progress(ctx, "x", 0, 1), NB_ECANCELLED);
 }
