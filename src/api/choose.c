@@ -18,7 +18,7 @@ double nbi_float_bytes(const nbi_session *s) {
     for (int i = 0; i < s->net->n_layers; i++)
         if (s->net->layer[i].type == NBI_LAYER_CONV)
             n += (double)s->net->layer[i].n_weights + s->net->layer[i].geometry.out_c;
-    return 4 * n;
+    return 4 * n + s->untouched_bytes;
 }
 
 /* Seconds and joules of every layer at every width, where somebody asks for them. */
@@ -98,7 +98,7 @@ double nbi_max_drop(const nbi_session *s) {
     return fmax(DROP_DEFAULT, least_bound(n < NBI_DROP_IMAGES ? n : NBI_DROP_IMAGES));
 }
 
-nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound) {
+static nb_status measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound) {
     nbi_frozen *frozen = NULL;
     nbi_program *program = NULL;
     float *values = NULL;
@@ -131,6 +131,13 @@ done:
     nbi_free(values);
     nbi_frozen_free(frozen);
     nbi_program_free(program);
+    return st;
+}
+
+nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound) {
+    nbi_cancel_hold(s->ctx, true); /* a policy that was found must be measured to be delivered */
+    nb_status st = measure_drop(s, bits, drop, bound);
+    nbi_cancel_hold(s->ctx, false);
     return st;
 }
 
@@ -220,6 +227,7 @@ static nb_status search_drop(nbi_session *s, double bound, uint8_t *policy, nbi_
     NB_TRYG(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
     met = out->feasible && out->drop_bound <= bound;
     for (int round = 0; met && round < DROP_ROUNDS && high - low > 0.01 * high; round++) {
+        if (nb_cancelled(ctx)) break;
         if (s->o->time_limit > 0 && nb_seconds(ctx) > s->started + s->o->time_limit) break;
         nbi_outcome o = *out;
         limit[size] = (low + high) / 2;

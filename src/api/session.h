@@ -188,7 +188,7 @@ double nbi_max_drop(const nbi_session *s);
 /* Paired drop of the metric in points on validation images: mean and one-sided 90 % bound, which for
  * n images is 230/n above the mean at least. */
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
-/* Of weights and biases in float32: what --compression is of. */
+/* Of weights and biases in float32, those of nodes that stay float among them: what --compression is of. */
 double nbi_float_bytes(const nbi_session *s);
 /* result.limits: rows {limit, wanted, got, ok} of what was asked for and what came out. */
 void nbi_add_limits(const nbi_session *s, const nbi_outcome *outcome, json_t *result);
