@@ -37,9 +37,7 @@ nb_status nbi_conclude(nbi_session *s, nbi_outcome *out, nbi_tuning_result *tuni
     tuning->lines = NULL;
     if (s->about_meta) json_object_set(r, "hypernetwork", s->about_meta);
     if (s->about_settings) json_object_set(r, "settings_search", s->about_settings);
-    nbi_add_limits(s, out, r);
-    NB_TRYG(nbi_check_latency(s, out, r));
-    json_object_set_new(r, "met", json_boolean(out->feasible));
+    nbi_judge_limits(s, out, r);
     json_object_set_new(r, "model", nbi_json_string(s->model->path));
     nbi_hash_text(nbi_graph_hash(s->source), hash);
     json_object_set_new(r, "model_hash", json_string(hash));

@@ -41,24 +41,16 @@ static void add_most(json_t *limits, const char *name, double wanted, double got
     if (wanted > 0) add(limits, name, wanted, got, got <= wanted);
 }
 
-nb_status nbi_check_latency(nbi_session *s, nbi_outcome *out, json_t *result) {
-    if (s->o->max_latency <= 0 || (s->costs && !nbi_step_costs_measured(s->costs))) return NB_OK;
-    double got =
-        json_number_value(json_object_get(json_object_get(result, "quantized"), "latency"));
-    double cost[NBI_COST_COUNT];
-    memcpy(cost, out->cost, sizeof cost);
-    cost[NBI_COST_LATENCY] = got;
-    out->feasible = nbi_feasible(s->problem, cost) && got <= s->o->max_latency;
-    if (isfinite(out->drop_bound)) out->feasible &= out->drop_bound <= nbi_max_drop(s);
-    add_most(json_object_get(result, "limits"), "max-latency", s->o->max_latency, got);
-    return NB_OK;
-}
-
-void nbi_add_limits(const nbi_session *s, const nbi_outcome *o, json_t *result) {
+void nbi_judge_limits(const nbi_session *s, nbi_outcome *o, json_t *result) {
     const nb_quantize_options *want = s->o;
-    const double size = o->cost[s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES];
-    const bool measured = s->costs && nbi_step_costs_measured(s->costs);
+    const json_t *q = json_object_get(result, "quantized");
     json_t *limits = json_array();
+    /* tables that happen to be equal are stored once, which no policy counts on */
+    o->cost[NBI_COST_BYTES] = json_number_value(json_object_get(q, "bytes"));
+    if (want->max_latency > 0 && (!s->costs || nbi_step_costs_measured(s->costs)))
+        o->cost[NBI_COST_LATENCY] = json_number_value(json_object_get(q, "latency"));
+    o->feasible = nbi_feasible(s->problem, o->cost);
+    const double size = o->cost[s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES];
     add_most(limits, s->for_onnx ? "max-size (onnx)" : "max-size", want->max_size, size);
     if (want->compression > 0) {
         double most = nbi_float_bytes(s) / want->compression;
@@ -67,11 +59,15 @@ void nbi_add_limits(const nbi_session *s, const nbi_outcome *o, json_t *result) 
     add_most(limits, "avg-bits", want->avg_bits, o->cost[NBI_COST_AVG_BITS]);
     add_most(limits, "max-ram", want->max_ram, o->cost[NBI_COST_RAM]);
     add_most(limits, "max-bops", want->max_bops, o->cost[NBI_COST_BOPS]);
-    if (!measured) add_most(limits, "max-latency", want->max_latency, o->cost[NBI_COST_LATENCY]);
+    add_most(limits, "max-latency", want->max_latency, o->cost[NBI_COST_LATENCY]);
     add_most(limits, "max-energy", want->max_energy, o->cost[NBI_COST_ENERGY]);
-    if (isfinite(o->drop_bound))
-        add(limits, "max-drop", nbi_max_drop(s), o->drop_bound, o->drop_bound <= nbi_max_drop(s));
+    if (isfinite(o->drop_bound)) {
+        const double most = nbi_max_drop(s);
+        add(limits, "max-drop", most, o->drop_bound, o->drop_bound <= most);
+        o->feasible &= o->drop_bound <= most;
+    }
     json_object_set_new(result, "limits", limits);
+    json_object_set_new(result, "met", json_boolean(o->feasible));
 }
 
 void nbi_describe_miss(const json_t *result, char *text, size_t size) {

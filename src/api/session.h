@@ -190,11 +190,9 @@ double nbi_max_drop(const nbi_session *s);
 nb_status nbi_measure_drop(nbi_session *s, const nbi_choice *bits, double *drop, double *bound);
 /* Of weights and biases in float32, those of nodes that stay float among them: what --compression is of. */
 double nbi_float_bytes(const nbi_session *s);
-/* result.limits: rows {limit, wanted, got, ok} of what was asked for and what came out. */
-void nbi_add_limits(const nbi_session *s, const nbi_outcome *outcome, json_t *result);
-/* Without a table of the user's the latency is measured once more, as it was written, and that decides;
- * after nbi_add_limits. */
-nb_status nbi_check_latency(nbi_session *s, nbi_outcome *outcome, json_t *result);
+/* result.limits: rows {limit, wanted, got, ok} of what was asked for and what came out; result.met and
+ * outcome->feasible, by what was delivered: its bytes, and without a table of the user's its latency. */
+void nbi_judge_limits(const nbi_session *s, nbi_outcome *outcome, json_t *result);
 /* "max-size 2000 bytes cannot be met: the closest policy …, has 12345 bytes"; as it was where none is
  * missed. */
 void nbi_describe_miss(const json_t *result, char *text, size_t size);

@@ -46,6 +46,7 @@ void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES
         table[2] = table_of(bias_kind(&p), p.bias, channels);
         table[3] = table_of(NBI_CONST_S32, p.mult, channels);
         table[4] = table_of(NBI_CONST_U8, p.shift, channels);
+        table[3].own = table[4].own = true;
     } else if (step->type == NBI_STEP_LUT) {
         const nbk_lut *p = &step->u.lut;
         table[0] = table_of(NBI_CONST_U8, p->table, (size_t)p->channels * 256);
@@ -54,15 +55,17 @@ void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES
         const size_t taps = (size_t)p->kh * (size_t)p->kw + 1;
         table[0] = table_of(NBI_CONST_S32, p->mult, taps);
         table[1] = table_of(NBI_CONST_U8, p->shift, taps);
+        table[0].own = table[1].own = true;
     }
 }
 
 /* The longest table of the same kind that starts with table i's bytes; among equals the first. */
 static int home_of(const nbi_const_table *table, int n, int i) {
     int best = i;
+    if (table[i].own) return i;
     for (int j = 0; j < n; j++) {
         const nbi_const_table *b = &table[best], *t = &table[j];
-        const bool better = t->bytes > b->bytes || (t->bytes == b->bytes && j < best);
+        const bool better = !t->own && (t->bytes > b->bytes || (t->bytes == b->bytes && j < best));
         if (better && t->kind == b->kind && memcmp(t->data, table[i].data, table[i].bytes) == 0)
             best = j;
     }

@@ -131,6 +131,7 @@ typedef struct nbi_const_table {
     const void *data; /* NULL: the step has no such table */
     size_t bytes;
     nbi_const_kind kind;
+    bool own; /* is stored whatever equals it: equal with one policy, it is not with the next */
     int home; /* the table that holds these bytes: itself, or one that starts with them */
 } nbi_const_table;
 /* The descriptor of a convolution as the C stores it: its bias as narrow as it is. */
@@ -140,7 +141,8 @@ nbk_conv nbi_stored_conv(const nbi_step_conv *conv);
 #define NBI_STEP_TABLES 5
 void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES]);
 /* All tables, NBI_STEP_TABLES per step; those whose bytes start another table (equal LUTs, zero
- * biases) get it as their home and are not stored. Free with nbi_free. */
+ * biases) get it as their home and are not stored, but for multipliers and shifts, so that a program's
+ * size follows from its policy. Free with nbi_free. */
 nb_status nbi_program_tables(nb_ctx *ctx, const nbi_program *program, nbi_const_table **out);
 /* The descriptor (nbk_conv, …) of a step on a machine with 4-byte pointers. */
 size_t nbi_step_descriptor_bytes(const nbi_step *step);

@@ -509,8 +509,8 @@ void nbi_netproblem_keep(nbi_netproblem *np, int v, const bool *keep) {
     var->n_options = np->n_options[v] = n;
 }
 
-/* What every program of this network stores whatever the bits: a real program, less its variable
- * part. */
+/* What every program of this network stores whatever the bits: the tables of a real program, less its
+ * variable part. Tables that happen to be equal in a program (of LUTs, biases of zeros) make it smaller. */
 static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
     const nbi_qnet *net = np->o.net;
     nbi_frozen *frozen = NULL;
@@ -522,8 +522,9 @@ static nb_status measure_fixed_bytes(nb_ctx *ctx, nbi_netproblem *np) {
     }
     NB_TRYG(nbi_scorer_freeze(ctx, np->o.scorer, np->bits, &frozen));
     NB_TRYG(nbi_lower(ctx, frozen, &program));
-    np->fixed_bytes =
-        (double)program->const_bytes - (double)nbi_footprint_variable(net, np->bits);
+    np->fixed_bytes = -(double)nbi_footprint_variable(net, np->bits);
+    for (int i = 0; i < program->n_steps; i++)
+        np->fixed_bytes += (double)nbi_step_const_bytes(&program->step[i]);
 done:
     nbi_frozen_free(frozen);
     nbi_program_free(program);

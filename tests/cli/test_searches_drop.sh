@@ -44,6 +44,14 @@ tr -d ' \n' < timed/results.json > flat
 says flat '"met":true'
 says flat '"fits":true'
 
+# ---- a limit on bytes is one on what is delivered -------------------------------------------------
+works quantize "$model" --threads 1 --data builtin:glyphs --limit 128 --calib 32 --granularity tensor --ptq none \
+    --max-size 30K --search sensitivity:refine=0 --quiet -o sized
+tr -d ' \n' < sized/results.json > flat
+bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9]+).*/\1/' flat)
+says flat "\"limit\":\"max-size\",\"wanted\":30720.0,\"got\":$bytes.0,\"ok\":true"
+[[ $bytes -le 30720 && $bytes -gt 30000 ]] || fail "--max-size 30K: $bytes bytes"
+
 # ---- run --expect --------------------------------------------------------------------------------
 # a version 1 .npy of 1x3x32x32 floats, header of 128 bytes
 tensor_file() { # FILE BYTE

@@ -99,8 +99,8 @@ static void run_program(hand *h, const nbi_program *p, float *values) {
     nbi_runner_free(runner);
 }
 
-/* Bytes of a program less those that depend on the policy: the same for all. Multipliers and the like
- * that happen to be equal are stored once: they count here. */
+/* Bytes of a program less those that depend on the policy: the same for all. Biases and the like that
+ * happen to be equal are stored once: they count here. */
 static double fixed_bytes(const hand *h, const nbi_program *p, const nbi_choice *bits) {
     double sum = (double)p->const_bytes - (double)nbi_footprint_variable(h->net, bits);
     nbi_const_table *table;
