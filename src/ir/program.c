@@ -52,9 +52,9 @@ void nbi_step_tables(const nbi_step *step, nbi_const_table table[NBI_STEP_TABLES
         table[0] = table_of(NBI_CONST_U8, p->table, (size_t)p->channels * 256);
     } else if (step->type == NBI_STEP_AVGPOOL) {
         const nbk_pool *p = &step->u.pool;
-        const size_t taps = (size_t)p->kh * (size_t)p->kw + 1;
-        table[0] = table_of(NBI_CONST_S32, p->mult, taps);
-        table[1] = table_of(NBI_CONST_U8, p->shift, taps);
+        const size_t divisors = nbk_pool_divisors(p);
+        table[0] = table_of(NBI_CONST_S32, p->mult, divisors);
+        table[1] = table_of(NBI_CONST_U8, p->shift, divisors);
         table[0].own = table[1].own = true;
     }
 }

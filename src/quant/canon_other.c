@@ -151,6 +151,12 @@ static bool window_of(nbi_canon *c, const nbi_node *node, const nbi_edge *x, nbk
     return !(q->w.ceil_mode && q->count_include_pad);
 }
 
+/* No window leaves the image. */
+static bool is_inside(const nbk_pool *p) {
+    return p->pt == 0 && p->pl == 0 && (p->out_h - 1) * p->sh + (p->kh - 1) * p->dh < p->in_h &&
+           (p->out_w - 1) * p->sw + (p->kw - 1) * p->dw < p->in_w;
+}
+
 nb_status nbi_canon_pool(nbi_canon *c, int n, bool *built) {
     const nbi_node *node = c->graph->node[n];
     int in[1] = {c->edge_of[node->in[0]]}, list[NBI_CANON_NODES] = {n}, oh, ow, oc;
@@ -166,6 +172,7 @@ nb_status nbi_canon_pool(nbi_canon *c, int n, bool *built) {
     bool vector = y->rank == 2; /* ReduceMean without kept dimensions */
     l.pool.out_h = (int16_t)(vector ? 1 : oh);
     l.pool.out_w = (int16_t)(vector ? 1 : ow);
+    if (!max && is_inside(&l.pool)) l.pool.count_pad = 1; /* one divisor */
     int tensor = node->out[0];
     if (!max) nbi_canon_activation(c, &l, &tensor);
     *built = true;

@@ -130,7 +130,7 @@ size_t nbi_footprint_fixed(const nbi_qnet *net) {
         size_t one = nbi_step_descriptor_bytes(&step);
         if (l->type == NBI_LAYER_REQUANT) continue;
         if (l->type == NBI_LAYER_CONV) one += 5 * (size_t)l->geometry.out_c;
-        if (l->type == NBI_LAYER_AVGPOOL) one += 5 * ((size_t)l->pool.kh * (size_t)l->pool.kw + 1);
+        if (l->type == NBI_LAYER_AVGPOOL) one += 5 * nbk_pool_divisors(&l->pool);
         if (l->type == NBI_LAYER_UNARY) one += 256 * table_count(net, l);
         bytes += one * (size_t)(l->type == NBI_LAYER_COPY ? l->n_copy : 1);
     }

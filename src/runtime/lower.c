@@ -112,7 +112,8 @@ static nb_status lower_pool(nb_ctx *ctx, const nbi_qnet *net, const nbi_layer *l
     uint8_t *shift = nbi_arena_alloc(arena, (size_t)taps + 1, 1);
     if (!mult || !shift) return nb_fail_memory(ctx, (size_t)taps * 5);
     shift[0] = 32;
-    for (int n = 1; n <= taps; n++)
+    if (p->count_pad) NB_TRY(nbi_rescale_of(ctx, x->scale / (y->scale * taps), &mult[0], &shift[0]));
+    for (int n = 1; n <= taps && !p->count_pad; n++)
         NB_TRY(nbi_rescale_of(ctx, x->scale / (y->scale * n), &mult[n], &shift[n]));
     nbi_clamp_range(l, y, &lo, &hi);
     p->mult = mult;

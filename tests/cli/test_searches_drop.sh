@@ -49,7 +49,7 @@ works quantize "$model" --threads 1 --data builtin:glyphs --limit 128 --calib 32
     --max-size 30K --search sensitivity:refine=0 --quiet -o sized
 tr -d ' \n' < sized/results.json > flat
 bytes=$(sed -E 's/.*"quantized":\{[^}]*"bytes":([0-9]+).*/\1/' flat)
-says flat "\"limit\":\"max-size\",\"wanted\":30720.0,\"got\":$bytes.0,\"ok\":true"
+says flat "\"limit\":\"max-size\",\"wanted\":30720,\"got\":$bytes,\"ok\":true"
 [[ $bytes -le 30720 && $bytes -gt 30000 ]] || fail "--max-size 30K: $bytes bytes"
 
 # ---- run --expect --------------------------------------------------------------------------------

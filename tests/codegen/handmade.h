@@ -227,7 +227,7 @@ static inline int handmade_pool(handmade *n, int in, handmade_window v, bool ave
     const int taps = v.k * v.k;
     int32_t *mult = handmade_alloc(n, (size_t)(taps + 1) * 4);
     uint8_t *shift = handmade_alloc(n, (size_t)taps + 1);
-    shift[0] = 1;
+    mult[0] = ((1 << 30) + taps / 2) / taps, shift[0] = 30; /* with count_pad the only one */
     for (int i = 1; i <= taps; i++) mult[i] = ((1 << 30) + i / 2) / i, shift[i] = 30;
     p->mult = mult, p->shift = shift;
     p->count_pad = (uint8_t)handmade_pick(n, 0, 1);

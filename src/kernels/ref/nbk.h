@@ -153,9 +153,13 @@ typedef struct nbk_pool {
     uint8_t type, out_type;  /* max: the same */
     uint8_t count_pad;       /* average: divide by kh·kw everywhere (else by the valid taps) */
     int16_t out_lo, out_hi;  /* average only */
-    const int32_t *mult;     /* average: [kh·kw + 1], by the number of taps divided by */
+    const int32_t *mult;     /* average: [kh·kw + 1], by the number of taps divided by; count_pad: [1] */
     const uint8_t *shift;    /* average: likewise, 1..62 */
 } nbk_pool;
+/* Entries of mult and shift. */
+static inline size_t nbk_pool_divisors(const nbk_pool *p) {
+    return p->count_pad ? 1 : (size_t)p->kh * (size_t)p->kw + 1;
+}
 /* Maximum over the valid taps; at least one tap of each window is valid. */
 void nbk_maxpool_run(const nbk_pool *p, const void *in, void *out);
 /* clamp(rescale(Σ over valid taps (v − in_zero), mult[n], shift[n]) + out_zero, out_lo, out_hi). */

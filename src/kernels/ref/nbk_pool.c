@@ -51,7 +51,7 @@ void nbk_avgpool_run(const nbk_pool *p, const void *in, void *out) {
         for (int x = 0; x < p->out_w; x++) {
             const window v = window_at(p, y, x);
             const int valid = (v.i1 - v.i0) * (v.j1 - v.j0);
-            const int n = p->count_pad ? p->kh * p->kw : valid;
+            const int n = p->count_pad ? 0 : valid;
             for (int c = 0; c < p->c; c++, at++) {
                 int32_t sum = 0;
                 for (int i = v.i0; i < v.i1; i++)

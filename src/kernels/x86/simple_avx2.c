@@ -171,7 +171,7 @@ static void avgpool_run(const nbk_pool *p, const void *in, void *out) {
         for (int ox = 0; ox < p->out_w; ox++, at += channels) {
             const window w = window_at(p, in, oy, ox);
             const int32_t valid = (int32_t)(w.rows * w.columns);
-            const int32_t n = p->count_pad ? p->kh * p->kw : valid;
+            const int32_t n = p->count_pad ? 0 : valid;
             for (size_t c = 0; c < channels; c += 16) {
                 int32_t acc[16];
                 sum16(p, &w, c, acc);
