@@ -334,6 +334,7 @@ static nb_status export_graph(nbi_qdq *q) {
     NB_TRY(add_input(q));
     for (int l = 0; l < q->net->n_layers; l++) NB_TRY(add_layer(q, l));
     NB_TRY(nbi_qdq_untouched(q));
+    NB_TRY(nbi_qdq_name_nodes(q));
     NB_TRY(prepare_nodes(q));
     return set_meta(q);
 }

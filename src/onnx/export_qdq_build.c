@@ -1,5 +1,6 @@
 /* Building blocks of the QDQ export: constants that exist once, nodes with short names. */
 #include "onnx/export_qdq_parts.h"
+#include "onnx/proto.h"
 
 #include <string.h>
 
@@ -58,9 +59,35 @@ nb_status nbi_qdq_node(nbi_qdq *q, const char *name, const char *op_type, int n_
         if (!text) return nb_fail_memory(q->ctx, 8);
         NB_TRY(nbi_graph_add_tensor(q->ctx, q->g, text, NB_DTYPE_NONE, -1, NULL, &out_tensor));
     }
-    if (!name && !(name = nbi_arena_format(&q->g->arena, "%c%d", letter, q->g->n_nodes)))
-        return nb_fail_memory(q->ctx, 8);
-    NB_TRY(nbi_graph_add_node(q->ctx, q->g, name, "", op_type, n_in, in, 1, &out_tensor, out_node));
+    nbi_node *node;
+    NB_TRY(nbi_graph_add_node(q->ctx, q->g, name, "", op_type, n_in, in, 1, &out_tensor, &node));
+    if (!name) node->name = "";
+    if (out_node) *out_node = node;
     *out = out_tensor;
     return NB_OK;
+}
+
+static nb_status name_node(nbi_qdq *q, nbi_names *names, int n, int *number) {
+    nbi_node *node = q->g->node[n];
+    const char *wanted = node->name;
+    if (!*wanted)
+        wanted = nbi_arena_format(&q->g->arena, "%c%d", (char)(node->op_type[0] | 32), n);
+    if (!wanted) return nb_fail_memory(q->ctx, 12);
+    return nbi_names_make(q->ctx, names, &q->g->arena, wanted, number, &node->name);
+}
+
+/* The source's names first: what is made up makes way for them. */
+nb_status nbi_qdq_name_nodes(nbi_qdq *q) {
+    nbi_names names = {0};
+    nb_status st = NB_OK;
+    int number = q->g->n_nodes;
+    bool *unnamed = nbi_arena_alloc(&q->g->arena, (size_t)q->g->n_nodes + 1, sizeof *unnamed);
+    if (!unnamed) return nb_fail_memory(q->ctx, (size_t)q->g->n_nodes);
+    for (int n = 0; n < q->g->n_nodes; n++) unnamed[n] = !*q->g->node[n]->name;
+    for (int made_up = 0; made_up < 2; made_up++)
+        for (int n = 0; n < q->g->n_nodes; n++)
+            if (unnamed[n] == made_up) NB_TRYG(name_node(q, &names, n, &number));
+done:
+    nbi_names_free(&names);
+    return st;
 }

@@ -38,9 +38,12 @@ nb_status nbi_qdq_const(nbi_qdq *q, nb_dtype dtype, int rank, const int64_t *dim
                         int *out);
 nb_status nbi_qdq_scalar(nbi_qdq *q, nb_dtype dtype, const void *data, int *out);
 nb_status nbi_qdq_ints(nbi_qdq *q, int n, const int64_t *values, int *out);
-/* A node with one output, made here (out_tensor −1) or given. name NULL: made up, short. */
+/* A node with one output, made here (out_tensor −1) or given. name NULL: nbi_qdq_name_nodes makes a
+ * short one up. */
 nb_status nbi_qdq_node(nbi_qdq *q, const char *name, const char *op_type, int n_in, const int *in,
                        int out_tensor, nbi_node **out_node, int *out);
+/* When all nodes are there: every name once. */
+nb_status nbi_qdq_name_nodes(nbi_qdq *q);
 
 /* The float tensor of an edge (DequantizeLinear of its codes is added on first use). */
 nb_status nbi_qdq_real(nbi_qdq *q, int edge, int *out);

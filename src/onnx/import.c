@@ -20,6 +20,8 @@ typedef struct importer {
     const Onnx__GraphProto *proto;
     nbi_graph *graph;
     nbi_names names; /* tensor name -> index */
+    nbi_names nodes; /* node name -> index of the first that has it */
+    int number;      /* of names that are made up */
 } importer;
 
 static bool is_default_domain(const char *domain) {
@@ -351,8 +353,33 @@ static nb_status resolve_inputs(importer *im, const Onnx__NodeProto *p, size_t i
     return NB_OK;
 }
 
+static nb_status list_node_names(importer *im) {
+    int before;
+    im->number = (int)im->proto->n_node;
+    for (size_t n = 0; n < im->proto->n_node; n++) {
+        const char *name = text_of(im->proto->node[n]->name);
+        if (*name) NB_TRY(nbi_names_add(im->ctx, &im->nodes, name, (int)n, &before));
+    }
+    return NB_OK;
+}
+
+/* The file's name, unless an earlier node has it; files name nodes as they like, policies and reports
+ * need one name per node. */
+static nb_status name_node(importer *im, size_t index, const char **out) {
+    const Onnx__NodeProto *p = im->proto->node[index];
+    const char *wanted = text_of(p->name);
+    if (*wanted && nbi_names_find(&im->nodes, wanted) == (int)index) {
+        *out = wanted;
+        return NB_OK;
+    }
+    if (!*wanted) wanted = nbi_arena_format(&im->graph->arena, "%s_%zu", p->op_type, index);
+    if (!wanted) return nb_fail_memory(im->ctx, strlen(p->op_type) + 12);
+    return nbi_names_make(im->ctx, &im->nodes, &im->graph->arena, wanted, &im->number, out);
+}
+
 static nb_status read_node(importer *im, size_t index, nbi_arena *scratch) {
     const Onnx__NodeProto *p = im->proto->node[index];
+    const char *name;
     int n_captured = 0, *captured = NULL;
     nbi_node *node;
     if (!*text_of(p->op_type))
@@ -369,7 +396,8 @@ static nb_status read_node(importer *im, size_t index, nbi_arena *scratch) {
     if (n_captured) memcpy(in + p->n_input, captured, (size_t)n_captured * sizeof *in);
     for (size_t i = 0; i < p->n_output; i++)
         out[i] = *text_of(p->output[i]) ? nbi_names_find(&im->names, p->output[i]) : NBI_NO_TENSOR;
-    NB_TRY(nbi_graph_add_node(im->ctx, im->graph, text_of(p->name),
+    NB_TRY(name_node(im, index, &name));
+    NB_TRY(nbi_graph_add_node(im->ctx, im->graph, name,
                               is_default_domain(p->domain) ? "" : p->domain, p->op_type, (int)n_in,
                               in, (int)p->n_output, out, &node));
     NB_TRY(read_attributes(im, p, node));
@@ -379,6 +407,7 @@ static nb_status read_node(importer *im, size_t index, nbi_arena *scratch) {
 static nb_status read_nodes(importer *im) {
     nbi_arena scratch = {0};
     nb_status st = NB_OK;
+    NB_TRYG(list_node_names(im));
     for (size_t n = 0; n < im->proto->n_node; n++) NB_TRYG(read_node(im, n, &scratch));
     NB_TRYG(nbi_graph_sort(im->ctx, im->graph));
     for (int n = 0; n < im->graph->n_nodes; n++)
@@ -423,6 +452,7 @@ nb_status nbi_onnx_parse(nb_ctx *ctx, const void *data, size_t size, nbi_graph *
 done:
     nbi_graph_free(im.graph);
     nbi_names_free(&im.names);
+    nbi_names_free(&im.nodes);
     nbi_arena_free(&arena);
     return st;
 }

@@ -45,6 +45,19 @@ nb_status nbi_names_add(nb_ctx *ctx, nbi_names *names, const char *key, int valu
     return NB_OK;
 }
 
+nb_status nbi_names_make(nb_ctx *ctx, nbi_names *names, nbi_arena *arena, const char *wanted,
+                         int *number, const char **out) {
+    const char *name = wanted;
+    for (int before;;) {
+        if (!name) return nb_fail_memory(ctx, strlen(wanted) + 12);
+        NB_TRY(nbi_names_add(ctx, names, name, 0, &before));
+        if (before < 0) break;
+        name = nbi_arena_format(arena, "%s_%d", wanted, (*number)++);
+    }
+    *out = name;
+    return NB_OK;
+}
+
 void nbi_names_free(nbi_names *names) {
     nbi_free(names->slot);
     *names = (nbi_names){0};

@@ -56,6 +56,10 @@ int nbi_names_find(const nbi_names *names, const char *key);
 /* Adds key → value; *out_found is the value that was there before (the table is then unchanged), or
  * -1. value ≥ 0. */
 nb_status nbi_names_add(nb_ctx *ctx, nbi_names *names, const char *key, int value, int *out_found);
+/* A name that the table lacked, added to it: `wanted` (not copied), or wanted_<number> from the arena.
+ * *number only grows, so that one counter for all calls takes linear time whatever the names are. */
+nb_status nbi_names_make(nb_ctx *ctx, nbi_names *names, nbi_arena *arena, const char *wanted,
+                         int *number, const char **out);
 void nbi_names_free(nbi_names *names);
 /* Valid UTF-8 without control characters (and short enough to show). `what` says whose name. */
 nb_status nbi_name_check(nb_ctx *ctx, const char *what, const char *text);

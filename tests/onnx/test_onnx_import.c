@@ -190,6 +190,24 @@ static void test_small_model(void **state) {
     nbi_graph_free(again);
 }
 
+/* Nodes without a name, or with one that an earlier node has, get one that no other node has. */
+static void test_node_names(void **state) {
+    (void)state;
+    static const char *const given[] = {"Foo_2", "", "", "Foo_2", "b"};
+    static const char *const want[] = {"Foo_2", "Foo_1", "Foo_2_5", "Foo_2_6", "b"};
+    nbi_buf g = graph_xy();
+    for (size_t i = 0; i < NBI_COUNT(given); i++) {
+        nbi_buf n = pb_node("Foo", "x", i ? "-" : "y");
+        pb_text(&n, 3, given[i]);
+        pb_message(&g, 1, &n);
+    }
+    nbi_buf m = model_of(&g);
+    nbi_graph *ok = parse_ok(&m);
+    for (size_t i = 0; i < NBI_COUNT(want); i++)
+        assert_string_equal(ok->node[i]->name, want[i]);
+    nbi_graph_free(ok);
+}
+
 /* What a sub-graph reads survives pruning and renaming of the tensor around it. */
 static void test_captures(void **state) {
     (void)state;
@@ -594,7 +612,7 @@ int main(void) {
         TEST(test_wiring),      TEST(test_initializers),    TEST(test_wire_format),
         TEST(test_nesting),     TEST(test_memory_bomb),     TEST(test_truncations),
         TEST(test_bit_flips),   TEST(test_no_memory),       TEST(test_reversed_chain),
-        TEST(test_paths),
+        TEST(test_paths),       TEST(test_node_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

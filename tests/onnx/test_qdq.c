@@ -255,6 +255,28 @@ static void test_old_broadcast(void **state) {
     }
 }
 
+/* Names of the source are not made up once more, and keep their nodes. */
+static void test_node_names(void **state) {
+    (void)state;
+    qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
+    nbi_graph *g;
+    int conv = 0;
+    finish_body(c, build_body(c));
+    qdq_freeze(c, 4, 4);
+    while (c->net->layer[conv].type != NBI_LAYER_CONV) conv++;
+    QDQ_OK(nbi_export_qdq(c->ctx, c->frozen, c->source, NULL, &g));
+    c->net->layer[conv].name =
+        nbi_arena_format(&c->source->arena, "%s", the_node(g, "DequantizeLinear")->name);
+    nbi_graph_free(g);
+    QDQ_OK(nbi_export_qdq(c->ctx, c->frozen, c->source, NULL, &g));
+    assert_string_equal(the_node(g, "Conv")->name, c->net->layer[conv].name);
+    for (int i = 0; i < g->n_nodes; i++)
+        for (int k = 0; k < i; k++)
+            assert_string_not_equal(g->node[i]->name, g->node[k]->name);
+    nbi_graph_free(g);
+    qdq_done(c);
+}
+
 static void test_refused(void **state) {
     (void)state;
     qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
@@ -293,7 +315,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_program), cmocka_unit_test(test_form),
         cmocka_unit_test(test_untouched), cmocka_unit_test(test_old_opset),
-        cmocka_unit_test(test_old_broadcast), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_old_broadcast), cmocka_unit_test(test_node_names), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
