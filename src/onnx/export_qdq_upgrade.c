@@ -186,15 +186,10 @@ static nb_status upgrade_dropout(nbi_qdq *q, nbi_node *node) {
     return float_to_input(q, node, "ratio", 1);
 }
 
-/* Before opset 7 an attribute said where the second operand's dimensions begin in the first: those
- * that follow it become dimensions of 1. */
-static nb_status upgrade_binary(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
-    if (q->source->opset >= 7) return NB_OK;
-    int64_t axis = nbi_attr_int(node, "axis", INT64_MIN), behind[NBI_MAX_RANK];
-    const bool aligned = nbi_attr_int(node, "broadcast", 0) && axis != INT64_MIN;
-    drop(node, "broadcast");
-    drop(node, "axis");
-    if (!aligned || node->n_in < 2 || node->in[1] < 0) return NB_OK;
+/* The second operand's dimensions begin at `axis` of the first: those that follow it become dimensions
+ * of 1. */
+static nb_status align(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2], int64_t axis) {
+    int64_t behind[NBI_MAX_RANK];
     const int of = x[0] ? x[0]->rank : -1, rank = x[1] ? x[1]->rank : -1;
     if (of < 0 || rank < 0)
         return nb_fail(q->ctx, NB_EUNSUPPORTED, "node '%s' (%s) broadcasts along axis %lld as opset "
@@ -208,6 +203,24 @@ static nb_status upgrade_binary(nbi_qdq *q, nbi_node *node, const nbi_tensor *co
     NB_TRY(nbi_qdq_ints(q, ones, behind, &in[1]));
     NB_TRY(nbi_qdq_node(q, NULL, "Unsqueeze", 2, in, -1, NULL, &made));
     return set_input(q, node, 1, made);
+}
+
+/* Before opset 7 an attribute said where the second operand's dimensions begin in the first. */
+static nb_status upgrade_binary(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
+    if (q->source->opset >= 7) return NB_OK;
+    int64_t axis = nbi_attr_int(node, "axis", INT64_MIN);
+    const bool aligned = nbi_attr_int(node, "broadcast", 0) && axis != INT64_MIN;
+    drop(node, "broadcast");
+    drop(node, "axis");
+    if (!aligned || node->n_in < 2 || node->in[1] < 0) return NB_OK;
+    return align(q, node, x, axis);
+}
+
+/* Before opset 7 a slope of several values had one per channel. */
+static nb_status upgrade_prelu(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {
+    if (q->source->opset >= 7 || node->n_in < 2 || node->in[1] < 0) return NB_OK;
+    if (x[1] && x[1]->rank >= 0 && nbi_tensor_count(x[1]) == 1) return NB_OK;
+    return align(q, node, x, 1);
 }
 
 static const struct {
@@ -234,7 +247,7 @@ static const struct {
     {"Softmax", upgrade_softmax}, {"LogSoftmax", upgrade_softmax}, {"Hardmax", upgrade_softmax},
     {"Resize", upgrade_resize},   {"Upsample", upgrade_resize},   {"Add", upgrade_binary},
     {"Sub", upgrade_binary},      {"Mul", upgrade_binary},        {"Div", upgrade_binary},
-    {"Pow", upgrade_binary},
+    {"Pow", upgrade_binary},      {"PRelu", upgrade_prelu},
 };
 
 nb_status nbi_qdq_upgrade(nbi_qdq *q, nbi_node *node, const nbi_tensor *const x[2]) {

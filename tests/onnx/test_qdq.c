@@ -255,6 +255,34 @@ static void test_old_broadcast(void **state) {
     }
 }
 
+/* Before opset 7 a slope [C] of PRelu goes along axis 1, today along the last one. */
+static void test_old_slope(void **state) {
+    (void)state;
+    qdq_case data = {.ctx = nb_ctx_new()}, *c = &data;
+    size_t bytes;
+    nbi_node *node;
+    int in[2] = {build_body(c), -1};
+    c->source->opset = 6;
+    QDQ_OK(nbi_graph_add_const(c->ctx, c->source, "s", NB_DTYPE_F32, 1, (const int64_t[]){CLASSES},
+                               &in[1]));
+    for (int i = 0; i < CLASSES; i++)
+        ((float *)c->source->tensor[in[1]]->data)[i] = 0.1f + 0.2f * (float)i;
+    in[0] = add(c, "Unsqueeze", 1, in, &node);
+    QDQ_OK(nbi_node_set_ints(c->ctx, c->source, node, "axes", 2, (const int64_t[]){2, 3}));
+    finish_body(c, add(c, "PRelu", 2, in, NULL));
+    qdq_freeze(c, 4, 8);
+    nbi_graph *g = qdq_round_trip(c, NULL, &bytes);
+    const nbi_tensor *slope = g->tensor[the_node(g, "PRelu")->in[1]];
+    assert_string_equal(g->node[slope->producer]->op_type, "Unsqueeze");
+    qdq_run_program(c);
+    qdq_run_graph(c, g);
+    qdq_agreement a = qdq_compare(c);
+    print_message("error %.2g\n", a.error);
+    assert_true(a.error < 1e-3);
+    nbi_graph_free(g);
+    qdq_done(c);
+}
+
 /* Names of the source are not made up once more, and keep their nodes. */
 static void test_node_names(void **state) {
     (void)state;
@@ -315,7 +343,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_program), cmocka_unit_test(test_form),
         cmocka_unit_test(test_untouched), cmocka_unit_test(test_old_opset),
-        cmocka_unit_test(test_old_broadcast), cmocka_unit_test(test_node_names), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_old_broadcast), cmocka_unit_test(test_old_slope),
+        cmocka_unit_test(test_node_names), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
