@@ -1,8 +1,9 @@
-/* nibble sensitivity MODEL --data D: tensors by widths, the one that costs most first. */
+/* nibble sensitivity MODEL --data D: tensors and schemes by widths, the tensor that costs most first. */
 #include "cli.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MOST_BITS = 32, MOST_WIDTHS = 12 };
 
@@ -25,23 +26,37 @@ typedef struct blamed {
     size_t order;
 } blamed;
 
-/* tensor.options[{bits, loss, sqnr}] */
-static double at_bits(const json_t *tensor, int bits, const char *what) {
-    const json_t *option;
-    size_t i;
-    json_array_foreach(json_at(tensor, "options"), i,
-                       option) if (json_num(option, "bits") == bits) return json_num(option, what);
-    char path[32]; /* or tensor.bits{"4": {loss, sqnr}} */
-    snprintf(path, sizeof path, "bits.%d.%s", bits, what);
-    return json_num(tensor, path);
+static const char *scheme_of(const json_t *option) {
+    const char *name = json_text(option, "scheme");
+    return name ? name : "uniform";
 }
 
-/* The largest loss of any width; tensors with noise only follow, the noisiest first. */
+/* Of tensor.options[{bits, scheme, loss, sqnr, bytes}] the one of that width and scheme; scheme NULL:
+ * the one of the least loss, of equal ones the scheme that was named first. NULL: none. */
+static const json_t *option_of(const json_t *tensor, int bits, const char *scheme) {
+    const json_t *option, *best = NULL;
+    size_t i;
+    json_array_foreach(json_at(tensor, "options"), i, option) {
+        if (json_num(option, "bits") != bits) continue;
+        if (scheme && strcmp(scheme, scheme_of(option)) != 0) continue;
+        double least = best ? json_num(best, "loss") : NAN;
+        if (isnan(least) || json_num(option, "loss") <= least) best = option;
+    }
+    return best;
+}
+
+static double value_of(const json_t *option, const char *what) {
+    return option ? json_num(option, what) : NAN;
+}
+
+/* The largest loss of any option; tensors with noise only follow, the noisiest first. */
 static double blame_of(const json_t *tensor) {
+    const json_t *option;
     double most = NAN, noise = NAN;
-    for (int bits = 1; bits <= MOST_BITS; bits++) {
-        most = fmax(most, at_bits(tensor, bits, "loss")); /* fmax passes NAN over */
-        noise = fmax(noise, -at_bits(tensor, bits, "sqnr"));
+    size_t i;
+    json_array_foreach(json_at(tensor, "options"), i, option) {
+        most = fmax(most, json_num(option, "loss")); /* fmax passes NAN over */
+        noise = fmax(noise, -json_num(option, "sqnr"));
     }
     return most == most ? most : noise == noise ? -1e6 + noise : -1e9;
 }
@@ -52,64 +67,110 @@ static int by_blame(const void *a, const void *b) {
     return x->order < y->order ? -1 : x->order > y->order;
 }
 
+static bool has_width(const json_t *tensor, int bits, const char *what) {
+    const json_t *option;
+    size_t i;
+    json_array_foreach(json_at(tensor, "options"), i, option) {
+        if (json_num(option, "bits") == bits && !isnan(json_num(option, what))) return true;
+    }
+    return false;
+}
+
 static size_t find_widths(const blamed *list, size_t n, const char *what, int *widths) {
     size_t count = 0;
     for (int bits = 1; bits <= MOST_BITS && count < MOST_WIDTHS; bits++)
         for (size_t i = 0; i < n; i++)
-            if (!isnan(at_bits(list[i].tensor, bits, what))) {
+            if (has_width(list[i].tensor, bits, what)) {
                 widths[count++] = bits;
                 break;
             }
     return count;
 }
 
+static bool is_uniform_only(const blamed *list, size_t n) {
+    const json_t *option;
+    size_t k;
+    for (size_t i = 0; i < n; i++)
+        json_array_foreach(json_at(list[i].tensor, "options"), k, option) {
+            if (strcmp(scheme_of(option), "uniform") != 0) return false;
+        }
+    return true;
+}
+
+static bool is_in(const json_t *offered, size_t from, const char *scheme) {
+    for (size_t i = from; i < json_array_size(offered); i++)
+        if (!strcmp(scheme_of(json_array_get(offered, i)), scheme)) return true;
+    return false;
+}
+
+/* A row for every scheme, those named first at the end of a width's options. */
+static void width_rows(table *t, const json_t *tensor, const char *what, const int *widths,
+                       bool named, int digits) {
+    const json_t *offered = json_at(tensor, "options");
+    const char *layer = json_text(tensor, "layer");
+    for (size_t i = json_array_size(offered); i-- > 0;) {
+        const char *scheme = scheme_of(json_array_get(offered, i));
+        if (is_in(offered, i + 1, scheme)) continue;
+        const char *cells[MOST_WIDTHS + 3] = {layer ? layer : json_text(tensor, "tensor|name"),
+                                              json_text(tensor, "kind"), named ? scheme : NULL};
+        for (size_t k = 0; k < MOST_WIDTHS && widths[k]; k++)
+            cells[k + 3] = show_real(value_of(option_of(tensor, widths[k], scheme), what), digits);
+        table_row(t, cells);
+    }
+}
+
 static void print_widths(const blamed *list, size_t n, const char *what, int digits) {
-    int widths[MOST_WIDTHS];
+    int widths[MOST_WIDTHS] = {0};
     char titles[MOST_WIDTHS][16];
-    const char *heads[MOST_WIDTHS + 3] = {"~tensor", "<kind"};
+    const char *heads[MOST_WIDTHS + 4] = {"~tensor", "<kind", "<scheme"};
     size_t count = find_widths(list, n, what, widths);
     for (size_t k = 0; k < count; k++) {
         snprintf(titles[k], sizeof titles[k], "%d bit%s", widths[k], widths[k] == 1 ? "" : "s");
-        heads[k + 2] = titles[k];
+        heads[k + 3] = titles[k];
     }
     table *t = table_new(heads);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *tensor = list[i].tensor;
-        const char *layer = json_text(tensor, "layer");
-        const char *cells[MOST_WIDTHS + 2] = {layer ? layer : json_text(tensor, "tensor|name"),
-                                              json_text(tensor, "kind")};
-        for (size_t k = 0; k < count; k++)
-            cells[k + 2] = show_real(at_bits(tensor, widths[k], what), digits);
-        table_row(t, cells);
-    }
+    for (size_t i = 0; i < n; i++)
+        width_rows(t, list[i].tensor, what, widths, !is_uniform_only(list, n), digits);
     table_print(t);
 }
 
-/* The width of `tensor` next below `bits`; 0: none. */
-static int next_below(const json_t *tensor, int bits) {
+/* The best option of the width next below `bits`; NULL: none. */
+static const json_t *next_below(const json_t *tensor, int bits) {
     for (int b = bits - 1; b > 0; b--)
-        if (!isnan(at_bits(tensor, b, "loss"))) return b;
-    return 0;
+        if (!isnan(value_of(option_of(tensor, b, NULL), "loss"))) return option_of(tensor, b, NULL);
+    return NULL;
 }
 
-/* What giving up one width costs for what it saves. */
+/* "4", "pot3" */
+static const char *name_of(const json_t *option, char *out, size_t size) {
+    const char *scheme = scheme_of(option);
+    snprintf(out, size, "%s%s", strcmp(scheme, "uniform") ? scheme : "",
+             show_whole(json_num(option, "bits")));
+    return out;
+}
+
+static void step_row(table *t, const json_t *tensor, const json_t *from, const json_t *to) {
+    const char *layer = json_text(tensor, "layer");
+    char names[2][48];
+    double loss = json_num(to, "loss") - json_num(from, "loss");
+    double bytes = json_num(to, "bytes") - json_num(from, "bytes");
+    const char *cells[] = {layer ? layer : json_text(tensor, "tensor|name"),
+                           json_text(tensor, "kind"), name_of(from, names[0], sizeof names[0]),
+                           name_of(to, names[1], sizeof names[1]), show_real(loss, 4),
+                           show_whole(bytes), show_real(bytes < 0 ? loss / -bytes * 1024 : NAN, 4)};
+    table_row(t, cells);
+}
+
+/* What giving up one width costs for what it saves, with the best scheme of either. */
 static void print_steps(const blamed *list, size_t n) {
     static const char *const heads[] = {"~tensor", "<kind", "from", "to", "loss", "bytes",
                                         "loss per K", NULL};
     table *t = table_new(heads);
     for (size_t i = 0; i < n; i++) {
         const json_t *tensor = list[i].tensor;
-        const char *layer = json_text(tensor, "layer");
         for (int bits = MOST_BITS; bits > 1; bits--) {
-            int to = next_below(tensor, bits);
-            if (!to || isnan(at_bits(tensor, bits, "loss"))) continue;
-            double loss = at_bits(tensor, to, "loss") - at_bits(tensor, bits, "loss");
-            double bytes = at_bits(tensor, to, "bytes") - at_bits(tensor, bits, "bytes");
-            const char *cells[] = {layer ? layer : json_text(tensor, "tensor|name"),
-                                   json_text(tensor, "kind"), show_whole(bits), show_whole(to),
-                                   show_real(loss, 4), show_whole(bytes),
-                                   show_real(bytes < 0 ? loss / -bytes * 1024 : NAN, 4)};
-            table_row(t, cells);
+            const json_t *from = option_of(tensor, bits, NULL), *to = next_below(tensor, bits);
+            if (to && !isnan(value_of(from, "loss"))) step_row(t, tensor, from, to);
         }
     }
     table_print(t);
