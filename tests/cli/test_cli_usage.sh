@@ -178,7 +178,7 @@ run 0 list searches # what it prints is what the parser takes
 says out "      meta  a trained one" "list searches"
 says out "      context=1  " "list searches"
 says out "(1|3|all)" "list searches"
-says out "      weights=hyper  " "list searches"
+says out "      weights=generated  " "list searches"
 says out "      seeded=yes  " "list searches"
 run 0 list --json
 is_object out || fail "list --json: $(head -c 300 out)"

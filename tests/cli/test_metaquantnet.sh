@@ -38,7 +38,7 @@ given="$search,meta=meta.onnx"
 works quantize "${job[@]}" --search "$given" --avg-bits 2.8 -o given
 grep -q "generated_loss" given/results.json || fail "learned rounding was not tried on the float weights"
 same one given
-works quantize "${job[@]}" --search "$given" --avg-bits 2.8 --threads 2 -o threads
+works quantize "${job[@]}" --search "$given,weights=generated" --avg-bits 2.8 --threads 2 -o threads
 same one threads
 
 # ---- what it is compared with, and a given policy ---------------------------------------------------
