@@ -9,6 +9,7 @@
 
 #include "base/stage.h"
 #include "quant/generate.h"
+#include "runtime/step_costs.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -184,8 +185,35 @@ static uint64_t hash_text(uint64_t h, const char *text) {
     return text ? nbi_hash(h, text, strlen(text) + 1) : nbi_hash(h, "", 1);
 }
 
+static nb_status hash_costs(const configuring *c, uint64_t *h) {
+    void *bytes = NULL;
+    size_t size = 0;
+    if (!c->given->cost_table) return NB_OK;
+    NB_TRY(nbi_file_read(c->ctx, c->given->cost_table, NBI_STEP_COSTS_BYTES, &bytes, &size));
+    *h = nbi_hash(*h, bytes, size);
+    nbi_free(bytes);
+    return NB_OK;
+}
+
+/* Images that sessions draw: all would be too many to read for a hash. */
+static nb_status hash_images(const configuring *c, const nbi_session *s, uint64_t *h) {
+    const nbi_dataset_info *info = nbi_dataset_get(s->data);
+    const uint64_t seed = nb_ctx_seed(c->ctx);
+    const nbi_draw draw[] = {{NBI_SPLIT_TRAIN, NBI_CALIB_IMAGES, seed, true, NULL},
+                             {NBI_SPLIT_VAL, NBI_SCORE_IMAGES, seed + 1, true, NULL}};
+    *h = nbi_hash(*h, info->count, sizeof info->count);
+    for (size_t i = 0; i < NBI_COUNT(draw); i++) {
+        nbi_images images = {0};
+        if (!info->count[draw[i].split]) continue;
+        NB_TRY(nbi_images_draw(c->ctx, s->data, &draw[i], &images));
+        *h = nbi_hash(*h, images.bytes, images.n * images.sample_bytes);
+        nbi_images_free(&images);
+    }
+    return NB_OK;
+}
+
 /* Of whatever a score depends on beside the configuration. */
-static uint64_t fingerprint(const configuring *c, const nbi_session *s) {
+static nb_status fingerprint(const configuring *c, const nbi_session *s, uint64_t *out) {
     const nb_quantize_options *o = c->given;
     const uint64_t numbers[] = {nbi_graph_hash(s->source),
                                 nb_ctx_seed(c->ctx),
@@ -195,12 +223,13 @@ static uint64_t fingerprint(const configuring *c, const nbi_session *s) {
                                 (uint64_t)o->data.resize,
                                 (uint64_t)o->data.crop,
                                 (uint64_t)o->residual_bits,
-                                o->correct};
+                                o->correct,
+                                (uint64_t)s->opset};
     const double limits[] = {o->max_size, o->compression, o->avg_bits,  o->max_ram,
                              o->max_bops, o->max_latency, o->max_energy};
     const char *const texts[] = {o->data.path, o->data.metric, o->target,
                                  o->schemes,   o->weight_bits, o->activation_bits,
-                                 o->bias_bits, o->cost_table,  o->ptq};
+                                 o->bias_bits, o->ptq};
     uint64_t h = nbi_hash(NBI_HASH_START, numbers, sizeof numbers);
     h = nbi_hash(h, limits, sizeof limits);
     h = nbi_hash(h, &s->transform.scale, sizeof s->transform.scale);
@@ -208,14 +237,19 @@ static uint64_t fingerprint(const configuring *c, const nbi_session *s) {
     h = nbi_hash(h, s->transform.std, sizeof s->transform.std);
     for (size_t i = 0; i < NBI_COUNT(texts); i++) h = hash_text(h, texts[i]);
     for (size_t i = 0; i < o->n_rules; i++) h = hash_text(h, o->rules[i]);
-    return h;
+    NB_TRY(hash_costs(c, &h));
+    NB_TRY(hash_images(c, s, &h));
+    *out = h;
+    return NB_OK;
 }
 
 static nb_status open_study(configuring *c, const nbi_session *s) {
     nbi_buf path = {0};
     char text[64];
+    uint64_t key;
     nb_status st;
-    snprintf(text, sizeof text, "settings %016llx", (unsigned long long)fingerprint(c, s));
+    NB_TRY(fingerprint(c, s, &key));
+    snprintf(text, sizeof text, "settings %016llx", (unsigned long long)key);
     NB_TRYG(nbi_stage_recover(c->ctx, c->given->output));
     NB_TRYG(nbi_make_folder(c->ctx, c->given->output));
     NB_TRYG(nbi_buf_printf(c->ctx, &path, "%s/study.db", c->given->output));

@@ -9,6 +9,8 @@
 
 typedef struct nbi_step_costs nbi_step_costs;
 
+#define NBI_STEP_COSTS_BYTES ((size_t)16 << 20) /* the longest file */
+
 /* From a file of lines `step,shape,weight_bits,input_bits,cycles|seconds[,energy]`, named so in its
  * first line, in any order. Empty lines and those that begin with # are left out; `# clock HZ` turns
  * cycles into seconds; energy is in joules.

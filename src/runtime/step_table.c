@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_BYTES ((size_t)16 << 20)
-
 typedef enum column {
     STEP,
     SHAPE,
@@ -277,7 +275,7 @@ nb_status nbi_step_costs_read(nb_ctx *ctx, const nbi_qnet *net, const char *path
     void *data = NULL;
     size_t size, number = 0;
     nb_status st;
-    NB_TRYG(nbi_file_read(ctx, path, MOST_BYTES, &data, &size));
+    NB_TRYG(nbi_file_read(ctx, path, NBI_STEP_COSTS_BYTES, &data, &size));
     NB_TRYG(nbi_alloc(ctx, size + 1, 1, &text));
     if (size) memcpy(text, data, size);
     for (char *at = text; at < text + size;) {

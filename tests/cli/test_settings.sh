@@ -57,6 +57,48 @@ refuses 2 "searched by grid, random, genetic or quantune, not by 'nothing'" quan
 refuses 2 "a policy that is given" quantize "$model" "${quick[@]}" --settings grid \
     --policy grid/policy.json -o bad
 
+# ---- what else a score depends on: kept trials are those of the same problem ---------------------------
+kept() { ! grep -q "first and last" err; } # whether the last run scored no settings anew
+verbose=("${quick[@]:0:6}" --verbose "${quick[@]:7:2}" --search uniform --settings grid --trials 1)
+
+# 22K are too few in int4, the least there is before opset 25
+onnx=(--for onnx --weight-bits "2,4,8" --activation-bits 8 --max-size 22K -o onnx)
+"$program" quantize "$model" "${verbose[@]}" "${onnx[@]}" > out 2> err
+[[ $? -eq 3 ]] || fail "int4 meets the limit"
+works quantize "$model" "${verbose[@]}" "${onnx[@]}" --opset 25 --resume
+[[ $(number onnx/results.json loss) == [0-9]* ]] || fail "in int2 the scores of int4 were kept"
+
+fixed=("${verbose[@]}" --weight-bits 8 --activation-bits 8)
+costs() { # SECONDS of a convolution
+    printf 'step,shape,weight_bits,input_bits,seconds\nconv,16x16x16>16:3x3/1,8,8,%s\n' "$1"
+    printf '%s,16x16x16,,8,1e-5\n' add avgpool copy lut maxpool mul
+}
+costs 1e-4 > costs.csv
+works quantize "$model" "${fixed[@]}" --cost-table costs.csv --max-latency 1 -o costs
+works quantize "$model" "${fixed[@]}" --cost-table costs.csv --max-latency 1 --resume -o costs
+kept || fail "the same cost table, and settings are scored again"
+costs 2e-4 > costs.csv
+works quantize "$model" "${fixed[@]}" --cost-table costs.csv --max-latency 1 --resume -o costs
+kept && fail "scores of another cost table were kept"
+
+images() { # FIRST: 60 records of a label and 3,072 bytes of the model file
+    local i
+    for ((i = 0; i < 60; i++)); do
+        printf '\1'
+        tail -c +$(($1 + i * 3000)) "$model" | head -c 3072
+    done
+}
+mkdir data
+images 1 > data/test_batch.bin
+images 1 > data/data_batch_1.bin
+fixed=("${fixed[@]/builtin:glyphs/data}")
+works quantize "$model" "${fixed[@]}" -o images
+works quantize "$model" "${fixed[@]}" --resume -o images
+kept || fail "the same data, and settings are scored again"
+images 2 > data/data_batch_1.bin
+works quantize "$model" "${fixed[@]}" --resume -o images
+kept && fail "scores of other data were kept"
+
 if ((failures)); then
     echo "$failures failures"
     exit 1
