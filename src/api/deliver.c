@@ -57,6 +57,9 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     if (s->info.count[split] == 0) split = NBI_SPLIT_TRAIN;
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, s->compared, NULL, &s->transform, &a));
     NB_TRYG(nbi_eval_split(s->ctx, s->data, split, NULL, program, &s->transform, &b));
+    if (a.count != b.count)
+        st = nb_fail(s->ctx, NB_EFORMAT, "the networks have outputs of two sizes");
+    if (st != NB_OK) goto done;
     if (s->labelled) NB_TRYG(nbi_check_labels(s->ctx, a.label, a.n, a.count));
     nbi_warn_not_finite(s->ctx, a.values, a.n, a.count); /* of the integer program they are finite */
     bool probability = s->edge != s->net->output[0];
@@ -65,8 +68,7 @@ static nb_status final_metrics(nbi_session *s, const nbi_program *program, json_
     json_t *o = nbi_metrics_json(&m);
     json_object_update(f, o);
     json_decref(o);
-    nbi_measure(b.values, a.count == b.count ? a.values : NULL, label, b.n, b.count, probability,
-                &m);
+    nbi_measure(b.values, a.values, label, b.n, b.count, probability, &m);
     o = nbi_metrics_json(&m);
     json_object_update(q, o);
     json_decref(o);

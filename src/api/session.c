@@ -138,19 +138,20 @@ static nb_status parse_options(nbi_session *s) {
 }
 
 /* The float network up to where the net ends: what lies behind an unknown operator cannot be
- * computed. */
+ * computed, and a first output that is a constant is none of the net's. */
 static nb_status cut_untouched(nbi_session *s) {
     const nbi_qnet *net = s->net;
+    const char *first = s->source->tensor[s->source->output[0]]->name;
     int list[NBI_COUNT(net->output)];
     s->compared = s->source;
-    if (net->n_untouched == 0) return NB_OK;
+    if (net->n_untouched == 0 && !strcmp(first, net->edge[net->output[0]].name)) return NB_OK;
     NB_TRY(nbi_graph_copy(s->ctx, s->source, &s->cut));
     for (int i = 0; i < net->n_outputs; i++) {
         const char *name = net->edge[net->output[i]].name;
         list[i] = nbi_graph_find(s->cut, name);
         if (list[i] < 0)
-            return nb_fail(s->ctx, NB_EUNSUPPORTED, "tensor '%s' in front of node '%s', which is "
-                           "unknown, is not in the model", name, net->untouched[0]);
+            return nb_fail(s->ctx, NB_EUNSUPPORTED, "tensor '%s', an output of what is quantized, "
+                           "is not in the model", name);
     }
     NB_TRY(nbi_graph_set_outputs(s->ctx, s->cut, net->n_outputs, list));
     nbi_graph_prune(s->cut);

@@ -212,29 +212,52 @@ static void count_uses(nbi_canon *c) {
     for (int i = 0; i < c->graph->n_outputs; i++) c->uses[c->graph->output[i]] += 2;
 }
 
-/* Outputs: graph outputs that were reached, and the last tensors before untouched nodes. */
-static nb_status set_outputs(nbi_canon *c) {
-    nbi_qnet *net = c->net;
-    for (int i = 0; i < c->graph->n_outputs; i++) {
-        int e = c->edge_of[c->graph->output[i]];
+/* Marks the outputs: graph outputs that were reached, and the last tensors before untouched nodes.
+ * first[tensor]: the first graph output that it is, or that untouched nodes make of it; else
+ * n_outputs. */
+static void mark_outputs(nbi_canon *c, int *first) {
+    const nbi_graph *g = c->graph;
+    const nbi_qnet *net = c->net;
+    for (int t = 0; t < g->n_tensors; t++) first[t] = g->n_outputs;
+    for (int i = g->n_outputs - 1; i >= 0; i--) {
+        first[g->output[i]] = i;
+        int e = c->edge_of[g->output[i]];
         if (e >= 0) net->edge[e].is_output = true;
     }
-    if (net->n_untouched)
-        for (int n = 0; n < c->graph->n_nodes; n++) {
-            const nbi_node *node = c->graph->node[n];
-            bool own = false;
-            for (int u = 0; u < net->n_untouched; u++) own |= net->untouched[u] == node->name;
-            for (int i = 0; own && i < node->n_in; i++)
-                if (node->in[i] >= 0 && c->edge_of[node->in[i]] >= 0)
-                    net->edge[c->edge_of[node->in[i]]].is_output = true;
+    for (int n = g->n_nodes - 1; n >= 0; n--) {
+        const nbi_node *node = g->node[n];
+        int least = g->n_outputs;
+        bool own = false;
+        for (int u = 0; u < net->n_untouched; u++) own |= net->untouched[u] == node->name;
+        for (int i = 0; own && i < node->n_out; i++)
+            if (node->out[i] >= 0 && first[node->out[i]] < least) least = first[node->out[i]];
+        for (int i = 0; own && i < node->n_in; i++) {
+            int t = node->in[i];
+            if (t < 0) continue;
+            if (least < first[t]) first[t] = least;
+            if (c->edge_of[t] >= 0) net->edge[c->edge_of[t]].is_output = true;
         }
-    for (int e = 0; e < net->n_edges; e++) {
-        if (!net->edge[e].is_output || net->edge[e].producer < 0) continue;
-        if (net->n_outputs == (int)NBI_COUNT(net->output))
-            return nb_fail(c->ctx, NB_EUNSUPPORTED, "the network has more than %zu outputs",
-                           NBI_COUNT(net->output));
-        net->output[net->n_outputs++] = e;
     }
+}
+
+/* In the order of the graph's outputs: by the first one policies are judged. */
+static nb_status set_outputs(nbi_canon *c) {
+    nbi_qnet *net = c->net;
+    int *first;
+    NB_TRY(nbi_alloc(c->ctx, (size_t)c->graph->n_tensors + 1, sizeof *first, &first));
+    mark_outputs(c, first);
+    int most = (int)NBI_COUNT(net->output), n = 0;
+    for (int i = 0; i <= c->graph->n_outputs; i++)
+        for (int e = 0; e < net->n_edges; e++) {
+            const nbi_edge *edge = &net->edge[e];
+            if (!edge->is_output || edge->producer < 0 || first[edge->tensor] != i) continue;
+            if (n < most) net->output[n] = e;
+            n++;
+        }
+    nbi_free(first);
+    if (n > most)
+        return nb_fail(c->ctx, NB_EUNSUPPORTED, "the network has more than %d outputs", most);
+    net->n_outputs = n;
     if (net->n_outputs == 0 && net->n_untouched == 0)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "no output of the network depends on its input '%s'",
                        c->graph->tensor[c->graph->input[0]]->name);

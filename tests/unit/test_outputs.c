@@ -1,0 +1,110 @@
+/* Networks with several outputs: policies are judged by the model's first one. */
+#include "hand_net.h"
+
+#include "onnx/onnx.h"
+
+#include <jansson.h>
+#include <nibble/nibble.h>
+#include <unistd.h>
+
+static char folder[64], path[96], output[96];
+
+/* ---- which one is the first ------------------------------------------------------------------ */
+
+static void test_order(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 1, 3, 6, 6), early = hand_conv3(h, x, 3, 4);
+    int mid = hand_conv3(h, hand_op(h, "Relu", early), 4, 4);
+    int y = hand_conv3(h, mid, 4, 2);
+    hand_outputs(h, 3, (const int[]){y, early, mid});
+    hand_generate(h, NBI_FIRST_LAST_SEARCHED);
+    assert_int_equal(h->net->n_outputs, 3);
+    assert_int_equal(h->net->output[0], hand_edge(h, y));
+    assert_int_equal(h->net->output[1], hand_edge(h, early));
+    assert_int_equal(h->net->output[2], hand_edge(h, mid));
+    assert_int_equal(nbi_score_edge(h->net), hand_edge(h, y));
+    hand_free(h);
+}
+
+/* What an untouched node reads stands where the output is that it leads to. */
+static void test_order_untouched(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 2, 3, 6, 6), early = hand_conv3(h, x, 3, 4);
+    int last = hand_conv3(h, hand_op(h, "Relu", early), 4, 4);
+    int y = hand_op(h, "Foo", hand_op(h, "Foo", last));
+    hand_outputs(h, 2, (const int[]){y, early});
+    hand_generate(h, NBI_FIRST_LAST_SEARCHED);
+    assert_int_equal(h->net->n_outputs, 2);
+    assert_int_equal(h->net->output[0], hand_edge(h, last));
+    assert_int_equal(h->net->output[1], hand_edge(h, early));
+    hand_free(h);
+}
+
+/* ---- whole runs ------------------------------------------------------------------------------ */
+
+static json_t *quantize(hand *h) {
+    nb_quantize_options o = nb_quantize_options_default();
+    nb_ctx *ctx = nb_ctx_new();
+    char *text = NULL;
+    HAND_OK(nbi_onnx_write(h->ctx, h->g, path));
+    o.data.path = "builtin:glyphs";
+    o.data.limit = 64;
+    o.calib = 32;
+    o.search = "uniform";
+    o.weight_bits = o.activation_bits = "8";
+    o.ptq = "none";
+    o.max_drop = -1;
+    o.output = output;
+    nb_ctx_set_threads(ctx, 1);
+    if (nb_quantize(ctx, path, &o, &text) != NB_OK) fail_msg("%s", nb_ctx_message(ctx));
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    nb_free(text);
+    nb_ctx_free(ctx);
+    hand_free(h);
+    return root;
+}
+
+static double number(const json_t *root, const char *part, const char *key) {
+    return json_number_value(json_object_get(json_object_get(root, part), key));
+}
+
+/* A constant is no output of the integer program: the next output is judged on both sides. */
+static void test_constant_first(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int x = HAND_IMAGE(h, 3, 3, 32, 32);
+    int a = hand_op(h, "Relu", hand_conv(h, x, 3, 8, 1, (hand_window){3, 2, 1, 1}));
+    int y = hand_gemm(h, hand_op(h, "Flatten", hand_op(h, "GlobalAveragePool", a)), 8, 10);
+    hand_outputs(h, 2, (const int[]){hand_random(h, 2, (const int64_t[]){1, 3}, 0, 1), y});
+    json_t *root = quantize(h);
+    assert_true(number(root, "quantized", "cosine") > 0.99);
+    json_decref(root);
+}
+
+static int setup(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/nibble-outputs-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(path, sizeof path, "%s/model.onnx", folder);
+    snprintf(output, sizeof output, "%s/out", folder);
+    return 0;
+}
+
+static int teardown(void **state) {
+    char command[96];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    return system(command);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_order_untouched),
+        cmocka_unit_test(test_constant_first),
+    };
+    return cmocka_run_group_tests_name("outputs", tests, setup, teardown);
+}
