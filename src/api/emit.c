@@ -39,6 +39,10 @@ nb_status nbi_write_c(nb_ctx *ctx, const nbi_c_job *job, const char *folder,
     NB_TRY(nbi_codegen_outputs(ctx, program, outputs, &n_outputs));
     shown.n_outputs = n_outputs;
     memcpy(shown.output, outputs, (size_t)n_outputs * sizeof(int));
+    /* planned anew: what it gives out must live to the end */
+    NB_TRY(nbi_alloc(ctx, (size_t)program->n_tensors, sizeof *shown.tensor, &shown.tensor));
+    memcpy(shown.tensor, program->tensor, (size_t)program->n_tensors * sizeof *shown.tensor);
+    NB_TRYG(nbi_program_plan(ctx, &shown));
     NB_TRYG(nbi_runner_new(ctx, &shown, &runner));
     for (int i = 0; i < n_outputs; i++) total += program->tensor[outputs[i]].count;
     NB_TRYG(nbi_alloc(ctx, n * total, sizeof *all, &all));
@@ -63,6 +67,7 @@ nb_status nbi_write_c(nb_ctx *ctx, const nbi_c_job *job, const char *folder,
     st = nbi_codegen_write(ctx, program, &o, folder, report);
 done:
     nbi_runner_free(runner);
+    nbi_free(shown.tensor);
     nbi_free(all);
     return st;
 }

@@ -1,4 +1,5 @@
-/* Networks with several outputs: policies are judged by the model's first one. */
+/* Networks with several outputs: policies are judged by the model's first one, and the C gives out all,
+ * or what float operators make them of. */
 #include "hand_net.h"
 
 #include "onnx/onnx.h"
@@ -44,7 +45,7 @@ static void test_order_untouched(void **state) {
 
 /* ---- whole runs ------------------------------------------------------------------------------ */
 
-static json_t *quantize(hand *h) {
+static json_t *quantize(hand *h, const char *emit) {
     nb_quantize_options o = nb_quantize_options_default();
     nb_ctx *ctx = nb_ctx_new();
     char *text = NULL;
@@ -56,6 +57,7 @@ static json_t *quantize(hand *h) {
     o.weight_bits = o.activation_bits = "8";
     o.ptq = "none";
     o.max_drop = -1;
+    o.emit = emit;
     o.output = output;
     nb_ctx_set_threads(ctx, 1);
     if (nb_quantize(ctx, path, &o, &text) != NB_OK) fail_msg("%s", nb_ctx_message(ctx));
@@ -71,17 +73,35 @@ static double number(const json_t *root, const char *part, const char *key) {
     return json_number_value(json_object_get(json_object_get(root, part), key));
 }
 
+/* conv, ReLU, pooled: 8 values, in which heads begin. */
+static int pooled(hand *h) {
+    int x = HAND_IMAGE(h, 3, 3, 32, 32);
+    int a = hand_op(h, "Relu", hand_conv(h, x, 3, 8, 1, (hand_window){3, 2, 1, 1}));
+    return hand_op(h, "Flatten", hand_op(h, "GlobalAveragePool", a));
+}
+
 /* A constant is no output of the integer program: the next output is judged on both sides. */
 static void test_constant_first(void **state) {
     (void)state;
     hand data, *h = &data;
-    int x = HAND_IMAGE(h, 3, 3, 32, 32);
-    int a = hand_op(h, "Relu", hand_conv(h, x, 3, 8, 1, (hand_window){3, 2, 1, 1}));
-    int y = hand_gemm(h, hand_op(h, "Flatten", hand_op(h, "GlobalAveragePool", a)), 8, 10);
+    int y = hand_gemm(h, pooled(h), 8, 10);
     hand_outputs(h, 2, (const int[]){hand_random(h, 2, (const int64_t[]){1, 3}, 0, 1), y});
-    json_t *root = quantize(h);
+    json_t *root = quantize(h, NULL);
     assert_true(number(root, "quantized", "cosine") > 0.99);
     json_decref(root);
+}
+
+/* The C gives out what the Softmax reads, beyond the step at which the engine needs it no more. */
+static void test_two_softmax_heads(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    char command[256];
+    int p = pooled(h), y = hand_op(h, "Softmax", hand_gemm(h, p, 8, 10));
+    int b = hand_op(h, "Relu", hand_gemm(h, p, 8, 16));
+    hand_outputs(h, 2, (const int[]){y, hand_op(h, "Softmax", hand_gemm(h, b, 16, 4))});
+    json_decref(quantize(h, "c"));
+    snprintf(command, sizeof command, "cd %s/c && cc -std=c99 -o t *.c && ./t > log", output);
+    assert_int_equal(system(command), 0);
 }
 
 static int setup(void **state) {
@@ -105,6 +125,7 @@ int main(void) {
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_order_untouched),
         cmocka_unit_test(test_constant_first),
+        cmocka_unit_test(test_two_softmax_heads),
     };
     return cmocka_run_group_tests_name("outputs", tests, setup, teardown);
 }
