@@ -18,11 +18,6 @@ typedef struct nbi_cgen {
     const char *before;     /* clean options->stops_before, or NULL */
 } nbi_cgen;
 
-/* cgen_cut.c: the program up to its float tail; *cut is the node where it stops (not clean) or
- * NULL. Arrays come from `memory`, constants stay the original's. */
-nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory, nbi_program *out,
-                       const char **cut);
-
 /* cgen_text.c: text made safe for a C comment: printable ASCII, no comment marks, no trigraphs, no
  * line splices; cut to `max` characters. NULL when there is no memory. */
 const char *nbi_cgen_clean(nbi_arena *memory, const char *text, size_t max);

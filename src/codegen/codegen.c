@@ -62,11 +62,36 @@ static nb_status check_interface(nbi_cgen *g) {
     return NB_OK;
 }
 
+static nb_status check_outputs(nb_ctx *ctx, const nbi_program *p) {
+    for (int k = 0; k < p->n_outputs; k++) {
+        const nbi_ptensor *t = &p->tensor[p->output[k]];
+        if (!nbi_cgen_c_type(t->dtype))
+            return nb_fail(ctx, NB_EUNSUPPORTED, "output '%s' has type %s, C wants an integer one",
+                           t->name, nbi_dtype_name(t->dtype));
+    }
+    return NB_OK;
+}
+
+nb_status nbi_codegen_outputs(nb_ctx *ctx, const nbi_program *program, int *out_tensors, int *n) {
+    nbi_arena memory = {0};
+    nbi_program cut;
+    const char *name;
+    nb_status st = nbi_program_cut(ctx, program, &memory, &cut, &name);
+    if (st == NB_OK) st = check_outputs(ctx, &cut);
+    if (st == NB_OK) {
+        memcpy(out_tensors, cut.output, (size_t)cut.n_outputs * sizeof *out_tensors);
+        *n = cut.n_outputs;
+    }
+    nbi_arena_free(&memory);
+    return st;
+}
+
 static nb_status prepare(nbi_cgen *g, const nbi_program *program) {
     const char *cut = NULL;
     const char *name = g->options->model_name ? g->options->model_name : program->name;
     NB_TRY(nbi_codegen_check(g->ctx, g->options->prefix));
-    NB_TRY(nbi_cgen_cut(g->ctx, program, &g->memory, &g->program, &cut));
+    NB_TRY(nbi_program_cut(g->ctx, program, &g->memory, &g->program, &cut));
+    NB_TRY(check_outputs(g->ctx, &g->program));
     NB_TRY(check_interface(g));
     NB_TRY(nbi_program_fuse(g->ctx, &g->program, &g->memory, &g->program));
     NB_TRY(nbi_program_plan(g->ctx, &g->program));

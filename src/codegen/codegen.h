@@ -11,7 +11,7 @@
 
 #include "ir/program.h"
 
-#define NBI_CODEGEN_OUTPUTS 8
+#define NBI_CODEGEN_OUTPUTS NBI_PROGRAM_OUTPUTS
 #define NBI_CODEGEN_FILES   24
 
 typedef struct nbi_codegen_options {

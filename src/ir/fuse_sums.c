@@ -133,10 +133,19 @@ nb_status nbi_program_fuse(nb_ctx *ctx, const nbi_program *program, nbi_arena *m
     return NB_OK;
 }
 
+static nb_status as_c(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
+                      nbi_program *out) {
+    const char *cut;
+    nb_status st = nbi_program_cut(ctx, program, memory, out, &cut);
+    if (st == NB_EUNSUPPORTED) *out = *program;
+    else NB_TRY(st);
+    return nbi_program_fuse(ctx, out, memory, out);
+}
+
 nb_status nbi_program_ram(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes) {
     nbi_arena memory = {0};
     nbi_program fused;
-    nb_status st = nbi_program_fuse(ctx, program, &memory, &fused);
+    nb_status st = as_c(ctx, program, &memory, &fused);
     if (st == NB_OK) st = nbi_program_plan(ctx, &fused);
     if (st == NB_OK) st = nbi_program_place_scratch(ctx, &fused, NULL, out_bytes);
     nbi_arena_free(&memory);
@@ -147,7 +156,7 @@ nb_status nbi_program_ram_sum(nb_ctx *ctx, const nbi_program *program, double *o
     nbi_arena memory = {0};
     nbi_program fused;
     double sum = 0;
-    nb_status st = nbi_program_fuse(ctx, program, &memory, &fused);
+    nb_status st = as_c(ctx, program, &memory, &fused);
     if (st == NB_OK) st = nbi_program_live_sum(ctx, &fused, &sum);
     for (int s = 0; st == NB_OK && s < fused.n_steps; s++)
         sum += (double)nbi_step_scratch_bytes(&fused.step[s]);

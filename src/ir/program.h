@@ -73,6 +73,8 @@ typedef struct nbi_step {
     } u;
 } nbi_step;
 
+#define NBI_PROGRAM_OUTPUTS 8
+
 typedef struct nbi_program {
     nbi_arena arena;
     const char *name;
@@ -83,7 +85,7 @@ typedef struct nbi_program {
     int input;             /* U8 H,W,C pixels (first step: a LUT), or S8/U8 codes of a float input */
     bool input_is_pixels;
     int n_outputs;
-    int output[8];
+    int output[NBI_PROGRAM_OUTPUTS];
     size_t arena_bytes;    /* planned activations, the input included */
     size_t scratch_bytes;  /* largest scratch of the reference kernels */
     size_t const_bytes;    /* flash: nbi_program_const_bytes() */
@@ -107,15 +109,22 @@ nb_status nbi_program_live_sum(nb_ctx *ctx, const nbi_program *program, double *
  * arena. */
 nb_status nbi_program_place_scratch(nb_ctx *ctx, const nbi_program *program, size_t *offset,
                                     size_t *out_ram_bytes);
+/* The program up to its float tail, not planned, as C can hold it: what the float operators at the
+ * end read are outputs in place of theirs. *cut is the node where it stops, or NULL. *out takes arrays
+ * from `memory` and shares the rest with `program`. NB_EUNSUPPORTED, naming the node, when an integer
+ * step needs the result of a float operator. */
+nb_status nbi_program_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
+                          nbi_program *out, const char **cut);
 /* The program as the C generator emits it, not planned: where only an addition reads the output of
  * a convolution, the convolution adds by itself, so that the output needs no memory and the sum may
  * lie in the other operand's place. *out takes arrays from `memory` and shares the rest with
  * `program`. The engine does not run such steps. */
 nb_status nbi_program_fuse(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
                            nbi_program *out);
-/* RAM of the C made of this program, planned or not: fused, planned, with scratch. */
+/* RAM of the C made of this program, planned or not: cut, fused, planned, with scratch. Where C cannot
+ * be made of it, that of all of the program. */
 nb_status nbi_program_ram(nb_ctx *ctx, const nbi_program *program, size_t *out_bytes);
-/* What lives at a step and its scratch, summed over all steps of the fused program. */
+/* What lives at a step and its scratch, summed over all steps of that program. */
 nb_status nbi_program_ram_sum(nb_ctx *ctx, const nbi_program *program, double *out_bytes);
 /* Scratch of the reference kernel of one step. */
 size_t nbi_step_scratch_bytes(const nbi_step *step);

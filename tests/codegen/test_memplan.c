@@ -60,19 +60,21 @@ static void assert_runs_in_arena(handmade *n) {
     assert_plan_runs(n, &n->p);
 }
 
-/* What the generated C does: runs fused in its arena, which is as large as said. Returns how many
- * steps became part of another. */
+/* What the generated C does: leaves out what no output needs, runs fused in its arena, which is as
+ * large as said. Returns how many steps became part of another. */
 static int assert_runs_fused(handmade *n, size_t *ram) {
     nbi_arena memory = {0};
-    nbi_program fused;
+    nbi_program cut, fused;
+    const char *name;
     size_t placed;
-    assert_ok(nbi_program_fuse(ctx, &n->p, &memory, &fused));
+    assert_ok(nbi_program_cut(ctx, &n->p, &memory, &cut, &name));
+    assert_ok(nbi_program_fuse(ctx, &cut, &memory, &fused));
     assert_ok(nbi_program_plan(ctx, &fused));
     assert_ok(nbi_program_place_scratch(ctx, &fused, NULL, &placed));
     assert_ok(nbi_program_ram(ctx, &n->p, ram));
     assert_int_equal(*ram, placed);
     assert_plan_runs(n, &fused);
-    const int fewer = n->p.n_steps - fused.n_steps;
+    const int fewer = cut.n_steps - fused.n_steps;
     nbi_arena_free(&memory);
     return fewer;
 }
@@ -315,7 +317,7 @@ static void test_random_sums(void **state) {
         handmade_end(&n);
     }
     print_message("%d additions less, a smaller arena in %d of 60 programs\n", fewer, smaller);
-    assert_true(fewer > 200 && smaller > 10);
+    assert_true(fewer > 150 && smaller > 10);
 }
 
 /* Additions that stay steps of their own. */

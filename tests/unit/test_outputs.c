@@ -45,7 +45,7 @@ static void test_order_untouched(void **state) {
 
 /* ---- whole runs ------------------------------------------------------------------------------ */
 
-static json_t *quantize(hand *h, const char *emit) {
+static json_t *quantize(hand *h, const char *emit, bool dry) {
     nb_quantize_options o = nb_quantize_options_default();
     nb_ctx *ctx = nb_ctx_new();
     char *text = NULL;
@@ -58,14 +58,14 @@ static json_t *quantize(hand *h, const char *emit) {
     o.ptq = "none";
     o.max_drop = -1;
     o.emit = emit;
-    o.output = output;
+    o.dry_run = dry;
+    o.output = dry ? NULL : output;
     nb_ctx_set_threads(ctx, 1);
     if (nb_quantize(ctx, path, &o, &text) != NB_OK) fail_msg("%s", nb_ctx_message(ctx));
     json_t *root = json_loads(text, 0, NULL);
     assert_non_null(root);
     nb_free(text);
     nb_ctx_free(ctx);
-    hand_free(h);
     return root;
 }
 
@@ -86,8 +86,9 @@ static void test_constant_first(void **state) {
     hand data, *h = &data;
     int y = hand_gemm(h, pooled(h), 8, 10);
     hand_outputs(h, 2, (const int[]){hand_random(h, 2, (const int64_t[]){1, 3}, 0, 1), y});
-    json_t *root = quantize(h, NULL);
+    json_t *root = quantize(h, NULL, false);
     assert_true(number(root, "quantized", "cosine") > 0.99);
+    hand_free(h);
     json_decref(root);
 }
 
@@ -99,9 +100,32 @@ static void test_two_softmax_heads(void **state) {
     int p = pooled(h), y = hand_op(h, "Softmax", hand_gemm(h, p, 8, 10));
     int b = hand_op(h, "Relu", hand_gemm(h, p, 8, 16));
     hand_outputs(h, 2, (const int[]){y, hand_op(h, "Softmax", hand_gemm(h, b, 16, 4))});
-    json_decref(quantize(h, "c"));
+    json_decref(quantize(h, "c", false));
+    hand_free(h);
     snprintf(command, sizeof command, "cd %s/c && cc -std=c99 -o t *.c && ./t > log", output);
     assert_int_equal(system(command), 0);
+}
+
+/* What a float operator at the end reads lives to the end of the C, and so in what is foretold. */
+static void test_ram_of_the_tail(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    int a = hand_op(h, "Relu", hand_conv3(h, HAND_IMAGE(h, 4, 3, 32, 32), 3, 8)), b = a;
+    int most = hand_op(h, "ReduceMax", a);
+    hand_ints(h, "axes", 2, (int64_t[]){2, 3});
+    for (int i = 0; i < 3; i++) b = hand_op(h, "Relu", hand_conv3(h, b, 8, 8));
+    int y = hand_gemm(h, hand_op(h, "Flatten", hand_op(h, "GlobalAveragePool", b)), 8, 10);
+    hand_outputs(h, 2, (const int[]){y, most});
+    json_t *root = quantize(h, "c", false), *dry = quantize(h, NULL, true);
+    const json_t *q = json_object_get(root, "quantized");
+    const json_t *row = json_array_get(json_object_get(dry, "uniform"), 0);
+    const json_int_t ram = json_integer_value(json_object_get(q, "peak_ram"));
+    assert_true(ram >= 3 * 8 * 1024);
+    assert_true(number(q, "c", "arena_bytes") == (double)ram);
+    assert_int_equal(json_integer_value(json_object_get(row, "peak_ram")), ram);
+    json_decref(root);
+    json_decref(dry);
+    hand_free(h);
 }
 
 static int setup(void **state) {
@@ -126,6 +150,7 @@ int main(void) {
         cmocka_unit_test(test_order_untouched),
         cmocka_unit_test(test_constant_first),
         cmocka_unit_test(test_two_softmax_heads),
+        cmocka_unit_test(test_ram_of_the_tail),
     };
     return cmocka_run_group_tests_name("outputs", tests, setup, teardown);
 }

@@ -1,6 +1,6 @@
 /* Where the generated code stops: the integer steps, if no step among them needs the result of a
  * float operator. The tensors that the float tail reads become outputs in place of its own. */
-#include "codegen/cgen.h"
+#include "ir/program.h"
 
 #include <string.h>
 
@@ -10,7 +10,7 @@ typedef struct cutter {
     int *tainted; /* tensor: 1 + the step of the first float operator it comes from, or 0 */
     bool *seen;   /* tensor: an output depends on it */
     int n_outputs;
-    int output[NBI_CODEGEN_OUTPUTS];
+    int output[NBI_PROGRAM_OUTPUTS];
 } cutter;
 
 static nb_status taint(cutter *c) {
@@ -31,15 +31,12 @@ static nb_status taint(cutter *c) {
 }
 
 static nb_status add_output(cutter *c, int tensor) {
-    const nbi_ptensor *t = &c->program->tensor[tensor];
     for (int o = 0; o < c->n_outputs; o++)
         if (c->output[o] == tensor) return NB_OK;
-    if (c->n_outputs == NBI_CODEGEN_OUTPUTS)
+    if (c->n_outputs == NBI_PROGRAM_OUTPUTS)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "tensor '%s' would be output number %d, C has %d",
-                       t->name, NBI_CODEGEN_OUTPUTS + 1, NBI_CODEGEN_OUTPUTS);
-    if (!nbi_cgen_c_type(t->dtype))
-        return nb_fail(c->ctx, NB_EUNSUPPORTED, "output '%s' has type %s, C wants an integer one",
-                       t->name, nbi_dtype_name(t->dtype));
+                       c->program->tensor[tensor].name, NBI_PROGRAM_OUTPUTS + 1,
+                       NBI_PROGRAM_OUTPUTS);
     c->output[c->n_outputs++] = tensor;
     return NB_OK;
 }
@@ -84,20 +81,8 @@ static nb_status find_outputs(cutter *c, nbi_arena *memory) {
     return NB_OK;
 }
 
-nb_status nbi_codegen_outputs(nb_ctx *ctx, const nbi_program *program, int *out_tensors, int *n) {
-    nbi_arena memory = {0};
-    cutter c = {.ctx = ctx, .program = program};
-    nb_status st = find_outputs(&c, &memory);
-    if (st == NB_OK) {
-        memcpy(out_tensors, c.output, (size_t)c.n_outputs * sizeof *out_tensors);
-        *n = c.n_outputs;
-    }
-    nbi_arena_free(&memory);
-    return st;
-}
-
-nb_status nbi_cgen_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory, nbi_program *out,
-                       const char **cut) {
+nb_status nbi_program_cut(nb_ctx *ctx, const nbi_program *program, nbi_arena *memory,
+                          nbi_program *out, const char **cut) {
     cutter c = {.ctx = ctx, .program = program};
     NB_TRY(find_outputs(&c, memory));
     *out = *program;
