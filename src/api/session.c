@@ -10,6 +10,7 @@
 #include "quant/calibrate.h"
 #include "quant/generate.h"
 #include "quant/net_numbers.h"
+#include "runtime/footprint.h"
 #include "runtime/lower.h"
 
 #include <math.h>
@@ -171,6 +172,17 @@ static nb_status fit_offers(nbi_session *s) {
     return NB_OK;
 }
 
+/* Before hours of work, not behind them. */
+static nb_status check_emit(nbi_session *s) {
+    nbi_choice *bits;
+    if (!s->o->emit) return NB_OK;
+    NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
+    nbi_session_uniform(s, 8, 8, bits);
+    nb_status st = nbi_footprint_has_c(s->ctx, s->net, bits);
+    nbi_free(bits);
+    return st == NB_OK ? st : nb_fail_prefix(s->ctx, st, "emit");
+}
+
 nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
     const nb_quantize_options *o = s->o;
     nbi_graph *one = NULL;
@@ -204,7 +216,8 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
             s->fixed[i] = s->biases.n == 1 ? s->biases.choice[0] : 0;
     }
     for (size_t i = 0; i < o->n_rules; i++) NB_TRY(nbi_apply_rule(s, o->rules[i]));
-    return fit_offers(s); /* storage, for costs without data */
+    NB_TRY(fit_offers(s)); /* storage, for costs without data */
+    return check_emit(s);
 }
 
 /* ---- data and calibration ------------------------------------------------------------------- */

@@ -197,6 +197,18 @@ nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *
     return st;
 }
 
+nb_status nbi_footprint_has_c(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits) {
+    nbi_program p = {.name = net->graph->name};
+    nbi_arena memory = {0};
+    nbi_program cut;
+    const char *name;
+    nb_status st = outline(ctx, net, bits, &p);
+    if (st == NB_OK) st = nbi_program_cut(ctx, &p, &memory, &cut, &name);
+    nbi_arena_free(&memory);
+    nbi_arena_free(&p.arena);
+    return st;
+}
+
 nb_status nbi_footprint_ram_sum(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
                                 double *out_bytes) {
     nbi_program p = {.name = ""};

@@ -9,6 +9,8 @@
  * answer on a program without constants. */
 nb_status nbi_footprint_ram(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits,
                             size_t *out_bytes);
+/* Can C be made of the network? NB_EUNSUPPORTED as in nbi_program_cut. */
+nb_status nbi_footprint_has_c(nb_ctx *ctx, const nbi_qnet *net, const nbi_choice *bits);
 /* Constants of the generated C that depend on the bits: packed weights, biases, and the
  * tables and descriptors of requantizations. */
 size_t nbi_footprint_variable(const nbi_qnet *net, const nbi_choice *bits);

@@ -128,6 +128,25 @@ static void test_ram_of_the_tail(void **state) {
     hand_free(h);
 }
 
+/* Said before anything is done, not when everything is. */
+static void test_no_c(void **state) {
+    (void)state;
+    hand data, *h = &data;
+    nb_quantize_options o = nb_quantize_options_default();
+    char none[96];
+    int soft = hand_op(h, "Softmax", pooled(h)), y = hand_gemm(h, soft, 8, 10);
+    hand_outputs(h, 1, &y);
+    HAND_OK(nbi_onnx_write(h->ctx, h->g, path));
+    snprintf(none, sizeof none, "%s/none", folder);
+    o.data.path = "builtin:glyphs";
+    o.emit = "c";
+    o.output = none;
+    assert_int_equal(nb_quantize(h->ctx, path, &o, NULL), NB_EUNSUPPORTED);
+    assert_non_null(strstr(nb_ctx_message(h->ctx), "is computed in float"));
+    assert_int_equal(access(none, F_OK), -1);
+    hand_free(h);
+}
+
 static int setup(void **state) {
     (void)state;
     strcpy(folder, "/tmp/nibble-outputs-XXXXXX");
@@ -151,6 +170,7 @@ int main(void) {
         cmocka_unit_test(test_constant_first),
         cmocka_unit_test(test_two_softmax_heads),
         cmocka_unit_test(test_ram_of_the_tail),
+        cmocka_unit_test(test_no_c),
     };
     return cmocka_run_group_tests_name("outputs", tests, setup, teardown);
 }
