@@ -98,6 +98,10 @@ static void test_reshape(void **state) {
     x = HAND_IMAGE(h, 20, 6, 1, 1);
     compare_moves(h, reshape(h, x, 3, (int64_t[]){0, 6, 1})); /* the same bytes */
     hand_free(h);
+    x = HAND_IMAGE(h, 20, 4, 3, 5);
+    f = reshape(h, x, 3, (int64_t[]){0, 4, -1}); /* the same bytes: L,C for H,W,C, and back */
+    compare_moves(h, reshape(h, f, 4, (int64_t[]){0, 4, 5, 3}));
+    hand_free(h);
     x = hand_new(h, 20, 3, (const int64_t[]){4, 6});
     f = hand_op(h, "Flatten", x);
     compare_moves(h, reshape(h, f, 3, (int64_t[]){0, 8, 3}));
