@@ -70,7 +70,7 @@ nb_status nbi_canon_reshape(nbi_canon *c, int n, bool *built) {
     float lo = c->net->edge[in[0]].lo, hi = c->net->edge[in[0]].hi;
     bool same = is_plain(x) && is_plain(y);
     /* H,W,C and L,C with L = H·W: the positions are in the same order */
-    if (!is_plain(x) && !is_plain(y) && x->dim[1] == y->dim[1]) same = true;
+    if (!is_plain(x) && !is_plain(y) && x->dim[0] == y->dim[0] && x->dim[1] == y->dim[1]) same = true;
     if (same) {
         *built = true;
         return add_copy(c, n, 1, in, 0, NULL, NULL, lo, hi);
