@@ -81,26 +81,31 @@ static uint64_t seed_of(const nbi_tuning *t) {
     return nbi_hash(seed, t->from.id, strlen(t->from.id));
 }
 
+static nb_status make_batches(const nbi_session *s, const nbi_qat_options *o, uint64_t seed,
+                              nbi_batches **out) {
+    nbi_batches_spec spec = {.data = s->data,
+                             .split = NBI_SPLIT_TRAIN,
+                             .batch = (size_t)o->batch,
+                             .classes = (size_t)o->classes,
+                             .transform = s->transform,
+                             .seed = seed};
+    NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &spec.augment));
+    return nbi_batches_new(s->ctx, &spec, out);
+}
+
 static nb_status start(nbi_tuning *t, const nbi_choice *bits, size_t batch) {
     nbi_session *s = t->s;
     nbi_qat_options o = nbi_session_qat_options(s, batch);
-    nbi_batches_spec spec = {.data = s->data,
-                             .split = NBI_SPLIT_TRAIN,
-                             .batch = batch,
-                             .classes = (size_t)o.classes,
-                             .transform = s->transform};
     nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
     size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
     nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};
     nbi_tune_start from;
     NB_TRY(nbi_images_draw(s->ctx, s->data, &draw, &t->judges));
-    NB_TRY(nbi_augmentation_parse(s->ctx, s->o->descent.augment, &s->info, &spec.augment));
-    NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
+    NB_TRY(make_batches(s, &o, 0, &t->batches));
     NB_TRY(nbi_tuning_start(t, bits, &o, &from));
-    spec.seed = seed_of(t);
     nbi_batches_free(t->batches);
     t->batches = NULL;
-    NB_TRY(nbi_batches_new(s->ctx, &spec, &t->batches));
+    NB_TRY(make_batches(s, &o, seed_of(t), &t->batches));
     o.evaluate = true;
     NB_TRY(nbi_tuning_graph(t, bits, &o, from, &t->simulated));
     nbi_tape_spec forward = {0};
@@ -314,12 +319,24 @@ void nbi_finetune_forget(const nbi_session *s, const nbi_tuning_result *result) 
     nbi_buf_free(&path);
 }
 
+static nb_status check_options(const nbi_session *s, const nbi_qat_options *o) {
+    nbi_loop_spec spec = {.epochs = s->o->finetune};
+    double decay;
+    if (s->o->finetune <= 0) return NB_OK; /* a search alone trains */
+    NB_TRY(make_batches(s, o, 0, &spec.batches));
+    nb_status st = set_descent(s, &spec, &decay);
+    if (st == NB_OK) st = nbi_loop_check(s->ctx, &spec);
+    nbi_batches_free(spec.batches);
+    return st;
+}
+
 nb_status nbi_finetune_check(nbi_session *s) {
     nbi_qat_options o = nbi_session_qat_options(s, nbi_session_batch(s));
     nbi_qat *q = NULL;
     nbi_tape *tape = NULL;
     nbi_choice *bits = NULL;
     nb_status st;
+    NB_TRYG(check_options(s, &o));
     NB_TRYG(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     nbi_session_uniform(s, 8, 8, bits);
     NB_TRYG(nbi_qat_new(s->ctx, s->compared, s->net, bits, s->edge, &o, &q));

@@ -140,15 +140,20 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_status st = NB_OK;
     char why[512] = "";
     if (!out->cancelled) st = learn(s, out);
-    if (st == NB_OK && s->o->finetune > 0 && !out->cancelled) st = nbi_tune(s, out, &tuning);
-    bool diverged = st == NB_ENUMERIC && s->o->finetune > 0; /* the search is not lost with it */
-    if (diverged) snprintf(why, sizeof why, "%s", nb_ctx_message(ctx));
-    if (diverged) nbi_qat_free(s->tuned), s->tuned = NULL;
-    if (st == NB_OK || diverged) st = nbi_conclude(s, out, &tuning, NULL, result);
+    const bool tunes = st == NB_OK && s->o->finetune > 0 && !out->cancelled;
+    if (tunes) st = nbi_tune(s, out, &tuning);
+    const nb_status failed = tunes ? st : NB_OK; /* the search is not lost with it */
+    if (failed != NB_OK) {
+        snprintf(why, sizeof why, "%s", nb_ctx_message(ctx));
+        nbi_qat_free(s->tuned), s->tuned = NULL;
+        json_decref(tuning.lines);
+        tuning = (nbi_tuning_result){0};
+    }
+    if (st == NB_OK || failed != NB_OK) st = nbi_conclude(s, out, &tuning, NULL, result);
     if (st == NB_OK) nbi_finetune_forget(s, &tuning);
     json_decref(tuning.lines);
-    if (st == NB_OK && diverged)
-        st = nb_fail(ctx, NB_ENUMERIC, "fine-tuning: %s; '%s' holds the policy without it", why,
+    if (st == NB_OK && failed != NB_OK)
+        st = nb_fail(ctx, failed, "fine-tuning: %s; '%s' holds the policy without it", why,
                      s->o->output);
     return st;
 }

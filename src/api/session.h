@@ -196,8 +196,8 @@ void nbi_judge_limits(const nbi_session *s, nbi_outcome *outcome, json_t *result
 /* "max-size 2000 bytes cannot be met: the closest policy …, has 12345 bytes"; as it was where none is
  * missed. */
 void nbi_describe_miss(const json_t *result, char *text, size_t size);
-/* Whether the network can be trained at all, before a long search: NB_EUNSUPPORTED names the node.
- */
+/* Whether the network can be trained at all, and as the options say, before a long search:
+ * NB_EUNSUPPORTED names the node. */
 nb_status nbi_finetune_check(nbi_session *s);
 /* Learns the rounding of the policy's weights as o->ptq says; from then on nbi_session_freeze gives
  * them, unless the loss on validation images is higher beyond chance (*loss: then as it was).

@@ -16,14 +16,28 @@ static void free_loop(nbi_loop *l) {
     nbi_free((void *)l->inputs);
 }
 
-static nb_status check_spec(nb_ctx *ctx, const nbi_loop_spec *s) {
+static nbi_schedule schedule_of(const nbi_loop_spec *s) {
+    size_t per_epoch = nbi_batches_per_epoch(s->batches);
+    nbi_schedule schedule = s->schedule;
+    schedule.steps = (uint64_t)s->epochs * per_epoch;
+    schedule.warmup = (uint64_t)(s->warmup * (double)per_epoch + 0.5);
+    return schedule;
+}
+
+nb_status nbi_loop_check(nb_ctx *ctx, const nbi_loop_spec *s) {
     if (s->epochs < 1) return nb_fail(ctx, NB_EINVAL, "epochs: %d, want 1 or more", s->epochs);
-    if (s->n_params < 1) return nb_fail(ctx, NB_EINVAL, "nothing is to be trained");
-    if (s->n_losses < 1) return nb_fail(ctx, NB_EINVAL, "there is no loss");
     if (!(s->warmup >= 0 && s->warmup < s->epochs))
         return nb_fail(ctx, NB_EINVAL, "warm-up: %g epochs of %d", s->warmup, s->epochs);
     if (!(s->ema >= 0 && s->ema < 1))
         return nb_fail(ctx, NB_EINVAL, "ema: %g is not within 0 and below 1", (double)s->ema);
+    const nbi_schedule schedule = schedule_of(s);
+    NB_TRY(nbi_schedule_check(ctx, &schedule));
+    return nbi_optimizer_check(ctx, &s->optimizer);
+}
+
+static nb_status check_params(nb_ctx *ctx, const nbi_loop_spec *s) {
+    if (s->n_params < 1) return nb_fail(ctx, NB_EINVAL, "nothing is to be trained");
+    if (s->n_losses < 1) return nb_fail(ctx, NB_EINVAL, "there is no loss");
     for (int i = 0; i < s->n_params; i++)
         if (!s->graph->tensor[s->param[i].tensor]->data)
             return nb_fail(ctx, NB_EINVAL, "'%s' is not a constant that could be trained",
@@ -59,11 +73,10 @@ static nb_status make_tape(nbi_loop *l) {
 
 static nb_status make_loop(nb_ctx *ctx, const nbi_loop_spec *s, nbi_loop *l) {
     size_t n_params = (size_t)s->n_params, n_states = (size_t)s->n_states;
-    *l = (nbi_loop){.ctx = ctx, .s = s, .best_metric = -INFINITY, .schedule = s->schedule};
-    NB_TRY(check_spec(ctx, s));
-    l->schedule.steps = (uint64_t)s->epochs * nbi_batches_per_epoch(s->batches);
-    l->schedule.warmup = (uint64_t)(s->warmup * (double)nbi_batches_per_epoch(s->batches) + 0.5);
-    NB_TRY(nbi_schedule_check(ctx, &l->schedule));
+    *l = (nbi_loop){.ctx = ctx, .s = s, .best_metric = -INFINITY};
+    NB_TRY(nbi_loop_check(ctx, s));
+    NB_TRY(check_params(ctx, s));
+    l->schedule = schedule_of(s);
     l->n_values = n_params + n_states;
     NB_TRY(nbi_alloc(ctx, l->n_values, sizeof *l->value, &l->value));
     for (size_t i = 0; i < n_params; i++)

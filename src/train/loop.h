@@ -81,6 +81,9 @@ typedef struct nbi_loop_result {
     bool stopped;                      /* on request or by the time limit */
 } nbi_loop_result;
 
+/* Whether the loop would begin with these batches, epochs, warm-up, ema, optimizer and schedule, of which
+ * nbi_loop_run says the same: NB_EINVAL. Nothing else of spec is looked at. */
+nb_status nbi_loop_check(nb_ctx *ctx, const nbi_loop_spec *spec);
 /* Afterwards the graph's constants hold the best values (where no epoch was finished, the last).
  * A run that was resumed ends with the same bytes as one that was not interrupted (at the same
  * number of threads: oneDNN's weight gradients depend on it, so another number is refused).

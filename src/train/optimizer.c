@@ -36,7 +36,7 @@ nb_status nbi_optimizer_parse(nb_ctx *ctx, const char *name, nbi_optimizer_kind 
     return nb_fail(ctx, NB_EINVAL, "optimizer: '%s' is not sgd, adam or adamw", name);
 }
 
-static nb_status check_options(nb_ctx *ctx, const nbi_optimizer_options *o) {
+nb_status nbi_optimizer_check(nb_ctx *ctx, const nbi_optimizer_options *o) {
     if (!(o->momentum >= 0 && o->momentum < 1))
         return nb_fail(ctx, NB_EINVAL, "momentum: %g is not within 0 and below 1",
                        (double)o->momentum);
@@ -57,7 +57,7 @@ nb_status nbi_optimizer_new(nb_ctx *ctx, const nbi_optimizer_options *options, n
     static const char *const sgd[] = {"momentum", "none"}, *const adam[] = {"m", "v"};
     nbi_optimizer *p = NULL;
     nb_status st;
-    NB_TRY(check_options(ctx, options));
+    NB_TRY(nbi_optimizer_check(ctx, options));
     NB_TRY(nbi_alloc(ctx, 1, sizeof *p, &p));
     p->o = *options;
     p->param = params;

@@ -31,6 +31,8 @@ typedef struct nbi_optimizer_options {
 nbi_optimizer_options nbi_optimizer_options_default(void);
 /* "sgd", "adam", "adamw"; NB_EINVAL lists them. */
 nb_status nbi_optimizer_parse(nb_ctx *ctx, const char *name, nbi_optimizer_kind *out);
+/* NB_EINVAL names an option out of its range. */
+nb_status nbi_optimizer_check(nb_ctx *ctx, const nbi_optimizer_options *options);
 
 /* A piece of state that a checkpoint holds: floats, living in its owner. */
 typedef struct nbi_state {

@@ -47,6 +47,18 @@ same plain/model.onnx useless/model.onnx "quantize with a useless fine-tuning"
 # … and what the search found is delivered where fine-tuning diverges
 refuses 1 "holds the policy without it" "${job[@]}" --finetune 1 --lr 1000 -o wild
 same plain/model.onnx wild/model.onnx "quantize with a fine-tuning that diverges"
+# … or cannot go on
+mkdir unread && echo none > unread/finetune.npz
+refuses 1 "'unread' holds the policy without it" "${job[@]}" --finetune 1 --resume -o unread
+same plain/model.onnx unread/model.onnx "quantize with a checkpoint that cannot be read"
+same plain/policy.json unread/policy.json "quantize with a checkpoint that cannot be read"
+[[ $(< unread/finetune.npz) == none ]] || fail "a checkpoint of something else is gone"
+# options that cannot train are found before the search
+for option in "--warmup 1" "--warmup 0.99" "--augment crop,mixpu"; do
+    # shellcheck disable=SC2086 # an option and its value
+    refuses 2 "fine-tuning: " "${job[@]}" --finetune 1 $option -o early
+    [[ ! -e early/policy.json ]] || fail "$option: found after the search"
+done
 
 # options of the descent, random weights
 works finetune once --epochs 1 --threads 1 --quiet --optimizer adam --schedule constant --ema 0.9 \
