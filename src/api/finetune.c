@@ -147,11 +147,14 @@ static nb_status set_descent(const nbi_session *s, nbi_loop_spec *spec, double *
 /* What the trajectory depends on beside the loop's own settings. */
 static void set_identity(const nbi_tuning *t, double decay, nbi_identity *id) {
     const nbi_session *s = t->s;
+    const nb_data_options *d = &s->o->data;
     nbi_identify_hash(id, "model", nbi_graph_hash(s->source));
     nbi_identify_hash(id, "policy", nbi_policy_hash(s, t->qat->bits));
     nbi_identify(id, "start", t->from.id);
-    nbi_identify(id, "data", s->o->data.path);
+    nbi_identify(id, "data", d->path);
     nbi_identify_number(id, "training images", (double)s->info.count[NBI_SPLIT_TRAIN]);
+    nbi_identify_number(id, "validation seed",
+                        d->val_seed < 0 ? (double)nb_ctx_seed(s->ctx) : d->val_seed);
     nbi_identify_hash(id, "transform", nbi_transform_hash(NBI_HASH_START, &s->transform));
     nbi_identify(id, "teacher", t->qat->teacher >= 0 ? "yes" : "no");
     nbi_identify_number(id, "weight decay", decay);

@@ -185,6 +185,8 @@ static nb_status set_identity(trainer *t, double decay) {
     nbi_identify(id, "data", d->path);
     nbi_identify_number(id, "training images", (double)t->info.count[NBI_SPLIT_TRAIN]);
     nbi_identify_number(id, "validation images", (double)t->info.count[NBI_SPLIT_VAL]);
+    nbi_identify_number(id, "validation seed",
+                        d->val_seed < 0 ? (double)nb_ctx_seed(t->ctx) : d->val_seed);
     nbi_identify(id, "scale", d->scale);
     nbi_identify(id, "mean", d->mean);
     nbi_identify(id, "std", d->std);

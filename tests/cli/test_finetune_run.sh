@@ -89,6 +89,8 @@ long=(--epochs 4 "${more[@]}")
 works finetune whole "${long[@]}" --quiet
 killed killed/finetune.npz finetune killed "${long[@]}" --quiet
 same hurt/model.onnx killed/model.onnx "kill -9"
+[[ ! -e killed/finetune.npz ]] ||
+    refuses 2 "its validation seed is" finetune killed "${long[@]}" --quiet --resume --val-seed 9
 works finetune killed "${long[@]}" --quiet --resume
 same whole/model.onnx killed/model.onnx "resumed after kill -9"
 same whole/tuned.npz killed/tuned.npz "resumed after kill -9"

@@ -31,6 +31,8 @@ if [[ -e killed.onnx.checkpoint.npz ]]; then
     says err "its weight decay is 0.0005, here it is 0.1" "other options"
     run 2 train net.onnx "${common[@]}" --epochs 4 --init -o killed.onnx --resume
     says err "its model is" "another model"
+    run 2 train net.onnx "${common[@]}" --epochs 4 --val-seed 9 -o killed.onnx --resume
+    says err "its validation seed is 5, here it is 9" "other images to validate"
     run 0 train net.onnx "${common[@]}" --epochs 4 -o killed.onnx --resume
     says err "going on from" "--resume"
 fi
