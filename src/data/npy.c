@@ -8,7 +8,7 @@
 #include <string.h>
 #include <zip.h>
 
-enum { DEFLATE_RATIO = 1100, ENTRIES_MAX = 4096 };
+enum { DEFLATE_RATIO = 1100 };
 #define ENTRY_MAX ((uint64_t)8 << 30)
 
 nb_status nbi_npz_open(nb_ctx *ctx, const char *path, nbi_npz *out) {
@@ -25,9 +25,9 @@ nb_status nbi_npz_open(nb_ctx *ctx, const char *path, nbi_npz *out) {
         return st;
     }
     zip_int64_t entries = zip_get_num_entries(npz.zip, 0);
-    if (entries <= 0 || entries > ENTRIES_MAX) {
+    if (entries <= 0 || entries > NBI_NPZ_ARRAYS_MAX) {
         st = nb_fail(ctx, NB_EFORMAT, "'%s' holds %lld arrays, want 1..%d", path,
-                     (long long)entries, ENTRIES_MAX);
+                     (long long)entries, NBI_NPZ_ARRAYS_MAX);
         goto done;
     }
     npz.names = nbi_arena_alloc(&npz.arena, (size_t)entries, sizeof *npz.names);

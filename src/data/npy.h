@@ -5,7 +5,7 @@
 
 #include "base/base.h"
 
-enum { NBI_NPY_RANK_MAX = 9 };
+enum { NBI_NPY_RANK_MAX = 9, NBI_NPZ_ARRAYS_MAX = 65535 }; /* what a zip's 16 bits count */
 
 typedef struct nbi_npy {
     const char *name;  /* "x", without .npy; in the archive's arena */

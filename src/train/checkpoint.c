@@ -10,7 +10,7 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { JSON_MAX = 1 << 26, ENTRIES_MAX = 65535 };
+enum { JSON_MAX = 1 << 26 };
 
 typedef struct writer {
     nb_ctx *ctx;
@@ -41,8 +41,10 @@ static nb_status add_entry(writer *w, const char *name, nb_dtype dtype, size_t c
     size_t bytes = nbi_dtype_bytes(dtype, count), length = strlen(name), offset = w->file.size;
     nb_status st;
     NB_TRYG(nbi_npy_write_header(w->ctx, dtype, 1, &dim, &header));
-    if (offset + header.size + bytes + length > UINT32_MAX - 4096 || w->entries == ENTRIES_MAX) {
-        st = nb_fail(w->ctx, NB_EUNSUPPORTED, "a checkpoint of 4 GiB or more cannot be written");
+    if (offset + header.size + bytes + length > UINT32_MAX - 4096 ||
+        w->entries == NBI_NPZ_ARRAYS_MAX) {
+        st = nb_fail(w->ctx, NB_EUNSUPPORTED, "a checkpoint of 4 GiB or of more than %d arrays "
+                     "cannot be written", NBI_NPZ_ARRAYS_MAX);
         goto done;
     }
     uLong crc = crc32_z(0, (const Bytef *)header.data, header.size);

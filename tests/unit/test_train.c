@@ -2,6 +2,7 @@
  * with the bytes of one that was not; checkpoints of something else, full disks and divergence. */
 #include "data_files.h"
 
+#include "data/npy.h"
 #include "hyper/arch.h"
 #include "train/checkpoint.h"
 #include "train/loop.h"
@@ -286,6 +287,30 @@ static void a_full_disk_keeps_the_old_checkpoint(void **state) {
     assert_non_null(strstr(nb_ctx_message(p->ctx), "value.0"));
 }
 
+/* As many as can be written, the JSON counts as one. */
+static void many_arrays_are_read_again(void **state) {
+    place *p = *state;
+    enum { N = NBI_NPZ_ARRAYS_MAX - 1 };
+    const char *path = at(p, "many.npz");
+    float *v = calloc(N + 1, sizeof *v);
+    nbi_checkpoint_array *a = calloc(N + 1, sizeof *a);
+    json_t *json = json_pack("{s:i}", "step", 7);
+    for (int i = 0; i <= N; i++) {
+        snprintf(a[i].name, sizeof a[i].name, "value.%d", i);
+        a[i].data = &v[i];
+        a[i].count = 1;
+        v[i] = (float)i;
+    }
+    assert_int_equal(nbi_checkpoint_write(p->ctx, path, json, N + 1, a), NB_EUNSUPPORTED);
+    assert_int_equal(nbi_checkpoint_write(p->ctx, path, json, N, a), NB_OK);
+    memset(v, 0, N * sizeof *v);
+    assert_int_equal(nbi_checkpoint_read(p->ctx, path, N, a), NB_OK);
+    for (int i = 0; i < N; i++) assert_true(v[i] == (float)i);
+    json_decref(json);
+    free(a);
+    free(v);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_loss_falls),
@@ -294,6 +319,7 @@ int main(void) {
         cmocka_unit_test(others_checkpoints_are_refused),
         cmocka_unit_test(divergence_is_told_by_name),
         cmocka_unit_test(a_full_disk_keeps_the_old_checkpoint),
+        cmocka_unit_test(many_arrays_are_read_again),
     };
     return cmocka_run_group_tests(tests, place_setup, place_teardown);
 }
