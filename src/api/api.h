@@ -16,6 +16,10 @@ struct nb_model {
 /* path, or path/model.onnx when it is a folder. NB_EIO names what was looked for. */
 nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size);
 
+/* NB_EINVAL where `output`, or the model.onnx in it when it is a folder, is the model at `path` that
+ * `command` reads. */
+nb_status nbi_keep_model(nb_ctx *ctx, const char *command, const char *path, const char *output);
+
 /* NB_EUNSUPPORTED, naming the file, where the model is a quantized one. */
 nb_status nbi_refuse_quantized(nb_ctx *ctx, const nb_model *model);
 

@@ -273,8 +273,9 @@ static nb_status method_of(nb_ctx *ctx, const char *text, const nbi_search **out
                    length, text);
 }
 
-static nb_status check(nb_ctx *ctx, const nb_quantize_options *o) {
+static nb_status check(nb_ctx *ctx, const char *path, const nb_quantize_options *o) {
     if (!o->output) return nb_fail(ctx, NB_EINVAL, "no folder for the results: name it with -o");
+    NB_TRY(nbi_keep_model(ctx, "quantize", path, o->output));
     if (o->policy) return nb_fail(ctx, NB_EINVAL, "settings: a policy that is given has its own");
     if (o->max_latency > 0 && !o->cost_table)
         return nb_fail(ctx, NB_EINVAL,
@@ -341,7 +342,7 @@ static nb_status run(configuring *c, nb_quantize_options *out, json_t **about) {
     nb_ctx *ctx = c->ctx;
     nbi_session s = {0};
     nb_status st;
-    NB_TRY(check(ctx, c->given));
+    NB_TRY(check(ctx, c->path, c->given));
     NB_TRYG(nbi_session_open(ctx, c->path, c->given, &s));
     NB_TRYG(nbi_warn_untouched(ctx, s.net));
     NB_TRYG(nbi_open_data(ctx, &c->given->data, s.source, &s.data));

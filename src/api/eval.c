@@ -470,6 +470,8 @@ nb_status nb_export(nb_ctx *ctx, const char *path, const nb_export_options *o, c
         return nb_fail(ctx, NB_EINVAL, "export needs a format and an output");
     }
     st = open_subject(ctx, path, &none, "integer", &s);
+    if (st == NB_OK && !strcmp(o->format, "qdq"))
+        st = nbi_keep_model(ctx, "export", path, o->output);
     if (st == NB_OK) st = ready(ctx, &s, "integer", true, false);
     if (st == NB_OK && !strcmp(o->format, "c"))
         st = nbi_export_c(ctx, s.net, s.program, o, files, &root);

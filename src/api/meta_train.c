@@ -49,16 +49,6 @@ static nb_status settings_of(nb_ctx *ctx, const nb_meta_options *o, nbi_meta_set
     return NB_OK;
 }
 
-/* The output must not replace what it is made from. */
-static nb_status check_paths(nb_ctx *ctx, const char *path, const char *output) {
-    char model[4096];
-    NB_TRY(nbi_model_path(ctx, path, model, sizeof model));
-    if (!strcmp(model, output))
-        return nb_fail(ctx, NB_EINVAL, "meta-train: the output would overwrite the model '%s'",
-                       output);
-    return NB_OK;
-}
-
 nb_status nb_meta_train(nb_ctx *ctx, const char *path, const nb_meta_options *options,
                         char **json) {
     nbi_json_begin();
@@ -72,7 +62,7 @@ nb_status nb_meta_train(nb_ctx *ctx, const char *path, const nb_meta_options *op
     job.output = NULL;
     job.search = "auto";
     NB_TRY(settings_of(ctx, options, &settings));
-    NB_TRY(check_paths(ctx, path, options->output));
+    NB_TRY(nbi_keep_model(ctx, "meta-train", path, options->output));
     NB_TRYG(nbi_buf_printf(ctx, &checkpoint, "%s.checkpoint.npz", options->output));
     NB_TRYG(nbi_session_open(ctx, path, &job, &s));
     NB_TRYG(nbi_warn_untouched(ctx, s.net));

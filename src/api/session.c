@@ -203,6 +203,7 @@ nb_status nbi_session_open(nb_ctx *ctx, const char *path, const nb_quantize_opti
     NB_TRY(nbi_check_rank(ctx, o));
     NB_TRY(nb_model_load(ctx, path, &s->model));
     NB_TRY(nbi_refuse_quantized(ctx, s->model));
+    if (o->output && !o->dry_run) NB_TRY(nbi_keep_model(ctx, "quantize", path, o->output));
     NB_TRY(nbi_equalize_model(ctx, o, s->model->graph));
     s->source = s->model->graph;
     NB_TRY(nbi_transform_of(ctx, &o->data, s->source, &s->transform));

@@ -35,6 +35,14 @@ nb_status nbi_model_path(nb_ctx *ctx, const char *path, char *out, size_t size) 
     return NB_OK;
 }
 
+nb_status nbi_keep_model(nb_ctx *ctx, const char *command, const char *path, const char *output) {
+    char model[4096], file[4096];
+    NB_TRY(nbi_model_path(ctx, path, model, sizeof model));
+    int n = snprintf(file, sizeof file, nbi_is_folder(output) ? "%s/model.onnx" : "%s", output);
+    if (n < 0 || (size_t)n >= sizeof file || !nbi_same_file(model, file)) return NB_OK;
+    return nb_fail(ctx, NB_EINVAL, "%s: the output would overwrite the model '%s'", command, model);
+}
+
 /* "a" or "a,b,c" (at most 4) into out; *n values. */
 static nb_status parse_reals(nb_ctx *ctx, const char *what, const char *text, float out[4],
                              int *n) {

@@ -113,8 +113,7 @@ static void tell(nb_ctx *ctx, void *user, const nbi_epoch_line *l) {
 static nb_status check_options(nb_ctx *ctx, const char *path, const nb_train_options *o) {
     const char *slash = o->output ? strrchr(o->output, '/') : NULL;
     if (!o->output) return nb_fail(ctx, NB_EINVAL, "train: no output file is given");
-    if (!strcmp(path, o->output))
-        return nb_fail(ctx, NB_EINVAL, "train: the output would overwrite the model '%s'", path);
+    NB_TRY(nbi_keep_model(ctx, "train", path, o->output));
     if (o->batch < 1) return nb_fail(ctx, NB_EINVAL, "batch: %d, want 1 or more", o->batch);
     if (nbi_is_folder(o->output))
         return nb_fail(ctx, NB_EIO, "cannot write '%s': a folder", o->output);

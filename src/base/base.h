@@ -113,6 +113,8 @@ nb_status nbi_file_write(nb_ctx *ctx, const char *path, const void *data, size_t
 nb_status nbi_make_folder(nb_ctx *ctx, const char *path);
 bool nbi_file_exists(const char *path);
 bool nbi_is_folder(const char *path);
+/* Both exist and are one, by whatever names or links. */
+bool nbi_same_file(const char *a, const char *b);
 /* The names in a folder, sorted bytewise, without those that start with '.'; they live in the
  * arena. At most NBI_FOLDER_MAX names. */
 enum { NBI_FOLDER_MAX = 1 << 24 };

@@ -70,6 +70,22 @@ run 1 train net.onnx "${data[@]}" --epochs 1 --batch 16 -o missing/x.onnx
 says err "there is no folder 'missing'" "an output folder that is not there"
 run 2 train net.onnx "${data[@]}" --epochs 1 -o net.onnx
 says err "overwrite" "output over input"
+# … by another name, and by other commands
+cp net.onnx kept.onnx
+mkdir home && cp net.onnx home/model.onnx && ln -s home/model.onnx link.onnx
+over=("${data[@]}" --calib 16 --batch 16)
+refuses 2 overwrite train ./net.onnx "${data[@]}" --epochs 1 -o net.onnx
+refuses 2 overwrite train home "${data[@]}" --epochs 1 -o home/model.onnx
+refuses 2 overwrite train link.onnx "${data[@]}" --epochs 1 -o ./home/model.onnx
+refuses 2 overwrite quantize home/model.onnx "${over[@]}" --search uniform -o home
+refuses 2 overwrite quantize link.onnx "${over[@]}" --settings random -o home
+refuses 2 overwrite meta-train link.onnx "${over[@]}" --epochs 1 -o home/model.onnx
+cmp -s kept.onnx net.onnx || fail "train wrote over its model"
+cmp -s kept.onnx home/model.onnx || fail "a command wrote over its model"
+run 0 quantize net.onnx "${over[@]}" --search uniform --ptq none --quiet -o made
+run 0 quantize net.onnx "${over[@]}" --search uniform --ptq none --quiet -o made # again
+refuses 2 overwrite export made --to qdq -o ./made/model.onnx
+run 0 export made --to qdq -o made/copy.onnx
 run 1 train auto.onnx "${data[@]}" --epochs 1 -o x.onnx
 [[ ! -e x.onnx ]] || fail "a failed run left x.onnx"
 
