@@ -3,6 +3,7 @@
 #include "quant/dampen.h"
 
 #include "quant/fit.h"
+#include "schemes/choice.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,10 +23,11 @@ struct nbi_dampen {
     damped *item;
 };
 
-/* Only grids of equal steps: bits of a uniform choice are the choice itself. */
+/* Only learned steps: uniform layers are trained as lsq ones are. */
 static bool is_damped(const nbi_qat *q, int layer) {
-    int bits = q->layer[layer].weight < 0 ? 0 : q->bits[q->net->layer[layer].weight_site];
-    return bits > 1 && bits <= NBI_MAX_BITS && q->layer[layer].weight_scale >= 0;
+    const nbi_choice choice = q->bits[q->net->layer[layer].weight_site];
+    bool steps = !nbi_choice_scheme(choice) || nbi_choice_row(choice) == nbi_scheme_find("lsq");
+    return steps && nbi_choice_bits(choice) > 1 && q->layer[layer].weight_scale >= 0;
 }
 
 static nb_status add(nb_ctx *ctx, nbi_dampen *d, int layer) {
@@ -48,8 +50,15 @@ nb_status nbi_dampen_new(nb_ctx *ctx, const nbi_qat *qat, double lambda, nbi_dam
     d->qat = qat;
     d->lambda = lambda;
     NB_TRYG(nbi_alloc(ctx, (size_t)qat->net->n_layers + 1, sizeof *d->item, &d->item));
-    for (int l = 0; l < qat->net->n_layers; l++)
+    int trained = 0;
+    for (int l = 0; l < qat->net->n_layers; l++) {
+        if (qat->layer[l].weight < 0) continue;
+        trained++;
         if (is_damped(qat, l)) NB_TRYG(add(ctx, d, l));
+    }
+    if (d->n < trained)
+        nb_log(ctx, NB_LOG_WARNING, "dampening acts on uniform and lsq weights of 2 bits and more: "
+               "%d of %d layers have others", trained - d->n, trained);
     *out = d;
     return NB_OK;
 done:
@@ -72,7 +81,7 @@ static nb_status pull_items(void *user, size_t begin, size_t end, int worker) {
         const nbi_qat *q = d->qat;
         const nbi_tensor *step = q->graph->tensor[q->layer[item->layer].weight_scale];
         const float *scale = step->data, *w = d->params[item->param].value;
-        int top = 1 << (q->bits[q->net->layer[item->layer].weight_site] - 1);
+        int top = 1 << (nbi_choice_bits(q->bits[q->net->layer[item->layer].weight_site]) - 1);
         size_t groups = (size_t)step->dim[0], per = item->count / groups;
         memcpy(item->gradient, d->params[item->param].gradient, item->count * sizeof(float));
         for (size_t i = 0; i < item->count; i++) {

@@ -9,7 +9,8 @@
 #include "train/optimizer.h"
 
 typedef struct nbi_dampen nbi_dampen;
-/* `qat` must outlive it; lambda > 0 is the last one. */
+/* `qat` must outlive it; lambda > 0 is the last one. Warns of layers without learned steps, which are left
+ * alone. */
 nb_status nbi_dampen_new(nb_ctx *ctx, const nbi_qat *qat, double lambda, nbi_dampen **out);
 void nbi_dampen_free(nbi_dampen *dampen); /* NULL is allowed */
 /* nbi_loop_spec.adjust: params in the order of qat->train. */

@@ -4,10 +4,17 @@
 
 #include "quant/dampen.h"
 #include "quant/reestimate.h"
+#include "schemes/choice.h"
 
 #define BATCH 4
 
-static void build(qat_case *c, int bits) {
+/* Counts warnings of layers that are left alone. */
+static void hear(void *user, nb_log_level level, const char *message) {
+    if (level == NB_LOG_WARNING && strstr(message, "dampening acts on uniform and lsq")) ++*(int *)user;
+}
+
+/* Free layers get `scheme`; NULL: uniform. */
+static void build(qat_case *c, int bits, const char *scheme) {
     hand *h = &c->h;
     c->batch = BATCH;
     int x = HAND_IMAGE(h, (uint64_t)bits, 3, 32, 32);
@@ -18,6 +25,12 @@ static void build(qat_case *c, int bits) {
     int y = hand_gemm(h, a, 8, 10);
     hand_outputs(h, 1, &y);
     qat_generate(c, bits, 8);
+    nbi_choice choice;
+    char text[16];
+    snprintf(text, sizeof text, "%s%d", scheme ? scheme : "", bits);
+    HAND_OK(nbi_choice_parse(h->ctx, "scheme", text, strlen(text), &choice));
+    for (int i = 0; i < h->net->n_sites; i++)
+        if (h->net->site[i].kind == NBI_SITE_WEIGHT && !h->net->site[i].fixed_bits) c->bits[i] = choice;
     qat_build(c, true);
 }
 
@@ -34,7 +47,7 @@ static float nearest(float w, float scale, int bits) {
 static void check_pull(const qat_case *c, int layer, const nbi_param *p, float pull) {
     const nbi_qat *q = c->train;
     const nbi_tensor *scale = q->graph->tensor[q->layer[layer].weight_scale];
-    int bits = c->bits[c->h.net->layer[layer].weight_site];
+    int bits = nbi_choice_bits(c->bits[c->h.net->layer[layer].weight_site]);
     size_t per = p->count / (size_t)scale->dim[0];
     for (size_t i = 0; i < p->count; i++) {
         float w = p->value[i], level = nearest(w, ((float *)scale->data)[i / per], bits);
@@ -48,9 +61,10 @@ static void check_pull(const qat_case *c, int layer, const nbi_param *p, float p
 static void test_dampening(void **state) {
     (void)state;
     const float lambda = 0.25f;
-    for (int bits = 2; bits <= 4; bits++) {
+    static const char *const schemes[] = {NULL, "lsq"};
+    for (int k = 0; k < 6; k++) {
         qat_case c = {0};
-        build(&c, bits);
+        build(&c, 2 + k / 2, schemes[k % 2]);
         const nbi_qat *q = c.train;
         hand *h = &c.h;
         nbi_param *params = calloc((size_t)q->n_train, sizeof *params);
@@ -75,6 +89,23 @@ static void test_dampening(void **state) {
         nbi_dampen_free(d);
         free(params);
         free(half);
+        qat_release(&c);
+    }
+}
+
+/* Weights of a scheme without steps are left alone, and that is told. */
+static void test_undamped(void **state) {
+    (void)state;
+    for (int other = 0; other < 2; other++) {
+        qat_case c = {0};
+        nbi_dampen *d;
+        int warnings = 0;
+        build(&c, 3, other ? "pot" : "lsq");
+        hand *h = &c.h;
+        nb_ctx_set_log(h->ctx, hear, &warnings);
+        HAND_OK(nbi_dampen_new(h->ctx, c.train, 0.1, &d));
+        assert_int_equal(warnings, other);
+        nbi_dampen_free(d);
         qat_release(&c);
     }
 }
@@ -114,7 +145,7 @@ static void test_reestimation(void **state) {
     nbi_batches *batches;
     nbi_batch batch;
     float *kept, *again;
-    build(&c, 8);
+    build(&c, 8, NULL);
     hand *h = &c.h;
     nbi_data_options o = {.path = "builtin:glyphs", .limit = 64};
     HAND_OK(nbi_dataset_open(h->ctx, &o, &data));
@@ -139,7 +170,7 @@ static void test_reestimation(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dampening),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dampening), cmocka_unit_test(test_undamped),
                                        cmocka_unit_test(test_reestimation)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
