@@ -172,7 +172,7 @@ const nbi_scheme nbi_scheme_codebook = {
     .letter = "",
     .title = "free levels, found by Lloyd's method and learned by gradient",
     .source = "Lloyd 1982; 8-bit table ours",
-    .formula = "nearest of s·round(L[j]/s), s = max|L|/127; L learned",
+    .formula = "nearest of s·round(L[j]/s), s = max|L|/127, unsigned /255; L learned",
     .flags = NBI_SCHEME_WEIGHTS | NBI_SCHEME_ACTIVATIONS | NBI_SCHEME_SIGNED | NBI_SCHEME_UNSIGNED |
              NBI_SCHEME_CHANNELS | NBI_SCHEME_LEARNED | NBI_SCHEME_IDEMPOTENT | NBI_SCHEME_MONOTONE,
     .min_bits = 1,
