@@ -158,11 +158,32 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     return st;
 }
 
-/* What says how to train says nothing without training. */
+static bool search_learns(const nb_quantize_options *o) {
+    char name[32];
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(o->search, ":"), o->search);
+    const nbi_search *search = o->policy ? NULL : nbi_search_find(name);
+    return search && search->learns;
+}
+
+/* What says how to train says nothing without training; --batch is kept for 'nibble finetune'. */
 static void warn_of_training(nb_ctx *ctx, const nb_quantize_options *o) {
-    const char *option = o->learning_rate > 0 ? "lr" : strcmp(o->start, "auto") ? "start" : NULL;
-    if (o->finetune <= 0 && option)
-        nb_log(ctx, NB_LOG_WARNING, "--%s is for fine-tuning, which --finetune N asks for", option);
+    const nb_descent_options *d = &o->descent;
+    const struct {
+        const char *name;
+        bool given;
+    } option[] = {{"lr", o->learning_rate > 0},   {"start", strcmp(o->start, "auto") != 0},
+                  {"optimizer", d->optimizer},    {"schedule", d->schedule},
+                  {"warmup", d->warmup > 0},      {"weight-decay", d->weight_decay >= 0},
+                  {"clip", d->clip > 0},          {"ema", d->ema > 0},
+                  {"dampen", d->dampen > 0},      {"augment", d->augment && !search_learns(o)}};
+    char names[128] = "";
+    for (size_t i = 0; i < NBI_COUNT(option); i++) {
+        size_t at = strlen(names);
+        if (option[i].given)
+            snprintf(names + at, sizeof names - at, "%s--%s", at ? ", " : "", option[i].name);
+    }
+    if (o->finetune <= 0 && *names)
+        nb_log(ctx, NB_LOG_WARNING, "for fine-tuning alone, which --finetune N asks for: %s", names);
 }
 
 nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,

@@ -120,6 +120,7 @@ typedef struct nbi_search {
     /* Whether the options that `text` gives ("key=value,…"; NULL: none) belong together; NULL: always. */
     nb_status (*check)(nb_ctx *ctx, const char *text, const double *values);
     bool beyond; /* scores policies beyond the limits on its way to them */
+    bool learns; /* choices and weights from training images, augmented as the session's are */
     /* What the method does to the problem's scores before its search (weights of a network's making):
      * a given policy is scored after it, too. The problem has `hypernetwork`. NULL: nothing. */
     nb_status (*prepare)(nb_ctx *ctx, const nbi_search_run *run);

@@ -36,5 +36,6 @@ const nbi_search nbi_search_autoqnn = {
     .help = "schemes, then widths, learned by gradient on the network itself",
     .options = options,
     .n_options = NBI_COUNT(options),
+    .learns = true,
     .run = run,
 };

@@ -28,5 +28,6 @@ const nbi_search nbi_search_dq = {
     .help = "step and range of every tensor learned by gradient; widths follow from them",
     .options = options,
     .n_options = NBI_COUNT(options),
+    .learns = true,
     .run = run,
 };

@@ -30,5 +30,6 @@ const nbi_search nbi_search_fracbits = {
     .help = "widths between two offered ones mix both, learned by gradient on the network itself",
     .options = options,
     .n_options = NBI_COUNT(options),
+    .learns = true,
     .run = run,
 };

@@ -32,6 +32,19 @@ interrupted 'epoch 1 of 400' "${job[@]}" --finetune 400 -o stopped
 
 refuses 2 "lr" quantize "$root/examples/glyphs.onnx" --lr 0 -o x
 
+# ---- options of a training that there is not -------------------------------------------------------
+dry=(quantize "$root/examples/glyphs.onnx" --dry-run)
+works "${dry[@]}" --lr 0.1 --start float --optimizer adam --schedule step --warmup 1 --weight-decay 0 --clip 1 \
+    --ema 0.9 --dampen 0.1 --augment crop
+says err "--lr, --start, --optimizer, --schedule, --warmup, --weight-decay, --clip, --ema, --dampen, --augment" \
+    "options without --finetune"
+works "${dry[@]}" --finetune 2 --optimizer adam
+grep -q "for fine-tuning alone" err && fail "--optimizer is for nothing: $(cat err)"
+works "${dry[@]}" --search autoqnn --augment crop # which trains with it
+grep -q "for fine-tuning alone" err && fail "--augment is for nothing: $(cat err)"
+works "${dry[@]}"
+grep -q "for fine-tuning alone" err && fail "no option is for nothing: $(cat err)"
+
 if ((failures)); then
     echo "$failures failures"
     exit 1
