@@ -129,6 +129,16 @@ static nb_status prepare(nbi_session *s, bool writes) {
     return nbi_session_prepare(s);
 }
 
+/* Has an interrupted run delivered its best so far? It stays where the same cannot go on. */
+static bool goes_on(const nbi_session *s) {
+    nbi_buf path = {0};
+    bool found = s->o->resume && nbi_buf_printf(s->ctx, &path, "%s/results.json", s->folder) == NB_OK &&
+                 nbi_file_exists(path.data);
+    nbi_buf_free(&path);
+    return found;
+}
+
+/* Where fine-tuning fails, the policy without it is delivered, and the failure returned. */
 static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     nb_ctx *ctx = s->ctx;
     NB_TRY(nbi_session_pose(s));
@@ -142,7 +152,7 @@ static nb_status quantize(nbi_session *s, nbi_outcome *out, json_t **result) {
     if (!out->cancelled) st = learn(s, out);
     const bool tunes = st == NB_OK && s->o->finetune > 0 && !out->cancelled;
     if (tunes) st = nbi_tune(s, out, &tuning);
-    const nb_status failed = tunes ? st : NB_OK; /* the search is not lost with it */
+    const nb_status failed = tunes && (st == NB_ENUMERIC || !goes_on(s)) ? st : NB_OK;
     if (failed != NB_OK) {
         snprintf(why, sizeof why, "%s", nb_ctx_message(ctx));
         nbi_qat_free(s->tuned), s->tuned = NULL;

@@ -29,6 +29,10 @@ cmp -s whole/model.onnx killed/model.onnx || fail "the resumed run ends with oth
 
 interrupted 'epoch 1 of 400' "${job[@]}" --finetune 400 -o stopped
 [[ -s stopped/model.onnx && -s stopped/results.json ]] || fail "Ctrl-C: nothing was delivered"
+cp -r stopped refused
+refuses 2 "lr" "${job[@]}" --quiet --finetune 400 --lr 0.02 --resume -o refused
+cmp -s stopped/model.onnx refused/model.onnx || fail "a refused --resume replaces what there was"
+cmp -s stopped/finetune.npz refused/finetune.npz || fail "a refused --resume replaces the checkpoint"
 
 refuses 2 "lr" quantize "$root/examples/glyphs.onnx" --lr 0 -o x
 
