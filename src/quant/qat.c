@@ -138,22 +138,6 @@ static nb_status stepped(builder *b, int site, int x, const nbi_qparam *p, int b
                       -1, out);
 }
 
-/* Moves and maxima of codes stay on their grid. */
-static bool is_moved(const nbi_qnet *net, const nbi_layer *l) {
-    bool same_site = false;
-    for (int k = 0; k < l->n_in; k++)
-        same_site |= net->edge[l->in[k]].site == net->edge[l->out].site;
-    return same_site && (l->type == NBI_LAYER_COPY || l->type == NBI_LAYER_MAXPOOL);
-}
-
-/* How many layers quantize to a site: several in front of a concatenation. */
-static int n_quantizers(const nbi_qnet *net, int site) {
-    int n = 0;
-    for (int l = 0; l < net->n_layers; l++)
-        n += net->edge[net->layer[l].out].site == site && !is_moved(net, &net->layer[l]);
-    return n;
-}
-
 /* By a scheme other than uniform; where the integer program rounds to 8 bits first, here too, but not
  * behind a stream, which has its own. A grid that several share is calibration's, which has seen them
  * all: each would be fitted to its own values, and no such grid is deployed. */
@@ -164,7 +148,7 @@ static nb_status by_scheme(builder *b, int site, int x, bool stored, int *out) {
     const nbi_scheme *row = nbi_choice_row(choice);
     nbi_qat_quantizer z = {.name = s->name, .choice = choice, .x = x, .axis = -1,
                            .use = nbi_choice_use(choice, false, s->is_unsigned),
-                           .training = !b->o->evaluate && n_quantizers(b->net, site) == 1};
+                           .training = !b->o->evaluate && nbi_qat_quantizers(b->net, site) == 1};
     if (!fit)
         return nb_fail(b->ctx, NB_EINVAL, "tensor '%s' was not fitted by scheme '%s'", s->name,
                        row->name);
@@ -426,7 +410,7 @@ static nb_status build_layer(builder *b, int index) {
         for (int i = 0; i < l->n_nodes; i++)
             b->mapped[b->net->graph->node[l->node[i]]->out[0]] = -1;
     }
-    if (!is_moved(b->net, l))
+    if (!nbi_qat_moves(b->net, l))
         NB_TRY(quantized(b, b->net->edge[l->out].site, y, l->type == NBI_LAYER_REQUANT, &y));
     b->value[l->out] = y;
     return NB_OK;

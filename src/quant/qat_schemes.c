@@ -146,3 +146,17 @@ void nbi_qat_site_grid(const nbi_qat *q, int site, nbi_levels *levels, nbi_qpara
         nbi_choice_grid(choice, s->is_unsigned, values(q, q->site_params[site]), &first, levels,
                         out);
 }
+
+bool nbi_qat_moves(const nbi_qnet *net, const nbi_layer *l) {
+    bool same_site = false;
+    for (int k = 0; k < l->n_in; k++)
+        same_site |= net->edge[l->in[k]].site == net->edge[l->out].site;
+    return same_site && (l->type == NBI_LAYER_COPY || l->type == NBI_LAYER_MAXPOOL);
+}
+
+int nbi_qat_quantizers(const nbi_qnet *net, int site) {
+    int n = 0;
+    for (int l = 0; l < net->n_layers; l++)
+        n += net->edge[net->layer[l].out].site == site && !nbi_qat_moves(net, &net->layer[l]);
+    return n;
+}

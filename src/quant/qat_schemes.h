@@ -38,5 +38,9 @@ nb_status nbi_qat_code_weights(nb_ctx *ctx, const nbi_qat *q, int layer, nbi_are
 bool nbi_qat_has_zero(const nbi_qat *q, int layer);
 /* The grid of an activation site as trained; `levels` is the caller's room, used where needed. */
 void nbi_qat_site_grid(const nbi_qat *q, int site, nbi_levels *levels, nbi_qparam *out);
+/* Moves and maxima of codes stay on their grid: such a layer has no quantizer. */
+bool nbi_qat_moves(const nbi_qnet *net, const nbi_layer *l);
+/* How many layers quantize to a site: several in front of a concatenation. */
+int nbi_qat_quantizers(const nbi_qnet *net, int site);
 
 #endif
