@@ -190,6 +190,7 @@ nb_status nbi_session_net(nbi_session *s, const nbi_graph *source) {
     nbi_qag_options qag = {strcmp(o->first_last, "8") ? NBI_FIRST_LAST_SEARCHED
                                                       : NBI_FIRST_LAST_8, o->residual_bits};
     NB_TRY(nbi_generate(s->ctx, one, &qag, &s->net));
+    NB_TRY(nbi_check_apart(s->ctx, source, s->net));
     nbi_net_rescale(s->net);
     s->edge = nbi_score_edge(s->net);
     return NB_OK;

@@ -32,6 +32,8 @@ nb_status nbi_specialize_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batc
  * names the first node that at another batch would compute something else than the same for every
  * image. */
 nb_status nbi_free_batch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
+/* Of a specialized graph: computes from several images of a batch, though no shape says so (Softmax over them). */
+bool nbi_mixes_images(const nbi_node *node);
 /* nbi_free_batch, then nbi_specialize_batch. */
 nb_status nbi_rebatch(nb_ctx *ctx, const nbi_graph *graph, int64_t batch, nbi_graph **out);
 

@@ -80,8 +80,7 @@ static bool same_but_batch(const rebatch *r, const nbi_tensor *a, const nbi_tens
     return !memcmp(a->dim + 1, b->dim + 1, (size_t)(a->rank - 1) * sizeof *a->dim);
 }
 
-/* Softmax over the images of a batch changes no shape. */
-static bool mixes_images(const nbi_node *node) {
+bool nbi_mixes_images(const nbi_node *node) {
     const nbi_softmax_params *p = node->params;
     return node->op && !*node->domain && !strcmp(node->op_type, "Softmax") && p && p->first == 0;
 }
@@ -92,7 +91,7 @@ static nb_status check(const rebatch *r, const nbi_graph *made) {
         for (int i = 0; i < node->n_out; i++) {
             int t = node->out[i];
             if (t < 0 || !nbi_shape_known(r->fixed->tensor[t])) continue;
-            if (same_but_batch(r, r->fixed->tensor[t], made->tensor[t]) && !mixes_images(node))
+            if (same_but_batch(r, r->fixed->tensor[t], made->tensor[t]) && !nbi_mixes_images(node))
                 continue;
             return nb_fail(
                 r->ctx, NB_EUNSUPPORTED,

@@ -90,6 +90,9 @@ static nb_status values_of(calibrator *c, int tensor, int worker, const float **
     if (v.dtype != NB_DTYPE_F32)
         return nb_fail(c->ctx, NB_EUNSUPPORTED, "tensor '%s' is not float32",
                        c->graph->tensor[tensor]->name);
+    if (v.rank < 1 || v.dim[0] != (int64_t)c->batch)
+        return nb_fail(c->ctx, NB_EUNSUPPORTED, "tensor '%s' has %lld rows for %zu images",
+                       c->graph->tensor[tensor]->name, v.rank < 1 ? 1LL : (long long)v.dim[0], c->batch);
     v.dim[0] = (int64_t)c->n;
     *count = (size_t)nbi_view_count(&v) / c->n;
     bool last = v.rank == 3 || v.rank == 4;

@@ -40,5 +40,8 @@ typedef struct nbi_net_cost {
 void nbi_net_cost_of(const nbi_qnet *net, const nbi_choice *bits, int containers, nbi_net_cost *out);
 /* The width of the ONNX container for `bits`. */
 int nbi_container_bits(int bits, int containers);
+/* NB_EUNSUPPORTED names the first node of the net that at another batch computes something else than the
+ * same for every image. source: the model, of any batch. */
+nb_status nbi_check_apart(nb_ctx *ctx, const nbi_graph *source, const nbi_qnet *net);
 
 #endif

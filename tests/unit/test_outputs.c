@@ -147,6 +147,28 @@ static void test_no_c(void **state) {
     hand_free(h);
 }
 
+/* Calibration runs batches: what is one row of values for any number of images is no output of theirs. */
+static void test_rows_of_a_batch(void **state) {
+    (void)state;
+    static const char *const ops[] = {"Flatten", "Softmax", "ReduceMean"};
+    for (size_t i = 0; i < NBI_COUNT(ops); i++) {
+        hand data, *h = &data;
+        nb_quantize_options o = nb_quantize_options_default();
+        int p = pooled(h), y = hand_gemm(h, p, 8, 10), z = hand_op(h, ops[i], y);
+        nbi_node *node = h->g->node[h->g->tensor[z]->producer];
+        if (i < 2) HAND_OK(nbi_node_set_int(h->ctx, h->g, node, "axis", 0));
+        else hand_ints(h, "axes", 1, (int64_t[]){0});
+        hand_outputs(h, 1, &z);
+        h->g->tensor[h->g->input[0]]->dim[0] = -1;
+        HAND_OK(nbi_onnx_write(h->ctx, h->g, path));
+        o.dry_run = true;
+        assert_int_equal(nb_quantize(h->ctx, path, &o, NULL), NB_EUNSUPPORTED);
+        assert_non_null(strstr(nb_ctx_message(h->ctx), ops[i]));
+        assert_non_null(strstr(nb_ctx_message(h->ctx), "image by image"));
+        hand_free(h);
+    }
+}
+
 static int setup(void **state) {
     (void)state;
     strcpy(folder, "/tmp/nibble-outputs-XXXXXX");
@@ -171,6 +193,7 @@ int main(void) {
         cmocka_unit_test(test_two_softmax_heads),
         cmocka_unit_test(test_ram_of_the_tail),
         cmocka_unit_test(test_no_c),
+        cmocka_unit_test(test_rows_of_a_batch),
     };
     return cmocka_run_group_tests_name("outputs", tests, setup, teardown);
 }
