@@ -68,6 +68,9 @@ NB_API void nb_ctx_set_progress(nb_ctx *ctx, nb_progress_fn fn, void *user);
 /* Asks running work to stop at the next safe point; may be called from a signal handler or another
  * thread. Work that stops early returns NB_ECANCELLED, or NB_OK with the best result so far. */
 NB_API void nb_ctx_cancel(nb_ctx *ctx);
+/* Forgets the request, once the work that it was for has returned: a context that was asked to stop may be
+ * used again from then on. */
+NB_API void nb_ctx_clear_cancel(nb_ctx *ctx);
 
 /* ---- several processes --------------------------------------------------------------------- */
 

@@ -76,6 +76,8 @@ nb_status nbi_check_labels(nb_ctx *ctx, const int *label, size_t n, size_t count
 void nbi_warn_not_finite(nb_ctx *ctx, const float *values, size_t n, size_t count);
 /* Says so where a float network is no better than chance: often a forgotten transform. */
 void nbi_warn_chance(nb_ctx *ctx, const nbi_metrics *m, size_t classes);
+/* Scores of n classes into probabilities, in place. */
+void nbi_softmax(float *x, size_t n);
 /* values[n][count]; label may be NULL; reference may be NULL. is_probability: softmax was applied. */
 void nbi_measure(const float *values, const float *reference, const int *label, size_t n,
                  size_t count, bool is_probability, nbi_metrics *out);

@@ -306,7 +306,7 @@ nb_status nbi_choose(nbi_session *s, nbi_outcome *out) {
     nb_status st = choose(s, out);
     out->cancelled = nb_cancelled(s->ctx);
     if (st != NB_OK) return st;
-    nbi_cancel_clear(s->ctx); /* what was found is still delivered */
+    nb_ctx_clear_cancel(s->ctx); /* what was found is still delivered */
     if (!isfinite(out->loss)) NB_TRY(nbi_netproblem_loss(s->ctx, s->np, out->bits, &out->loss));
     out->seconds = nb_seconds(s->ctx) - start;
     out->trials = nbi_netproblem_scored(s->np);

@@ -328,7 +328,7 @@ static nb_status search(configuring *c, nb_quantize_options *out, json_t **about
                "settings: none was scored within the limits, the given ones stay");
     if (cancelled) { /* the best so far, delivered without delay */
         nb_log(ctx, NB_LOG_WARNING, "stopped: the best settings so far; a resumed run goes on");
-        nbi_cancel_clear(ctx);
+        nb_ctx_clear_cancel(ctx);
         out->search = "uniform";
         out->finetune = 0;
     }

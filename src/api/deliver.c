@@ -245,7 +245,7 @@ static nb_status write_why(nbi_session *s, const nbi_outcome *o, json_t *r) {
     nbi_rank(s, true);
     nb_status st = nbi_why_json(s, o, &why);
     if (st == NB_ECANCELLED) { /* what was found is delivered all the same */
-        nbi_cancel_clear(s->ctx);
+        nb_ctx_clear_cancel(s->ctx);
         return NB_OK;
     }
     NB_TRY(st);

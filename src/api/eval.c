@@ -268,6 +268,16 @@ static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data
     return open_subject(ctx, path[to], &shared, NULL, &s[to]);
 }
 
+/* Scores beside probabilities: both as probabilities. */
+static void make_alike(nb_ctx *ctx, const char *const path[2], bool probability[2], nbi_outputs out[2]) {
+    if (probability[0] == probability[1]) return;
+    const int scores = probability[0] ? 1 : 0;
+    float *x = out[scores].values;
+    for (size_t i = 0; i < out[scores].n; i++, x += out[scores].count) nbi_softmax(x, out[scores].count);
+    probability[scores] = true;
+    nb_log(ctx, NB_LOG_INFO, "'%s' ends in Softmax: '%s' is compared behind one", path[1 - scores], path[scores]);
+}
+
 nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_options *options,
                      char **json) {
     nbi_json_begin();
@@ -293,9 +303,11 @@ nb_status nb_compare(nb_ctx *ctx, const char *a, const char *b, const nb_data_op
     NB_TRYG(nbi_check_labels(ctx, out[0].label, out[0].n, out[0].count));
     for (int i = 0; i < 2; i++) nbi_warn_not_finite(ctx, out[i].values, n, count);
     const int *label = out[0].labelled ? out[0].label : NULL;
-    bool probability = gives_probabilities(s[0].model->graph);
-    nbi_measure(out[0].values, NULL, label, n, count, probability, &ma);
-    nbi_measure(out[1].values, out[0].values, label, n, count, probability, &mb);
+    bool probability[2];
+    for (int i = 0; i < 2; i++) probability[i] = gives_probabilities(s[i].model->graph);
+    make_alike(ctx, (const char *const[]){a, b}, probability, out);
+    nbi_measure(out[0].values, NULL, label, n, count, probability[0], &ma);
+    nbi_measure(out[1].values, out[0].values, label, n, count, probability[1], &mb);
     double worst = 0;
     for (size_t i = 0; i < n * count; i++)
         worst = fmax(worst, fabs((double)out[0].values[i] - (double)out[1].values[i]));

@@ -20,6 +20,11 @@ static double log_sum(const float *x, size_t n, double *top) {
     return m + log(sum);
 }
 
+void nbi_softmax(float *x, size_t n) {
+    double top, sum = log_sum(x, n, &top);
+    for (size_t i = 0; i < n; i++) x[i] = (float)exp((double)x[i] - sum);
+}
+
 static double log_probability(const float *x, size_t i, double sum, bool probability) {
     return probability ? log(fmax((double)x[i], 1e-12)) : (double)x[i] - sum;
 }
@@ -61,15 +66,17 @@ static double auc_of(const float *values, const int *label, size_t n, size_t cou
     ranked *r = malloc((n + 1) * sizeof *r);
     double positive = 0, rank_sum = 0;
     size_t used = 0;
+    bool ordered = true;
     if (!r) return NAN;
     for (size_t i = 0; i < n; i++) {
         if (label[i] < 0 || label[i] > 1) continue;
         const float *v = values + i * count;
-        r[used++] = (ranked){count == 2 ? v[1] - v[0] : v[0], label[i]};
+        r[used] = (ranked){count == 2 ? v[1] - v[0] : v[0], label[i]};
+        ordered &= !isnan(r[used++].score);
     }
-    qsort(r, used, sizeof *r, by_score);
-    for (size_t i = 0; i < used;) {
-        size_t j = i;
+    qsort(r, ordered ? used : 0, sizeof *r, by_score);
+    for (size_t i = 0; ordered && i < used;) {
+        size_t j = i + 1;
         while (j < used && r[j].score == r[i].score) j++;
         for (size_t k = i; k < j; k++)
             if (r[k].label == 1) {
@@ -80,7 +87,7 @@ static double auc_of(const float *values, const int *label, size_t n, size_t cou
     }
     double negative = (double)used - positive;
     free(r);
-    if (positive == 0 || negative == 0) return NAN;
+    if (!ordered || positive == 0 || negative == 0) return NAN;
     return (rank_sum - positive * (positive + 1) / 2) / (positive * negative);
 }
 

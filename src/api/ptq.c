@@ -134,7 +134,7 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const d
         json_object_set_new(s->ptq, "gram_loss", json_real(v.learned));
         st = learn_blocks(s, bits, m);
         if (st != NB_OK && st != NB_ECANCELLED) return st;
-        if (st == NB_ECANCELLED) nbi_cancel_clear(ctx); /* blocks that are done count */
+        if (st == NB_ECANCELLED) nb_ctx_clear_cancel(ctx); /* blocks that are done count */
         NB_TRY(compare(s, bits, losses, &v));
     }
     nbi_learner_settle(s->learner);
@@ -160,7 +160,7 @@ static nb_status learn(nbi_session *s, const nbi_choice *bits, method m, const d
 /* Also after a request to stop, which stays. */
 static nb_status back_to_generated(nbi_session *s, nb_status st) {
     const bool cancelled = nb_cancelled(s->ctx);
-    nbi_cancel_clear(s->ctx);
+    nb_ctx_clear_cancel(s->ctx);
     nb_status back = nbi_hyper_use(s, true);
     if (cancelled) nb_ctx_cancel(s->ctx);
     return st == NB_OK ? back : st;

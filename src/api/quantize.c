@@ -97,7 +97,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
 nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) {
     nb_status st = nbi_finetune(s, out->bits, result);
     out->cancelled = nb_cancelled(s->ctx);
-    nbi_cancel_clear(s->ctx);
+    nb_ctx_clear_cancel(s->ctx);
     if (st != NB_OK && st != NB_ECANCELLED) return st;
     if (!isfinite(out->drop_bound) || !s->tuned) return NB_OK;
     NB_TRY(nbi_measure_drop(s, out->bits, &out->drop, &out->drop_bound));
@@ -109,7 +109,7 @@ nb_status nbi_tune(nbi_session *s, nbi_outcome *out, nbi_tuning_result *result) 
 static nb_status learn(nbi_session *s, nbi_outcome *out) {
     nb_status st = nbi_learn(s, out->bits, &out->loss);
     out->cancelled |= nb_cancelled(s->ctx);
-    nbi_cancel_clear(s->ctx);
+    nb_ctx_clear_cancel(s->ctx);
     if (st == NB_ECANCELLED) {
         if (!s->learned) nbi_rank(s, true); /* what was scored is delivered */
         return NB_OK;

@@ -87,7 +87,7 @@ static nb_status evaluate(nb_ctx *ctx, void *user, double *metric) {
     trainer *t = user;
     NB_TRY(measure(t, NBI_SPLIT_VAL, &t->last));
     *metric = t->reconstruct ? -t->last.mse : t->last.top1;
-    return isfinite(*metric) ? NB_OK
+    return isfinite(*metric) && (t->reconstruct || !isnan(t->last.loss)) ? NB_OK
                              : nb_fail(ctx, NB_ENUMERIC, "the network's outputs are not finite");
 }
 
@@ -268,7 +268,7 @@ static nb_status finish(trainer *t, const nbi_loop_result *r, char **json) {
     bool test = t->info.count[NBI_SPLIT_TEST] > 0;
     nbi_split split = test ? NBI_SPLIT_TEST : NBI_SPLIT_VAL;
     nbi_metrics m = {.top1 = NAN, .top5 = NAN, .loss = NAN, .mse = NAN};
-    nbi_cancel_clear(t->ctx);
+    nb_ctx_clear_cancel(t->ctx);
     NB_TRY(improved(t->ctx, t));
     if (t->info.count[split]) NB_TRY(measure(t, split, &m));
     if (!r->stopped) remove(t->checkpoint.data); /* its work is done */

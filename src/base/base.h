@@ -34,8 +34,6 @@ void nb_log(nb_ctx *ctx, nb_log_level level, const char *format, ...) NBI_PRINTF
 /* Reports progress (rate-limited); returns NB_ECANCELLED after nb_ctx_cancel(). */
 nb_status nb_progress(nb_ctx *ctx, const char *what, double done, double total);
 bool nb_cancelled(const nb_ctx *ctx);
-/* Forgets a request to stop: for what must still be written after it. */
-void nbi_cancel_clear(nb_ctx *ctx);
 /* While held, requests to stop wait: what comes next ends what would be lost otherwise. Calls nest. */
 void nbi_cancel_hold(nb_ctx *ctx, bool held);
 /* Monotonic seconds since the context was made. */

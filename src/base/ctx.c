@@ -90,7 +90,7 @@ void nbi_cancel_hold(nb_ctx *ctx, bool held) {
     ctx->held += held ? 1 : -1;
 }
 
-void nbi_cancel_clear(nb_ctx *ctx) {
+void nb_ctx_clear_cancel(nb_ctx *ctx) {
     atomic_store_explicit(&ctx->cancel, false, memory_order_relaxed);
 }
 

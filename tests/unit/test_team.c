@@ -267,7 +267,7 @@ static void test_cancelled(void **state) {
     assert_int_equal(
         nbi_scorer_run(h->ctx, t->member[0].scorer, t->bits[3], h->net->output[0], got),
         NB_ECANCELLED);
-    nbi_cancel_clear(h->ctx);
+    nb_ctx_clear_cancel(h->ctx);
     check_run(t, 3);
     check_run(t, 0);
     /* what all of them refuse */

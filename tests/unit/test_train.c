@@ -204,7 +204,7 @@ static void stopping_keeps_the_best(void **state) {
         r.spec.checkpoint = piece ? path : NULL;
         r.stop_at = piece ? 2 : 100;
         assert_int_equal(train(p, &r, &out), NB_OK);
-        nbi_cancel_clear(p->ctx);
+        nb_ctx_clear_cancel(p->ctx);
         assert_int_equal(out.best_epoch, 1);
         assert_int_equal(r.saved, 1);
         assert_int_equal(out.stopped, piece);
