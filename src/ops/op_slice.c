@@ -49,11 +49,12 @@ static int64_t clamp(int64_t v, int64_t lo, int64_t hi) {
     return v < lo ? lo : v > hi ? hi : v;
 }
 
-/* Python's rule: negative indices count from the end, then both are clamped. */
+/* Negative indices count from the end, then both are clamped: going backwards, other than in Python, a start
+ * before the first value is the first value. */
 static void resolve(nbi_slice_params *p, int axis, int64_t dim, int64_t start, int64_t end,
                     int64_t step) {
     int64_t low = step > 0 ? 0 : -1, high = step > 0 ? dim : dim - 1;
-    start = clamp(start < 0 ? start + dim : start, low, high);
+    start = clamp(start < 0 ? start + dim : start, dim > 0 ? 0 : low, high);
     end = clamp(end < -dim ? -1 : end < 0 ? end + dim : end, low, high);
     int64_t span = step > 0 ? end - start : start - end, stride = step > 0 ? step : -step;
     p->start[axis] = start;

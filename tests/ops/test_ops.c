@@ -15,7 +15,7 @@ typedef struct one {
     nb_ctx *ctx;
     nbi_graph *g;
     nbi_node *node;
-    int in[4], n_in;
+    int in[8], n_in;
 } one;
 
 static void begin(one *o, int opset) {
@@ -40,7 +40,7 @@ static void constant_ints(one *o, int n, const int64_t *values) {
 }
 
 static void node(one *o, const char *type) {
-    int y, inputs[4], n = 0;
+    int y, inputs[8], n = 0;
     assert_int_equal(nbi_graph_add_tensor(o->ctx, o->g, "y", NB_DTYPE_NONE, -1, NULL, &y), NB_OK);
     assert_int_equal(
         nbi_graph_add_node(o->ctx, o->g, "n1", "", type, o->n_in, o->in, 1, &y, &o->node), NB_OK);
@@ -249,6 +249,14 @@ static void test_strides(void **state) {
     o.node->n_in = 4;
     assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
     assert_int_equal(o.g->tensor[o.node->out[0]]->dim[2], 0); /* step +1 from the end: empty */
+    end(&o);
+    begin(&o, 13); /* backwards from before the first: the first, as ONNX Runtime does it */
+    input(&o, 1, (int64_t[]){4});
+    const int64_t list[] = {-6, -9, 0, -1};
+    for (int i = 0; i < 4; i++) constant_ints(&o, 1, &list[i]);
+    node(&o, "Slice");
+    assert_int_equal(nbi_node_infer(o.ctx, o.g, o.node), NB_OK);
+    assert_int_equal(o.g->tensor[o.node->out[0]]->dim[0], 1);
     end(&o);
 }
 
