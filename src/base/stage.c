@@ -1,6 +1,6 @@
 /* A journal of one step: the rename from .next to .done is the moment from which on the new files
- * count. Moving an entry is a rename, too; a folder in its way is removed first, and until the entry
- * has been moved it still lies in .done. */
+ * count. Moving a file is a rename, too, and until it has been moved it still lies in .done. Folders
+ * are merged: the other files in c/ are the user's. */
 #include "base/stage.h"
 
 #include <errno.h>
@@ -43,30 +43,42 @@ done:
     return st;
 }
 
+static nb_status merge(nb_ctx *ctx, const char *from, const char *to);
+
 static nb_status move_entry(nb_ctx *ctx, const char *from, const char *to) {
-    if (nbi_is_folder(to)) NB_TRY(remove_tree(ctx, to, DEPTH));
+    struct stat new, old;
+    if (lstat(from, &new) == 0 && S_ISDIR(new.st_mode) && lstat(to, &old) == 0) {
+        if (S_ISDIR(old.st_mode)) return merge(ctx, from, to);
+        /* a link: what it leads to may be on another file system, where nothing can be renamed to */
+        NB_TRY(remove_tree(ctx, to, 0));
+    }
     if (rename(from, to) == 0) return NB_OK;
     return nb_fail(ctx, NB_EIO, "writing '%s' failed: %s", to, strerror(errno));
 }
 
-static nb_status move_all(nb_ctx *ctx, const char *done, const char *folder) {
+/* Moves what is in one folder into another, where everything else stays. */
+static nb_status merge(nb_ctx *ctx, const char *from, const char *to) {
     nbi_arena arena = {0};
-    nbi_buf from = {0}, to = {0};
+    nbi_buf source = {0}, target = {0};
     const char **names = NULL;
     size_t n = 0;
     nb_status st;
-    NB_TRYG(nbi_folder_list(ctx, done, &arena, &names, &n));
+    NB_TRYG(nbi_folder_list(ctx, from, &arena, &names, &n));
     for (size_t i = 0; i < n; i++) {
-        NB_TRYG(join(ctx, &from, done, names[i]));
-        NB_TRYG(join(ctx, &to, folder, names[i]));
-        NB_TRYG(move_entry(ctx, from.data, to.data));
+        NB_TRYG(join(ctx, &source, from, names[i]));
+        NB_TRYG(join(ctx, &target, to, names[i]));
+        NB_TRYG(move_entry(ctx, source.data, target.data));
     }
-    st = remove_tree(ctx, done, DEPTH);
 done:
-    nbi_buf_free(&from);
-    nbi_buf_free(&to);
+    nbi_buf_free(&source);
+    nbi_buf_free(&target);
     nbi_arena_free(&arena);
     return st;
+}
+
+static nb_status move_all(nb_ctx *ctx, const char *done, const char *folder) {
+    NB_TRY(merge(ctx, done, folder));
+    return remove_tree(ctx, done, DEPTH);
 }
 
 nb_status nbi_stage_recover(nb_ctx *ctx, const char *folder) {

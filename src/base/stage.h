@@ -11,7 +11,8 @@
 nb_status nbi_stage_recover(nb_ctx *ctx, const char *folder);
 /* Recovers, then makes an empty FOLDER/.next; its path is appended to `path`. */
 nb_status nbi_stage_begin(nb_ctx *ctx, const char *folder, nbi_buf *path);
-/* Everything in FOLDER/.next replaces the entry of its name in `folder`. */
+/* Every file in FOLDER/.next replaces the one of its name in `folder`; other files stay, in the
+ * folders of both, too. */
 nb_status nbi_stage_publish(nb_ctx *ctx, const char *folder);
 /* Removes FOLDER/.next, if it is there; after a failure, whose message stays. */
 void nbi_stage_drop(const char *folder);

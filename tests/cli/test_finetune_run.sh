@@ -15,6 +15,7 @@ same() { cmp -s "$1" "$2" || fail "$3: $1 and $2 differ"; }
 works "${job[@]}" --emit c -o plain
 [[ ! -e plain/tuned.npz ]] || fail "trained values without training"
 cp -r plain once
+echo mine | tee once/c/notes.txt > once/c/.hidden # files of the user's own
 works finetune once --epochs 2 "${more[@]}" --quiet
 [[ $(value once from) == float ]] || fail "a run that was never fine-tuned starts from $(value once from)"
 grep -q '"why"' once/results.json || fail "fine-tuning has lost why this policy"
@@ -22,6 +23,7 @@ grep -q '"why"' once/results.json || fail "fine-tuning has lost why this policy"
 [[ -s once/tuned.npz ]] || fail "no trained values are kept"
 cmp -s plain/model.onnx once/model.onnx && fail "fine-tuning changed nothing"
 cmp -s plain/c/model_weights.h once/c/model_weights.h && fail "the C was not written anew"
+[[ $(cat once/c/notes.txt once/c/.hidden) == $'mine\nmine' ]] || fail "the user's files beside the C are lost"
 cc -std=c99 -O1 once/c/*.c -o selftest && ./selftest > /dev/null || fail "the C's self-test fails"
 [[ ! -e once/.next && ! -e once/.done ]] || fail "a stage is left behind"
 same plain/study.db once/study.db "the study is left alone"

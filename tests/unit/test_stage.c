@@ -46,7 +46,8 @@ static void test_publish(void **state) {
     put(ctx, "kept", "kept");
     make(ctx, "c/inner");
     put(ctx, "c/inner/x", "old");
-    put(ctx, "c/gone", "old");
+    put(ctx, "c/x", "old");
+    put(ctx, "c/mine", "mine");
     assert_int_equal(nbi_stage_begin(ctx, folder, &path), NB_OK);
     nbi_buf_free(&path);
     put(ctx, ".next/a", "new");
@@ -57,7 +58,8 @@ static void test_publish(void **state) {
     holds(ctx, "a", "new");
     holds(ctx, "kept", "kept");
     holds(ctx, "c/x", "new");
-    holds(ctx, "c/gone", NULL);
+    holds(ctx, "c/mine", "mine");
+    holds(ctx, "c/inner/x", "old");
     holds(ctx, ".next", NULL);
     holds(ctx, ".done", NULL);
     assert_int_equal(nbi_stage_publish(ctx, folder), NB_EIO); /* nothing was staged */
@@ -86,6 +88,24 @@ static void test_interrupted(void **state) {
     assert_int_equal(nbi_stage_recover(ctx, "/nowhere/at/all"), NB_OK);
 }
 
+/* What others keep in a folder of results stays and is in nobody's way: hidden, or nested deeply. */
+static void test_foreign(void **state) {
+    nb_ctx *ctx = *state;
+    make(ctx, "d/1/2/3/4/5");
+    put(ctx, "d/1/2/3/4/5/mine", "mine");
+    put(ctx, "d/.hidden", "mine");
+    put(ctx, "d/b", "old");
+    make(ctx, ".done/d"); /* interrupted: a was moved, b not yet */
+    put(ctx, "d/a", "new");
+    put(ctx, ".done/d/b", "new");
+    assert_int_equal(nbi_stage_recover(ctx, folder), NB_OK);
+    holds(ctx, "d/a", "new");
+    holds(ctx, "d/b", "new");
+    holds(ctx, "d/.hidden", "mine");
+    holds(ctx, "d/1/2/3/4/5/mine", "mine");
+    holds(ctx, ".done", NULL);
+}
+
 /* A link is removed, not followed. */
 static void test_links(void **state) {
     nb_ctx *ctx = *state;
@@ -99,6 +119,13 @@ static void test_links(void **state) {
     assert_int_equal(nbi_stage_recover(ctx, folder), NB_OK);
     holds(ctx, "safe/x", "mine");
     holds(ctx, ".next", NULL);
+    snprintf(to, sizeof to, "%s/linked", folder);
+    assert_int_equal(symlink(from, to), 0);
+    make(ctx, ".next/linked");
+    put(ctx, ".next/linked/x", "new");
+    assert_int_equal(nbi_stage_publish(ctx, folder), NB_OK);
+    holds(ctx, "safe/x", "mine");
+    holds(ctx, "linked/x", "new");
 }
 
 static int set_up(void **state) {
@@ -116,6 +143,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_publish),
                                        cmocka_unit_test(test_interrupted),
+                                       cmocka_unit_test(test_foreign),
                                        cmocka_unit_test(test_links)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
