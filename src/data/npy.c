@@ -1,5 +1,6 @@
 /* .npz through libzip. An entry's claimed size is believed only as far as its compressed size
- * allows (deflate packs at most 1032:1), and the array's shape must account for every byte. */
+ * allows (deflate packs at most 1032:1), that one as far as the file's length does, and the array's
+ * shape must account for every byte. */
 #include "data/npy.h"
 #include "data/dataset.h"
 
@@ -24,6 +25,10 @@ nb_status nbi_npz_open(nb_ctx *ctx, const char *path, nbi_npz *out) {
         zip_error_fini(&error);
         return st;
     }
+    nbi_file file = {0};
+    NB_TRYG(nbi_file_open(ctx, path, &file));
+    npz.bytes = file.size;
+    nbi_file_close(&file);
     zip_int64_t entries = zip_get_num_entries(npz.zip, 0);
     if (entries <= 0 || entries > NBI_NPZ_ARRAYS_MAX) {
         st = nb_fail(ctx, NB_EFORMAT, "'%s' holds %lld arrays, want 1..%d", path,
@@ -75,10 +80,11 @@ static nb_status read_entry(nb_ctx *ctx, nbi_npz *npz, const char *name, uint8_t
     const zip_uint64_t want = ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE;
     if (zip_stat(npz->zip, entry, 0, &info) != 0 || (info.valid & want) != want)
         return nb_fail(ctx, NB_EFORMAT, "'%s': no array '%s'", npz->path, name);
-    if (info.size > ENTRY_MAX || info.size / DEFLATE_RATIO > info.comp_size)
-        return nb_fail(ctx, NB_EFORMAT, "'%s': array '%s' claims %llu bytes from %llu compressed",
-                       npz->path, name, (unsigned long long)info.size,
-                       (unsigned long long)info.comp_size);
+    if (info.size > ENTRY_MAX || info.size / DEFLATE_RATIO > info.comp_size ||
+        info.comp_size > npz->bytes)
+        return nb_fail(ctx, NB_EFORMAT, "'%s': array '%s' claims %llu bytes from %llu compressed, "
+                       "in a file of %llu", npz->path, name, (unsigned long long)info.size,
+                       (unsigned long long)info.comp_size, (unsigned long long)npz->bytes);
     NB_TRYG(nbi_alloc(ctx, (size_t)info.size + 1, 1, &data));
     file = zip_fopen(npz->zip, entry, 0);
     zip_int64_t got = file ? zip_fread(file, data, info.size) : -1;

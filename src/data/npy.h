@@ -23,6 +23,7 @@ typedef struct nbi_npy {
 typedef struct nbi_npz {
     const char *path;
     void *zip;
+    uint64_t bytes;     /* of the file */
     const char **names; /* without ".npy" */
     size_t n;
     nbi_arena arena;

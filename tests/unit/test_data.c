@@ -189,6 +189,23 @@ static void test_npz(void **state) {
     nbi_dataset_free(data);
 }
 
+/* An entry of the directory that claims gigabytes, stored: more than the file holds. */
+static void test_npz_claims(void **state) {
+    place *p = *state;
+    void *file;
+    size_t size, directory = 0;
+    put_npz(p, "a.npz", (npz_entry[]){{"x.npy", "|u1", "(1, 2)", "ab", 2}}, 1, false);
+    assert_int_equal(nbi_file_read(p->ctx, at(p, "a.npz"), 1000, &file, &size), NB_OK);
+    uint8_t *f = file;
+    while (directory + 28 < size && memcmp(f + directory, "PK\1\2", 4) != 0) directory++;
+    assert_true(directory + 28 < size);
+    for (size_t i = 0; i < 8; i++) /* sizes, compressed and not, there and in the entry's header */
+        f[directory + 20 + i] = f[18 + i] = i % 4 == 3 ? 0xf0 : 0;
+    put(p, "a.npz", file, size);
+    nbi_free(file);
+    refuse(p, "a.npz", NB_EFORMAT, "claims 4026531840 bytes from 4026531840 compressed, in a file");
+}
+
 static void test_npz_hostile(void **state) {
     place *p = *state;
     float nan2[2] = {1, (float)NAN};
@@ -423,7 +440,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cifar),       cmocka_unit_test(test_cifar_hostile),
         cmocka_unit_test(test_splits),      cmocka_unit_test(test_npz),
-        cmocka_unit_test(test_npz_hostile), cmocka_unit_test(test_idx),
+        cmocka_unit_test(test_npz_hostile), cmocka_unit_test(test_npz_claims),
+        cmocka_unit_test(test_idx),
         cmocka_unit_test(test_idx_hostile), cmocka_unit_test(test_glyphs),
         cmocka_unit_test(test_transform),   cmocka_unit_test(test_augment),
         cmocka_unit_test(test_no_memory),
