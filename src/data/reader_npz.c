@@ -153,7 +153,12 @@ static nb_status load_labels(nb_ctx *ctx, nbi_dataset *data, nbi_npz *file, cons
                              const char *const y[3]) {
     size_t at = 0;
     for (int s = 0; s < 3; s++)
-        if (x[s] && !y[s]) return NB_OK;
+        if (x[s] && !y[s]) {
+            if (y[0] || y[1] || y[2])
+                nb_log(ctx, NB_LOG_WARNING, "'%s': '%s' has no 'y%s': used unlabelled", file->path,
+                       x[s], x[s] + 1);
+            return NB_OK;
+        }
     NB_TRY(nbi_alloc(ctx, nbi_dataset_raw_total(data), sizeof *data->labels, &data->labels));
     for (int s = 0; s < 3; s++) {
         if (x[s]) NB_TRY(read_labels(ctx, file, y[s], data->raw_count[s], data->labels + at));

@@ -189,6 +189,32 @@ static void test_npz(void **state) {
     nbi_dataset_free(data);
 }
 
+static void hear(void *user, nb_log_level level, const char *text) {
+    char *heard = user;
+    if (level == NB_LOG_WARNING) snprintf(heard, 512, "%s", text);
+}
+
+/* Labels of some arrays only: none are used, which is told; no labels at all is nothing to tell. */
+static void test_npz_unlabelled(void **state) {
+    place *p = *state;
+    char heard[512] = "";
+    nb_ctx_set_log(p->ctx, hear, heard);
+    for (int n = 2; n <= 3; n++) {
+        nbi_dataset *data;
+        put_npz(p, "u.npz",
+                (npz_entry[]){{"x_train.npy", "|u1", "(2, 1)", "ab", 2},
+                              {"x_test.npy", "|u1", "(2, 1)", "ab", 2},
+                              {"y_train.npy", "|u1", "(2,)", "\0\1", 2}},
+                n, false);
+        assert_int_equal(open_at(p, "u.npz", &data), NB_OK);
+        assert_int_equal(nbi_dataset_get(data)->classes, 0);
+        nbi_dataset_free(data);
+        assert_int_equal(strstr(heard, "'x_test' has no 'y_test': used unlabelled") != NULL, n == 3);
+        if (n == 2) assert_string_equal(heard, "");
+    }
+    nb_ctx_set_log(p->ctx, NULL, NULL);
+}
+
 /* An entry of the directory that claims gigabytes, stored: more than the file holds. */
 static void test_npz_claims(void **state) {
     place *p = *state;
@@ -441,7 +467,7 @@ int main(void) {
         cmocka_unit_test(test_cifar),       cmocka_unit_test(test_cifar_hostile),
         cmocka_unit_test(test_splits),      cmocka_unit_test(test_npz),
         cmocka_unit_test(test_npz_hostile), cmocka_unit_test(test_npz_claims),
-        cmocka_unit_test(test_idx),
+        cmocka_unit_test(test_npz_unlabelled), cmocka_unit_test(test_idx),
         cmocka_unit_test(test_idx_hostile), cmocka_unit_test(test_glyphs),
         cmocka_unit_test(test_transform),   cmocka_unit_test(test_augment),
         cmocka_unit_test(test_no_memory),
