@@ -278,7 +278,7 @@ typedef struct nb_quantize_options {
 } nb_quantize_options;
 NB_API nb_quantize_options nb_quantize_options_default(void);
 /* The main job. json: results.json. NB_ELIMIT (json set): a limit cannot be met, the closest policy
- * was written. Cancelled: NB_OK with the best so far, "cancelled": true. */
+ * was written. Cancelled: the same with the best so far, "cancelled": true. */
 NB_API nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
                              char **json);
 /* A network that generates the weights of a model for every policy of widths (MetaQuantNet). */

@@ -60,6 +60,5 @@ nb_status nbi_answer(nb_ctx *ctx, nb_status st, const nbi_outcome *out, json_t *
     }
     nbi_describe_miss(result, missed, sizeof missed);
     NB_TRY(nbi_json_text(ctx, result, json));
-    bool met = !out || out->feasible || out->cancelled;
-    return met ? NB_OK : nb_fail(ctx, NB_ELIMIT, "%s", missed);
+    return !out || out->feasible ? NB_OK : nb_fail(ctx, NB_ELIMIT, "%s", missed);
 }

@@ -194,7 +194,7 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
                                 json_t *f, json_t *q) {
     nbi_net_cost c;
     size_t ram;
-    double latency;
+    double latency, energy;
     nbi_net_cost_of(s->net, o->bits, s->containers, &c);
     NB_TRY(nbi_program_ram(s->ctx, program, &ram));
     NB_TRY(latency_of(s, program, &latency));
@@ -215,10 +215,10 @@ static nb_status describe_model(nbi_session *s, const nbi_outcome *o, const nbi_
         json_object_set_new(q, "latency", json_real(latency));
         return NB_OK;
     }
-    json_object_set_new(q, "latency", json_real(o->cost[NBI_COST_LATENCY]));
     json_object_set_new(q, "latency_here", json_real(latency));
-    if (nbi_step_costs_have_energy(s->costs))
-        json_object_set_new(q, "energy", json_real(o->cost[NBI_COST_ENERGY]));
+    NB_TRY(nbi_step_costs_sum(s->ctx, s->costs, o->bits, program, &latency, &energy));
+    json_object_set_new(q, "latency", json_real(latency));
+    if (nbi_step_costs_have_energy(s->costs)) json_object_set_new(q, "energy", json_real(energy));
     return NB_OK;
 }
 

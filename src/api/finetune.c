@@ -96,6 +96,7 @@ static nb_status make_batches(const nbi_session *s, const nbi_qat_options *o, ui
 static nb_status start(nbi_tuning *t, const nbi_choice *bits, size_t batch) {
     nbi_session *s = t->s;
     nbi_qat_options o = nbi_session_qat_options(s, batch);
+    o.ties = true;
     nbi_split split = s->info.count[NBI_SPLIT_VAL] ? NBI_SPLIT_VAL : NBI_SPLIT_TRAIN;
     size_t most = s->info.count[split] < JUDGE_IMAGES ? 0 : JUDGE_IMAGES;
     nbi_draw draw = {.split = split, .count = most, .seed = nb_ctx_seed(s->ctx)};

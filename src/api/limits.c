@@ -45,11 +45,15 @@ void nbi_judge_limits(const nbi_session *s, nbi_outcome *o, json_t *result) {
     const nb_quantize_options *want = s->o;
     const json_t *q = json_object_get(result, "quantized");
     json_t *limits = json_array();
-    /* tables that happen to be equal are stored once, which no policy counts on */
+    /* as delivered: tables that happen to be equal are stored once, which no policy counts on, and
+     * training may part grids that were one, which takes a copy and a table */
+    const bool planned = nbi_feasible(s->problem, o->cost);
     o->cost[NBI_COST_BYTES] = json_number_value(json_object_get(q, "bytes"));
-    if (want->max_latency > 0 && (!s->costs || nbi_step_costs_measured(s->costs)))
-        o->cost[NBI_COST_LATENCY] = json_number_value(json_object_get(q, "latency"));
+    o->cost[NBI_COST_RAM] = json_number_value(json_object_get(q, "peak_ram"));
+    o->cost[NBI_COST_LATENCY] = json_number_value(json_object_get(q, "latency"));
+    if (json_object_get(q, "energy")) o->cost[NBI_COST_ENERGY] = json_number_value(json_object_get(q, "energy"));
     o->feasible = nbi_feasible(s->problem, o->cost);
+    if (planned && !o->feasible && s->tuned) json_object_set_new(result, "met_untrained", json_true());
     const double size = o->cost[s->for_onnx ? NBI_COST_BYTES_ONNX : NBI_COST_BYTES];
     add_most(limits, s->for_onnx ? "max-size (onnx)" : "max-size", want->max_size, size);
     if (want->compression > 0) {
@@ -70,9 +74,19 @@ void nbi_judge_limits(const nbi_session *s, nbi_outcome *o, json_t *result) {
     json_object_set_new(result, "met", json_boolean(o->feasible));
 }
 
-void nbi_describe_miss(const json_t *result, char *text, size_t size) {
+/* "cannot be met: the closest policy", and whether there is advice. */
+static const char *what_missed(const json_t *result, const char *limit, bool *advise) {
     const char *method = json_string_value(json_object_get(json_object_get(result, "search"), "method"));
-    const bool given = method && !strcmp(method, "policy");
+    *advise = false;
+    if (method && !strcmp(method, "policy")) return "is not met: the given policy";
+    if (json_is_true(json_object_get(result, "met_untrained")) && strcmp(limit, "max-drop"))
+        return "is not met: the policy takes less, but what was trained of it";
+    if (json_is_true(json_object_get(result, "cancelled"))) return "is not met yet: the best so far";
+    *advise = true;
+    return "cannot be met: the closest policy";
+}
+
+void nbi_describe_miss(const json_t *result, char *text, size_t size) {
     const double stays =
         json_number_value(json_object_get(json_object_get(result, "quantized"), "untouched_bytes"));
     char part[64] = "";
@@ -81,13 +95,14 @@ void nbi_describe_miss(const json_t *result, char *text, size_t size) {
     json_array_foreach(json_object_get(result, "limits"), i, row) {
         const char *limit = json_string_value(json_object_get(row, "limit"));
         const struct kind *k = kind_of(limit);
-        const char *advice = given || !k ? NULL : k->advice, *unit = k ? k->unit : "";
+        bool advise;
+        const char *what = what_missed(result, limit, &advise), *unit = k ? k->unit : "";
+        const char *advice = advise && k ? k->advice : NULL;
         if (json_is_true(json_object_get(row, "ok"))) continue;
         if (stays > 0 && !strncmp(limit, "max-size", 8))
             snprintf(part, sizeof part, ", %.6g of them in nodes that stay float", stays);
-        snprintf(text, size, "%s %.6g%s %s: %s, which was written, has %.6g%s%s%s%s%s", limit,
-                 json_number_value(json_object_get(row, "wanted")), unit,
-                 given ? "is not met" : "cannot be met", given ? "the given policy" : "the closest policy",
+        snprintf(text, size, "%s %.6g%s %s, which was written, has %.6g%s%s%s%s%s", limit,
+                 json_number_value(json_object_get(row, "wanted")), unit, what,
                  json_number_value(json_object_get(row, "got")), unit, part, advice ? " (" : "",
                  advice ? advice : "", advice ? ")" : "");
         return;

@@ -410,7 +410,9 @@ static nb_status build_layer(builder *b, int index) {
         for (int i = 0; i < l->n_nodes; i++)
             b->mapped[b->net->graph->node[l->node[i]]->out[0]] = -1;
     }
-    if (!nbi_qat_moves(b->net, l))
+    if (b->o->ties && nbi_qat_keeps_grid(b->q, l))
+        b->q->site_scale[b->net->edge[l->out].site] = b->q->site_scale[b->net->edge[l->in[0]].site];
+    else if (!nbi_qat_moves(b->net, l))
         NB_TRY(quantized(b, b->net->edge[l->out].site, y, l->type == NBI_LAYER_REQUANT, &y));
     b->value[l->out] = y;
     return NB_OK;

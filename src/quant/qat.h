@@ -40,6 +40,8 @@ typedef struct nbi_qat_options {
     bool all_outputs;   /* without labels: every output of the net is compared, as values, not the
                          * one alone; see nbi_qat_taught */
     float temperature;  /* of distillation */
+    bool ties;          /* a requantization that calibration made one to the same grid stays none: one step for
+                         * both, so that the program needs no table and no copy. Not where widths change */
     /* Builds a vertex of its own and sets *out to its tensor; *out = −1: the usual one. For searches
      * that train choices. NULL: none. Such a graph cannot be frozen. */
     nb_status (*vertex)(nb_ctx *ctx, void *user, struct nbi_qat *qat, const nbi_qat_vertex *vertex,

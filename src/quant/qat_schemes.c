@@ -160,3 +160,13 @@ int nbi_qat_quantizers(const nbi_qnet *net, int site) {
         n += net->edge[net->layer[l].out].site == site && !nbi_qat_moves(net, &net->layer[l]);
     return n;
 }
+
+bool nbi_qat_keeps_grid(const nbi_qat *q, const nbi_layer *l) {
+    const int in = q->net->edge[l->in[0]].site, out = q->net->edge[l->out].site;
+    const nbi_site *x = &q->net->site[in], *y = &q->net->site[out];
+    if (l->type != NBI_LAYER_REQUANT || l->lut || q->site_scale[in] < 0) return false;
+    if (nbi_choice_scheme(q->bits[in]) || q->bits[in] != q->bits[out]) return false;
+    const nbi_qparam *a = &x->fit[nbi_choice_bits(q->bits[in])], *b = &y->fit[nbi_choice_bits(q->bits[out])];
+    return a->dtype == b->dtype && a->scale == b->scale && a->zero == b->zero && a->lo == b->lo && a->hi == b->hi &&
+           nbi_qat_quantizers(q->net, out) == 1;
+}

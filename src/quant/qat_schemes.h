@@ -40,6 +40,8 @@ bool nbi_qat_has_zero(const nbi_qat *q, int layer);
 void nbi_qat_site_grid(const nbi_qat *q, int site, nbi_levels *levels, nbi_qparam *out);
 /* Moves and maxima of codes stay on their grid: such a layer has no quantizer. */
 bool nbi_qat_moves(const nbi_qnet *net, const nbi_layer *l);
+/* A requantization to the grid that its input has: nothing is left of it. */
+bool nbi_qat_keeps_grid(const nbi_qat *q, const nbi_layer *l);
 /* How many layers quantize to a site: several in front of a concatenation. */
 int nbi_qat_quantizers(const nbi_qnet *net, int site);
 

@@ -68,13 +68,20 @@ static nbi_step_cost *find_entry(const nbi_step_costs *c, int layer, const nbi_c
     return &c->layer[layer].at[*w][*a];
 }
 
+static bool has_step(const nbi_program *p, const nbi_layer *l) {
+    for (int s = 0; s < p->n_steps; s++)
+        if (p->step[s].out == l->out) return true;
+    return false;
+}
+
 nb_status nbi_step_costs_sum(nb_ctx *ctx, const nbi_step_costs *c, const nbi_choice *bits,
-                             double *seconds, double *energy) {
+                             const nbi_program *program, double *seconds, double *energy) {
     *seconds = c->rest;
     *energy = 0;
     for (int i = 0; i < c->net->n_layers; i++) {
         const nbi_layer *l = &c->net->layer[i];
-        if (is_nothing(c->net, l, bits)) continue;
+        const bool may_vanish = l->type == NBI_LAYER_COPY || l->type == NBI_LAYER_REQUANT;
+        if (program ? may_vanish && !has_step(program, l) : is_nothing(c->net, l, bits)) continue;
         int w, a;
         const nbi_step_cost *at = find_entry(c, i, bits, &w, &a);
         if (isnan(at->seconds) && w)

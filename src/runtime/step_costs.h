@@ -36,10 +36,11 @@ nb_status nbi_step_costs_measure(nb_ctx *ctx, const nbi_qnet *net, const nbi_ste
                                  const uint8_t *input, nbi_step_costs **out);
 void nbi_step_costs_free(nbi_step_costs *costs); /* NULL is allowed */
 
-/* Sums over all layers; *energy is NAN when the table has none. Thread-safe. NB_EFORMAT names the layer
- * that no line of the table fits. */
+/* Sums over all layers; *energy is NAN when the table has none. program: the one that was made, whose
+ * grids training may have moved apart; NULL: as calibration left them. Thread-safe. NB_EFORMAT names the
+ * layer that no line of the table fits. */
 nb_status nbi_step_costs_sum(nb_ctx *ctx, const nbi_step_costs *costs, const nbi_choice *bits,
-                             double *seconds, double *energy);
+                             const nbi_program *program, double *seconds, double *energy);
 bool nbi_step_costs_have_energy(const nbi_step_costs *costs);
 /* Whether they are measured here. */
 bool nbi_step_costs_measured(const nbi_step_costs *costs);

@@ -137,7 +137,8 @@ nb_status nbi_netproblem_cost(nb_ctx *ctx, nbi_netproblem *np, const nbi_choice 
     if (isfinite(np->problem.limit[NBI_COST_RAM]))
         NB_TRY(nbi_netproblem_ram(ctx, np, bits, &out[NBI_COST_RAM]));
     if (!np->costs) return NB_OK;
-    return nbi_step_costs_sum(ctx, np->costs, bits, &out[NBI_COST_LATENCY], &out[NBI_COST_ENERGY]);
+    return nbi_step_costs_sum(ctx, np->costs, bits, NULL, &out[NBI_COST_LATENCY],
+                              &out[NBI_COST_ENERGY]);
 }
 
 static nb_status cost(nb_ctx *ctx, void *self, const uint8_t *policy,

@@ -22,6 +22,17 @@ works eval whole --data builtin:glyphs --limit 64 --quiet
 works "${job[@]}" --quiet --finetune 1 --no-distill --emit c -o labels
 cc -std=c99 -O1 labels/c/*.c -o selftest && ./selftest > /dev/null || fail "the C's self-test fails"
 
+# ---- limits hold after training, too: no grid that was one is parted ------------------------------
+plain=(quantize "$root/examples/glyphs.onnx" --data builtin:glyphs --limit 256 --calib 32 --threads 1 --weight-bits 2
+    --ptq none --search uniform --batch 32 --quiet)
+works "${plain[@]}" --max-size 1M -o untrained
+size() { tr -d ' \n' < "$1/results.json" | sed -E "s/.*\"quantized\":\{[^}]*\"$2\":([0-9]+).*/\1/"; }
+works "${plain[@]}" --finetune 2 --max-size "$(size untrained bytes)" --max-ram "$(size untrained peak_ram)" --emit c -o fits
+[[ $(size fits bytes) == "$(size untrained bytes)" ]] || fail "training takes bytes: $(size fits bytes)"
+grep -q "MODEL_ARENA_BYTES $(size untrained peak_ram)$" fits/c/model.h || fail "training takes RAM"
+says fits/results.json '"best_epoch": ' # it was trained
+[[ $(sed -n 's/.*"best_epoch": \([0-9]*\).*/\1/p' fits/results.json) != 0 ]] || fail "nothing was trained"
+
 # ---- kill -9, Ctrl-C ------------------------------------------------------------------------------
 killed killed/finetune.npz "${job[@]}" --quiet --finetune 3 -o killed
 works "${job[@]}" --quiet --finetune 3 --resume -o killed

@@ -97,9 +97,9 @@ static void test_lines(void **state) {
     assert_int_equal(g->out_c, 16);
     assert_true(c->layer[find_conv(f, 3, 16, 32)].at[8][8].seconds < 4);
     uniform(f, 4, bits);
-    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, &seconds, &energy), NB_OK);
+    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, NULL, &seconds, &energy), NB_OK);
     uniform(f, 8, bits);
-    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, &other, &more), NB_OK);
+    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, NULL, &other, &more), NB_OK);
     assert_true(seconds > 0 && energy > 0 && seconds != other && energy < more);
     nbi_step_costs_free(c);
 }
@@ -150,7 +150,7 @@ static void test_messages(void **state) {
     assert_int_equal(nbi_step_costs_read(f->ctx, f->net, "no/such.csv", &c), NB_EIO);
     assert_int_equal(read_table(f, HEAD "conv,32x32x16>16:3x3/1,4,8,2000,2\n" REST, &c), NB_OK);
     uniform(f, 4, bits); /* the stem has 8 bits */
-    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, &seconds, &energy), NB_EFORMAT);
+    assert_int_equal(nbi_step_costs_sum(f->ctx, c, bits, NULL, &seconds, &energy), NB_EFORMAT);
     assert_non_null(strstr(nb_ctx_message(f->ctx), "weights of 8"));
     nbi_step_costs_free(c);
 }
