@@ -220,8 +220,8 @@ static nb_status fingerprint(const configuring *c, const nbi_session *s, uint64_
                                 o->data.limit,
                                 o->data.val,
                                 (uint64_t)o->data.val_seed,
-                                (uint64_t)o->data.resize,
-                                (uint64_t)o->data.crop,
+                                (uint64_t)s->transform.resize,
+                                (uint64_t)s->transform.crop,
                                 (uint64_t)o->residual_bits,
                                 o->correct,
                                 (uint64_t)s->opset};

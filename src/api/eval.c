@@ -245,9 +245,22 @@ static json_t *side_json(const subject *s, const nbi_metrics *m, double rate) {
     return o;
 }
 
-static bool says_transform(const nbi_graph *g) {
-    return nbi_graph_meta(g, "nibble.scale") || nbi_graph_meta(g, "nibble.mean") ||
-           nbi_graph_meta(g, "nibble.std");
+/* What says how bytes become floats, and what how pictures become bytes. */
+static const char *const transform_keys[2][4] = {{"nibble.scale", "nibble.mean", "nibble.std"},
+                                                 {"nibble.resize", "nibble.crop"}};
+
+static bool says(const nbi_graph *g, const char *const *key) {
+    for (; *key; key++)
+        if (nbi_graph_meta(g, *key)) return true;
+    return false;
+}
+
+static nb_status share(nb_ctx *ctx, const char *const *key, const nbi_graph *from, nbi_graph *to) {
+    for (; *key; key++) {
+        const char *value = nbi_graph_meta(from, *key);
+        if (value) NB_TRY(nbi_graph_set_meta(ctx, to, *key, value));
+    }
+    return NB_OK;
 }
 
 /* Both models. One that does not say how bytes become its input reads them as the other does: a
@@ -255,17 +268,18 @@ static bool says_transform(const nbi_graph *g) {
 static nb_status open_pair(nb_ctx *ctx, const char *const path[2], const nb_data_options *o,
                            subject s[2]) {
     for (int i = 0; i < 2; i++) NB_TRY(open_subject(ctx, path[i], o, NULL, &s[i]));
-    bool says[2] = {says_transform(s[0].model->graph), says_transform(s[1].model->graph)};
-    if (says[0] == says[1]) return NB_OK;
-    int from = says[0] ? 0 : 1, to = 1 - from;
-    const nbi_graph *g = s[from].model->graph;
-    nb_data_options shared = *o;
-    if (!o->scale) shared.scale = nbi_graph_meta(g, "nibble.scale");
-    if (!o->mean) shared.mean = nbi_graph_meta(g, "nibble.mean");
-    if (!o->std) shared.std = nbi_graph_meta(g, "nibble.std");
-    nb_log(ctx, NB_LOG_INFO, "'%s' reads its input as '%s' does", path[to], path[from]);
-    close_subject(&s[to]);
-    return open_subject(ctx, path[to], &shared, NULL, &s[to]);
+    for (size_t k = 0; k < NBI_COUNT(transform_keys); k++) {
+        const char *const *keys = transform_keys[k];
+        bool say[2] = {says(s[0].model->graph, keys), says(s[1].model->graph, keys)};
+        if (say[0] == say[1]) continue;
+        int from = say[0] ? 0 : 1, to = 1 - from;
+        NB_TRY(share(ctx, keys, s[from].model->graph, s[to].model->graph));
+        nb_log(ctx, NB_LOG_INFO, "'%s' reads its input as '%s' does", path[to], path[from]);
+        NB_TRY(nbi_transform_of(ctx, o, s[to].model->graph, &s[to].transform));
+    }
+    if (s[0].transform.resize != s[1].transform.resize || s[0].transform.crop != s[1].transform.crop)
+        nb_log(ctx, NB_LOG_WARNING, "pictures are resized and cropped for both as '%s' says", path[0]);
+    return NB_OK;
 }
 
 /* Scores beside probabilities: both as probabilities. */

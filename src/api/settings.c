@@ -63,6 +63,19 @@ static void spread(float *v, int n, int to) {
     for (int i = n; i < to; i++) v[i] = v[0];
 }
 
+/* --resize and --crop, else as the metadata have it. */
+static nb_status pixels_of(nb_ctx *ctx, int given, const nbi_graph *graph, const char *key, int *out) {
+    const char *text = given ? NULL : nbi_graph_meta(graph, key);
+    char *end;
+    *out = given;
+    if (!text) return NB_OK;
+    const long n = strtol(text, &end, 10);
+    if (end == text || *end || n < 1 || n > 16384)
+        return nb_fail(ctx, NB_EFORMAT, "%s of the model: '%s' is not 1..16384 pixels", key, text);
+    *out = (int)n;
+    return NB_OK;
+}
+
 nb_status nbi_transform_of(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
                            nbi_transform *out) {
     const char *scale = o->scale ? o->scale : nbi_graph_meta(graph, "nibble.scale");
@@ -71,6 +84,8 @@ nb_status nbi_transform_of(nb_ctx *ctx, const nb_data_options *o, const nbi_grap
     nbi_transform t;
     int n, n_mean = 1, n_std = 1;
     nbi_transform_default(&t);
+    NB_TRY(pixels_of(ctx, o->resize, graph, "nibble.resize", &t.resize));
+    NB_TRY(pixels_of(ctx, o->crop, graph, "nibble.crop", &t.crop));
     if (scale) {
         float s[4];
         NB_TRY(parse_reals(ctx, "scale", scale, s, &n));
@@ -104,6 +119,13 @@ nb_status nbi_transform_keep(nb_ctx *ctx, const nbi_transform *t, nbi_graph *gra
             used += (size_t)snprintf(text + used, sizeof text - used, "%s%.9g", i ? "," : "",
                                      (double)lists[k][i]);
         NB_TRY(nbi_graph_set_meta(ctx, graph, keys[k], text));
+    }
+    const int pixels[2] = {t->resize, t->crop};
+    const char *names[2] = {"nibble.resize", "nibble.crop"};
+    for (int k = 0; k < 2; k++) {
+        if (!pixels[k]) continue;
+        snprintf(text, sizeof text, "%d", pixels[k]);
+        NB_TRY(nbi_graph_set_meta(ctx, graph, names[k], text));
     }
     return NB_OK;
 }
@@ -174,7 +196,9 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
         return nb_fail(ctx, NB_EUNSUPPORTED, "the model has %d inputs; data sets feed one",
                        graph->n_inputs);
     const nbi_tensor *x = graph->tensor[graph->input[0]];
-    nbi_data_options d = {.path = o->path, .resize = o->resize, .crop = o->crop,
+    nbi_transform t;
+    NB_TRY(nbi_transform_of(ctx, o, graph, &t));
+    nbi_data_options d = {.path = o->path, .resize = t.resize, .crop = t.crop,
                           .seed = o->val_seed < 0 ? nb_ctx_seed(ctx) : (uint64_t)o->val_seed,
                           .val_count = o->val, .limit = o->limit};
     if (x->rank == 4) {
@@ -186,8 +210,6 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
     NB_TRY(nbi_dataset_open(ctx, &d, &data));
     const nbi_dataset_info *info = nbi_dataset_get(data);
     nb_status st = nbi_check_fits(ctx, graph, info);
-    nbi_transform t;
-    if (st == NB_OK) st = nbi_transform_of(ctx, o, graph, &t);
     if (st == NB_OK && info->is_image && t.n > 1 && t.n != info->channels)
         st = nb_fail(ctx, NB_EINVAL, "mean and std have %d values, the images %d channel%s", t.n,
                      info->channels, info->channels == 1 ? "" : "s");

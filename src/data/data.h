@@ -53,8 +53,9 @@ const nbi_dataset_info *nbi_dataset_get(const nbi_dataset *data);
 nb_status nbi_dataset_sample(nb_ctx *ctx, const nbi_dataset *data, nbi_split split, size_t index,
                              void *out, int *label);
 
-/* u8 H,W,C → float32 C,H,W: ((byte·scale) − mean[c]) / std[c]. */
+/* From a picture to its H,W,C bytes, and from those to float32 C,H,W: ((byte·scale) − mean[c]) / std[c]. */
 typedef struct nbi_transform {
+    int resize, crop; /* as in nbi_data_options, which the reader takes them from; default 0 */
     float scale;      /* default 1/255 */
     float mean[4], std[4]; /* defaults 0 and 1; one value serves all channels when n = 1 */
     int n;            /* values given: 1 or the number of channels */

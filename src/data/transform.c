@@ -10,6 +10,10 @@ void nbi_transform_default(nbi_transform *t) {
 }
 
 uint64_t nbi_transform_hash(uint64_t hash, const nbi_transform *t) {
+    if (t->resize || t->crop) {
+        const int size[] = {t->resize, t->crop};
+        hash = nbi_hash(hash, size, sizeof size);
+    }
     hash = nbi_hash(hash, &t->scale, sizeof t->scale);
     hash = nbi_hash(hash, t->mean, sizeof t->mean);
     return nbi_hash(hash, t->std, sizeof t->std);

@@ -1,5 +1,6 @@
 /* Picture folders and lists: PNG, JPEG, colour, resize, crop, classes, splits, hostile files. */
 #include "data_files.h"
+#include "api/api.h"
 #include "data/image.h"
 
 #include <png.h>
@@ -172,6 +173,47 @@ static void test_sizes(void **state) {
     nbi_dataset_free(data);
 }
 
+/* The first training sample (32×32 RGB) as a model reads it. */
+static void read_as(place *p, const nb_data_options *o, const nbi_graph *model, uint8_t *out) {
+    nbi_dataset *data = NULL;
+    int label;
+    assert_int_equal(nbi_open_data(p->ctx, o, model, &data), NB_OK);
+    assert_int_equal(nbi_dataset_get(data)->sample_bytes, 32 * 32 * 3);
+    assert_int_equal(nbi_dataset_sample(p->ctx, data, NBI_SPLIT_TRAIN, 0, out, &label), NB_OK);
+    nbi_dataset_free(data);
+}
+
+static void test_kept_sizes(void **state) {
+    place *p = *state;
+    static uint8_t given[32 * 32 * 3], kept[32 * 32 * 3];
+    put_png(p, "kept/a.png", 100, 100, 3, 50);
+    const nb_data_options none = {.path = at(p, "kept"), .val_seed = -1};
+    nb_data_options o = none;
+    o.resize = 64, o.crop = 32;
+    nbi_graph *model;
+    nbi_transform t;
+    int x;
+    assert_int_equal(nbi_graph_new(p->ctx, &model), NB_OK);
+    assert_int_equal(nbi_graph_add_tensor(p->ctx, model, "x", NB_DTYPE_F32, 4,
+                                          (const int64_t[]){1, 3, 32, 32}, &x), NB_OK);
+    assert_int_equal(nbi_graph_set_inputs(p->ctx, model, 1, &x), NB_OK);
+    read_as(p, &o, model, given);
+    read_as(p, &none, model, kept);
+    assert_memory_not_equal(given, kept, sizeof given);
+    /* the model remembers them */
+    assert_int_equal(nbi_transform_of(p->ctx, &o, model, &t), NB_OK);
+    assert_int_equal(nbi_transform_keep(p->ctx, &t, model), NB_OK);
+    read_as(p, &none, model, kept);
+    assert_memory_equal(given, kept, sizeof given);
+    /* options win */
+    o.resize = 100;
+    read_as(p, &o, model, given);
+    assert_memory_not_equal(given, kept, sizeof given);
+    assert_int_equal(nbi_graph_set_meta(p->ctx, model, "nibble.crop", "-3"), NB_OK);
+    assert_int_equal(nbi_transform_of(p->ctx, &none, model, &t), NB_EFORMAT);
+    nbi_graph_free(model);
+}
+
 static void test_resize_constant(void **state) {
     place *p = *state;
     for (int h = 1; h < 70; h += 7)
@@ -318,6 +360,7 @@ int main(void) {
         cmocka_unit_test(test_sizes),   cmocka_unit_test(test_resize_constant),
         cmocka_unit_test(test_list),    cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_kept_sizes),
     };
     return cmocka_run_group_tests(tests, place_setup, place_teardown);
 }
