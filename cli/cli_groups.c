@@ -23,7 +23,7 @@ const opt cli_data_options[] = {
      0},
     {"mean", 0, "R,G,B", "then subtracted (default 0)", OPT_TEXT, DATA(mean), 0, 0},
     {"std", 0, "R,G,B", "then divided by (default 1)", OPT_TEXT, DATA(std), 0, 0},
-    {"resize", 0, "N", "shorter side of the images, in pixels", OPT_INT, DATA(resize), 1, 65536},
+    {"resize", 0, "N", "shorter side of picture files, in pixels", OPT_INT, DATA(resize), 1, 65536},
     {"crop", 0, "N", "then the centre, N by N pixels", OPT_INT, DATA(crop), 1, 65536},
 };
 const size_t cli_n_data_options = sizeof cli_data_options / sizeof cli_data_options[0];

@@ -97,7 +97,13 @@ static nb_status open_session(job *j) {
     s->further.on = true;
     s->further.seed = j->seed;
     s->further.time_limit = j->o->time_limit;
-    NB_TRY(nbi_open_data(j->ctx, &j->options.data, s->source, &s->data));
+    /* what the run had may not apply to other data; what is given now must */
+    nb_data_options data = j->options.data;
+    data.resize = j->o->data.resize;
+    data.crop = j->o->data.crop;
+    if (s->transform.resize || s->transform.crop)
+        NB_TRY(nbi_transform_keep(j->ctx, &s->transform, s->source));
+    NB_TRY(nbi_open_data(j->ctx, &data, s->source, &s->data));
     s->info = *nbi_dataset_get(s->data);
     if (j->o->retrain) NB_TRY(nbi_session_refresh(s));
     else if (nbi_file_exists(j->tuned.data)) s->further.tuned = j->tuned.data;

@@ -189,6 +189,13 @@ nb_status nbi_check_fits(nb_ctx *ctx, const nbi_graph *graph, const nbi_dataset_
                    "values", x->name, shape, (long long)have);
 }
 
+/* A model's metadata may ask other data for them: they are of the pictures that it was made with. */
+static nb_status check_files(nb_ctx *ctx, const nb_data_options *o, const nbi_dataset_info *info) {
+    if (info->is_files || (!o->resize && !o->crop)) return NB_OK;
+    return nb_fail(ctx, NB_EINVAL, "%s: '%s' (%s) holds no picture files, which alone are resized and cropped",
+                   o->resize ? "resize" : "crop", o->path, info->kind);
+}
+
 nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *graph,
                         nbi_dataset **out) {
     if (!o->path) return nb_fail(ctx, NB_EINVAL, "no data: name it with --data");
@@ -209,7 +216,8 @@ nb_status nbi_open_data(nb_ctx *ctx, const nb_data_options *o, const nbi_graph *
     nbi_dataset *data;
     NB_TRY(nbi_dataset_open(ctx, &d, &data));
     const nbi_dataset_info *info = nbi_dataset_get(data);
-    nb_status st = nbi_check_fits(ctx, graph, info);
+    nb_status st = check_files(ctx, o, info);
+    if (st == NB_OK) st = nbi_check_fits(ctx, graph, info);
     if (st == NB_OK && info->is_image && t.n > 1 && t.n != info->channels)
         st = nb_fail(ctx, NB_EINVAL, "mean and std have %d values, the images %d channel%s", t.n,
                      info->channels, info->channels == 1 ? "" : "s");

@@ -13,6 +13,7 @@ typedef struct nbi_dataset nbi_dataset;
 typedef struct nbi_dataset_info {
     const char *kind;   /* reader name: "cifar", "idx", "npz", "folder", "list", "builtin" */
     bool is_image;      /* u8 H,W,C (else float32 `shape`) */
+    bool is_files;      /* picture files: resize and crop apply */
     int height, width, channels; /* images */
     int rank;           /* arrays: shape without batch */
     int64_t shape[8];

@@ -170,7 +170,7 @@ static nb_status fill(nb_ctx *ctx, nbi_pictures *p, nbi_dataset *data,
     }
     NB_TRY(plan(ctx, p, options));
     NB_TRY(nbi_alloc(ctx, p->n, sizeof *p->slots, &p->slots));
-    data->info.is_image = data->info.is_flip_safe = true;
+    data->info.is_image = data->info.is_files = data->info.is_flip_safe = true;
     data->info.height = p->height;
     data->info.width = p->width;
     data->info.channels = p->channels;

@@ -209,6 +209,13 @@ static void test_kept_sizes(void **state) {
     o.resize = 100;
     read_as(p, &o, model, given);
     assert_memory_not_equal(given, kept, sizeof given);
+    /* other data has nothing to resize: no matter for the model, but for who asks for it */
+    nb_data_options glyphs = {.path = "builtin:glyphs", .val_seed = -1};
+    read_as(p, &glyphs, model, kept);
+    nbi_dataset *data;
+    glyphs.crop = 32;
+    assert_int_equal(nbi_open_data(p->ctx, &glyphs, model, &data), NB_EINVAL);
+    assert_non_null(strstr(nb_ctx_message(p->ctx), "crop: 'builtin:glyphs'"));
     assert_int_equal(nbi_graph_set_meta(p->ctx, model, "nibble.crop", "-3"), NB_OK);
     assert_int_equal(nbi_transform_of(p->ctx, &none, model, &t), NB_EFORMAT);
     nbi_graph_free(model);
