@@ -100,6 +100,8 @@ static int work(cli *c, quantize_args *a, const char *path) {
     /* metaquantnet scores a given policy with generated weights */
     if (o->policy && strcmp(o->search, "auto") != 0 && strncmp(o->search, "metaquantnet", 12) != 0)
         return cli_wrong(c, "--policy and --search exclude each other");
+    if (o->policy && a->rules.n) return cli_wrong(c, "--policy and --rule exclude each other");
+    if (o->policy && o->trials) return cli_wrong(c, "--policy and --trials exclude each other");
     o->rules = a->rules.items;
     o->n_rules = a->rules.n;
     o->command_line = c->command_line;

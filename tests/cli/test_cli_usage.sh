@@ -114,6 +114,10 @@ run 2 quantize m.onnx -o out --max-drop half
 run 2 quantize m.onnx -o out --for onxx
 says err "did you mean 'onnx'?" "a wrong choice"
 run 2 quantize m.onnx -o out --policy p.json --search uniform
+run 2 quantize m.onnx -o out --policy p.json --rule '.*:4,8'
+says err "--rule exclude each other" "a rule beside a policy"
+run 2 quantize m.onnx -o out --policy p.json --trials 5
+says err "--trials exclude each other" "trials beside a policy"
 run 2 quantize m.onnx
 says err --output "quantize without a folder"
 run 2 eval m.onnx
