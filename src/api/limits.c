@@ -16,7 +16,7 @@ static const struct kind {
     {"max-ram", " bytes", "--residual-bits as narrow as the activations saves copies of streams; activations "
                           "take a byte at any width"},
     {"max-bops", "", WIDER},
-    {"max-latency", " s", "'nibble bench --layers' shows what takes the time"},
+    {"max-latency", " s", "where no --cost-table is given, 'nibble bench' shows what takes the time"},
     {"max-energy", " J", WIDER},
     {"max-drop", " points", "wider weights or activations, or --finetune, bring the metric nearer"},
 };

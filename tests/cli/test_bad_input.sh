@@ -194,6 +194,7 @@ says tight/results.json '"met": false'
 grep -q '"bits": 4' tight/policy.json || fail "a limit out of reach: not the closest policy"
 works eval tight --data builtin:glyphs --limit 64
 refuses 3 "cannot be met" quantize "$good" "${quick[@]}" -o tight2 --compression 500x --quiet
+refuses 3 "'nibble bench' shows" quantize "$good" "${quick[@]}" -o tight3 --max-latency 0.0001ms --search uniform --quiet
 
 # ---- folders that cannot be written --------------------------------------------------------------
 : > file
