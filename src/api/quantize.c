@@ -21,6 +21,22 @@ static bool limits_size(const nb_quantize_options *o) {
     return o->max_size > 0 || o->compression > 0 || o->avg_bits > 0 || o->max_ram > 0 || o->max_bops > 0;
 }
 
+static void warn_of_unjudged(const nbi_session *s) {
+    const nb_quantize_options *o = s->o;
+    const struct {
+        const char *name;
+        bool given;
+    } limit[] = {{"max-latency", o->max_latency > 0}, {"max-energy", o->max_energy > 0},
+                 {"max-drop", o->max_drop >= 0}};
+    char names[64] = "";
+    for (size_t i = 0; i < NBI_COUNT(limit); i++) {
+        size_t at = strlen(names);
+        if (limit[i].given)
+            snprintf(names + at, sizeof names - at, "%s--%s", at ? ", " : "", limit[i].name);
+    }
+    if (*names) nb_log(s->ctx, NB_LOG_WARNING, "not judged by --dry-run: %s", names);
+}
+
 static bool fits(const nbi_session *s, const dry_cost *c) {
     const nb_quantize_options *o = s->o;
     const double size = s->for_onnx ? c->bytes_onnx : c->bytes;
@@ -64,6 +80,7 @@ static nb_status dry_run(nbi_session *s, json_t **out) {
     nb_status st = NB_OK;
     nbi_choice *bits;
     int fitting = 0;
+    warn_of_unjudged(s);
     if (input->rank == 4 && input->c <= 4) nbi_set_pixels(s->net, &s->transform);
     NB_TRY(nbi_alloc(s->ctx, (size_t)s->net->n_sites + 1, sizeof *bits, &bits));
     json_t *root = json_object(), *rows = json_array();

@@ -36,6 +36,11 @@ works quantize "$root/examples/glyphs.onnx" --weight-bits 2,8 --max-size 20K --d
 [[ $(grep -c yes out) == 1 && $(grep -c NO out) == 1 ]] || fail "limits of a dry run: $(cat out)"
 works quantize "$root/examples/glyphs.onnx" --weight-bits 2,8 --max-ram 1 --dry-run --json
 says err "no uniform policy"
+# and what no row is judged by is named
+works quantize "$root/examples/glyphs.onnx" --weight-bits 8 --max-size 80K --max-latency 1us --max-drop 0 --dry-run
+says err "not judged by --dry-run: --max-latency, --max-drop"
+works quantize "$root/examples/glyphs.onnx" --weight-bits 8 --max-size 80K --dry-run
+if grep -q judged err; then fail "a dry run's limit is not judged: $(cat err)"; fi
 # 8-bit weights need no scratch: the only way to this peak, which no cheaper option leads to
 works quantize resnet8.onnx --weight-bits 2,8 --max-ram 32K --max-size 60K --search random --trials 1 \
     --data builtin:glyphs --limit 64 --calib 16 --threads 1 --ptq none -o ram
