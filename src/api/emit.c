@@ -105,6 +105,7 @@ nb_status nbi_export_c(nb_ctx *ctx, const nbi_qnet *net, const nbi_program *prog
 nb_status nbi_copy_qdq(nb_ctx *ctx, const nbi_graph *graph, const nb_export_options *o,
                        json_t *files, json_t **root) {
     struct stat info;
+    if (o->c_name) nb_log(ctx, NB_LOG_WARNING, "for C alone, which --to c asks for: --c-name");
     NB_TRY(nbi_onnx_write(ctx, graph, o->output));
     json_array_append_new(files, nbi_json_string(o->output));
     *root = json_pack("{s:I}", "bytes",

@@ -192,8 +192,9 @@ static bool search_learns(const nb_quantize_options *o) {
     return search && search->learns;
 }
 
-/* What says how to train says nothing without training; --batch is kept for 'nibble finetune'. */
-static void warn_of_training(nb_ctx *ctx, const nb_quantize_options *o) {
+/* What says how to train says nothing without training; --batch is kept for 'nibble finetune'. Nor does
+ * a name of what is not written. */
+static void warn_of_unused(nb_ctx *ctx, const nb_quantize_options *o) {
     const nb_descent_options *d = &o->descent;
     const struct {
         const char *name;
@@ -211,6 +212,8 @@ static void warn_of_training(nb_ctx *ctx, const nb_quantize_options *o) {
     }
     if (o->finetune <= 0 && *names)
         nb_log(ctx, NB_LOG_WARNING, "for fine-tuning alone, which --finetune N asks for: %s", names);
+    if (o->c_name && !o->emit)
+        nb_log(ctx, NB_LOG_WARNING, "for C alone, which --emit c asks for: --c-name");
 }
 
 nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *options,
@@ -228,7 +231,7 @@ nb_status nb_quantize(nb_ctx *ctx, const char *path, const nb_quantize_options *
         if (follows) return NB_OK;
         team = NULL;
     }
-    if (!follows) warn_of_training(ctx, options);
+    if (!follows) warn_of_unused(ctx, options);
     nbi_team_begin(team);
     if (options->settings && !options->dry_run)
         st = nbi_configure(ctx, team, path, options, &own, &about);

@@ -299,6 +299,9 @@ static nb_status calibrate(nbi_session *s) {
         nbi_measure(s->reference, NULL, s->images.label, s->images.n, count, false, &m);
         nbi_warn_chance(ctx, &m, count);
     }
+    if (s->loss_given && !strcmp(s->o->data.metric, "auc") && (!s->labelled || count > 2))
+        return nb_fail(ctx, NB_EINVAL, "--metric auc: it needs labels and one score, or two; the network has %zu%s",
+                       count, s->labelled ? "" : ", the data no labels");
     if (s->loss_given && s->loss == NBI_LOSS_KL && count == 1) {
         nb_log(ctx, NB_LOG_WARNING, "the network has one output: policies are scored by its squared error, "
                "not by '%s'", s->o->data.metric);

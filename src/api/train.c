@@ -227,6 +227,8 @@ static nb_status set_up(trainer *t, const char *path) {
                          .line = tell};
     NB_TRY(nbi_optimizer_parse(t->ctx, o->optimizer, &s->optimizer.kind));
     NB_TRY(nbi_schedule_parse(t->ctx, o->schedule, &s->schedule.kind));
+    if (s->optimizer.kind != NBI_SGD && o->momentum != nb_train_options_default().momentum)
+        nb_log(t->ctx, NB_LOG_WARNING, "--momentum is for sgd alone: '%s' does not use it", o->optimizer);
     s->optimizer.momentum = (float)o->momentum;
     s->optimizer.nesterov = true;
     s->optimizer.clip = (float)o->clip;

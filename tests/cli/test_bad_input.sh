@@ -108,6 +108,8 @@ refuses 1 "$whole" compare "$good" unknown "${glyphs[@]}"
 refuses 1 "$whole" bench unknown --engine integer --seconds 0.01
 works export unknown --to c -o unknown_c
 says err "warning: the C ends in front of node '/block3/Relu_1' (operator Qelu)"
+works export unknown --to qdq --c-name left -o unknown.qdq.onnx
+says err "for C alone, which --to c asks for: --c-name"
 for file in model.h README.txt; do
     says unknown_c/$file "cut in front of node '/block3/Relu_1' (operator Qelu)"
 done
@@ -245,6 +247,7 @@ cmp -s <(grep 'same class' shared) <(grep 'same class' out) || fail "compare B A
 # ---- wrong values --------------------------------------------------------------------------------
 refuses 2 0 quantize "$good" "${quick[@]}" -o made --weight-bits 0,4
 refuses 2 nonsense quantize "$good" "${quick[@]}" -o made --search nonsense
+refuses 2 "--metric auc" quantize "$good" "${quick[@]}" -o made --metric auc
 refuses 2 "'no-such-layer:4,8'" quantize "$good" "${quick[@]}" -o made --rule no-such-layer:4,8
 refuses 2 "'*[:4'" quantize "$good" "${quick[@]}" -o made --rule '*[:4'
 echo '{"policy": [{"tensor": "nobody", "bits": 4}]}' > policy.json

@@ -53,6 +53,10 @@ works "${dry[@]}" --lr 0.1 --start float --optimizer adam --schedule step --warm
     --ema 0.9 --dampen 0.1 --augment crop
 says err "--lr, --start, --optimizer, --schedule, --warmup, --weight-decay, --clip, --ema, --dampen, --augment" \
     "options without --finetune"
+works "${dry[@]}" --c-name left
+says err "for C alone, which --emit c asks for: --c-name"
+works "${dry[@]}" --c-name left --emit c
+grep -q "for C alone" err && fail "--c-name is for nothing: $(cat err)"
 works "${dry[@]}" --finetune 2 --optimizer adam
 grep -q "for fine-tuning alone" err && fail "--optimizer is for nothing: $(cat err)"
 works "${dry[@]}" --search autoqnn --augment crop # which trains with it

@@ -24,6 +24,11 @@ says err "epoch 4 of 4: loss" "train"
 [[ ! -e whole.onnx.checkpoint.npz ]] || fail "a checkpoint is left behind"
 run 0 eval whole.onnx "${data[@]}" --json
 
+run 0 train net.onnx "${data[@]}" --batch 16 --epochs 1 --optimizer adam --momentum 0.5 -o adam.onnx
+says err "--momentum is for sgd alone" "a momentum of adam"
+run 0 train net.onnx "${data[@]}" --batch 16 --epochs 1 --optimizer adam -o adam.onnx
+grep -q -e --momentum err && fail "no momentum is given: $(cat err)"
+
 # killed as soon as there is a checkpoint, then finished
 killed killed.onnx.checkpoint.npz train net.onnx "${common[@]}" --epochs 4 -o killed.onnx
 if [[ -e killed.onnx.checkpoint.npz ]]; then
