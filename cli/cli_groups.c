@@ -12,7 +12,7 @@ const opt cli_data_options[] = {
      "CIFAR binary or IDX folder, .npz, image folder, .csv list, or builtin:glyphs", OPT_TEXT,
      DATA(path), 0, 0},
     {"metric", 0, "top1|top5|loss|kl|mse|cosine|auc",
-     "default: top1; without labels kl, the divergence from the float outputs", OPT_CHOICE,
+     "default: top1; without labels, against the float outputs, kl of classes, else mse", OPT_CHOICE,
      DATA(metric), 0, 0},
     {"limit", 0, "N", "at most so many images of a split", OPT_COUNT, DATA(limit), 1, 1e15},
     {"val", 0, "N", "validation images held out of the training split", OPT_COUNT, DATA(val), 1,

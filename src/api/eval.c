@@ -184,9 +184,15 @@ static nb_status measure(nb_ctx *ctx, const char *path, const char *metric, cons
     return st;
 }
 
+/* One score per class? As quantize takes it: behind a Softmax, or a row for an image or labelled sample. */
+static bool gives_classes(const nbi_graph *g, const nbi_dataset_info *info, size_t count) {
+    if (g->tensor[g->output[0]]->rank != 2 || count < 2) return false;
+    return info->is_image || info->classes > 0 || gives_probabilities(g);
+}
+
 /* The number behind the metric, which must be there where it was asked for. */
-static nb_status name_metric(nb_ctx *ctx, const char *path, const char *metric, json_t *root) {
-    static const char *const order[] = {"top1", "auc", "kl"};
+static nb_status name_metric(nb_ctx *ctx, const char *path, const char *metric, bool classes, json_t *root) {
+    const char *const order[] = {"top1", "auc", classes ? "kl" : "mse"};
     for (size_t i = 0; !metric && i < NBI_COUNT(order); i++)
         if (json_object_get(root, order[i])) metric = order[i];
     if (metric && !json_object_get(root, metric))
@@ -217,7 +223,8 @@ nb_status nb_eval(nb_ctx *ctx, const char *path, const nb_eval_options *o, char 
     json_t *root = nbi_metrics_json(&m);
     json_object_set_new(root, "engine", json_string(s.program ? "integer" : "float"));
     json_object_set_new(root, "images_per_second", json_real(out.rate));
-    st = name_metric(ctx, path, o->data.metric, root);
+    const bool classes = gives_classes(s.model->graph, nbi_dataset_get(data), out.count);
+    st = name_metric(ctx, path, o->data.metric, classes, root);
     if (st == NB_OK) st = nbi_json_text(ctx, root, json);
     else json_decref(root);
 done:

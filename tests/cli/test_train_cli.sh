@@ -29,6 +29,26 @@ says err "--momentum is for sgd alone" "a momentum of adam"
 run 0 train net.onnx "${data[@]}" --batch 16 --epochs 1 --optimizer adam -o adam.onnx
 grep -q -e --momentum err && fail "no momentum is given: $(cat err)"
 
+# without labels, outputs that are no classes are judged by their squared error, here as there
+number() { printf "%0$(($2 * 2))x" "$1" | fold -w 2 | tac | tr -d '\n' | sed 's/../\\x&/g'; } # VALUE BYTES
+{
+    printf "\223NUMPY\001\000v\000%-117s\n" "{'descr': '<f4', 'fortran_order': False, 'shape': (40, 12), }"
+    for ((i = 0; i < 480; i++)); do printf -v byte '\\x%02x' $((i * 37 % 128)) && printf "%b" "\\0\\0$byte\\x3f"; done
+} > x.npy
+crc=$(gzip -c x.npy | tail -c 8 | head -c 4 | od -An -v -tx1 | sed 's/ /\\x/g') # a zip with one stored file
+size=$(number "$(wc -c < x.npy)" 4)
+entry="\\x14\\0\\0\\0\\0\\0\\0\\0\\x21\\0$crc$size$size\\x05\\0\\0\\0"
+{
+    printf "%b" "PK\\x03\\x04${entry}x.npy"
+    cat x.npy
+    printf "%b" "PK\\x01\\x02\\x14\\0$entry$(number 0 14)x.npy"
+    printf "%b" "PK\\x05\\x06$(number 0 4)\\x01\\0\\x01\\0$(number 51 4)$(number $(($(wc -c < x.npy) + 35)) 4)\\0\\0"
+} > x.npz
+run 0 quantize auto.onnx --data x.npz --avg-bits 8 --threads 1 --quiet -o regression
+says regression/results.json '"metric": "mse"'
+run 0 eval regression --data x.npz --threads 1 --json
+says out '"metric":"mse"' "eval"
+
 # killed as soon as there is a checkpoint, then finished
 killed killed.onnx.checkpoint.npz train net.onnx "${common[@]}" --epochs 4 -o killed.onnx
 if [[ -e killed.onnx.checkpoint.npz ]]; then
