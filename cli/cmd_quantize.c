@@ -41,7 +41,9 @@ static const opt how[] = {
      "first searches how the network is calibrated (--calib, --range, --granularity, --first-last, "
      "--schemes fixed), with uniform policies: quantune, grid, random or genetic",
      OPT_TEXT, O(settings), 0, 0},
-    {"trials", 0, "N", "policies to try (default: the method's)", OPT_LONG, O(trials), 1, 1e9},
+    {"trials", 0, "N",
+     "policies to try (default: the method's), beside the single choices that sensitivity and genetic "
+     "measure first", OPT_LONG, O(trials), 1, 1e9},
     {"time-limit", 0, "TIME", "stop the search after, e.g. 10m", OPT_SECONDS, O(time_limit), 1e-3,
      1e9},
     {"policy", 0, "FILE", "take this policy.json; no search", OPT_TEXT, O(policy), 0, 0},
