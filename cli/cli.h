@@ -100,7 +100,7 @@ typedef struct cli_usage {
  * threads, seed and callbacks. Anything but CLI_GO_ON is the exit status: help was printed, or the
  * usage was wrong and that was said. */
 int cli_parse(cli *c, const cli_usage *usage, const char **values);
-/* Says what is wrong and where help is; returns CLI_USAGE. */
+/* Says what is wrong and where help is, with --json on stdout, too; returns CLI_USAGE. */
 int cli_wrong(const cli *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The word of `words` (NULL ends) that `text` was probably meant to be, or NULL. */
 const char *cli_nearest(const char *text, const char *const *words);
@@ -152,6 +152,8 @@ typedef void (*cli_printer)(const json_t *root, const void *user);
 /* Prints the result (as it is with --json, else by `print`) and the error; frees `json`; returns
  * the exit status. `json` may be NULL where the call failed. */
 int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const void *user);
+/* What --json prints of a failure without a result: {"error", "status"}. */
+void cli_print_failure(nb_status status, const char *message);
 
 /* CLI_DONE, or CLI_FAILED and a message when standard output cannot be written. */
 int cli_flush(void);

@@ -35,12 +35,23 @@ static const opt_group *group_of(const parser *p, size_t g) {
     return g + 1 < p->n_groups ? &p->own[g] : p->common;
 }
 
+/* Also before --json is read. */
+static bool asks_json(const cli *c) {
+    for (int i = 0; i < c->argc && strcmp(c->argv[i], "--"); i++)
+        if (!strcmp(c->argv[i], "--json")) return true;
+    return false;
+}
+
 int cli_wrong(const cli *c, const char *format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    if (asks_json(c)) {
+        cli_print_failure(NB_EINVAL, text);
+        cli_flush();
+    }
     cli_say("%s", text);
     fprintf(stderr, "see 'nibble %s --help'\n", c->command);
     return CLI_USAGE;

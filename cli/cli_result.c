@@ -17,8 +17,7 @@ static int exit_status(nb_status status) {
     }
 }
 
-/* With --json a failure without a result is an object, too. */
-static void print_failure(nb_status status, const char *message) {
+void cli_print_failure(nb_status status, const char *message) {
     json_t *object = json_pack("{s:s, s:s}", "error", message, "status", nb_status_text(status));
     char *text = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
     /* a message that is not UTF-8 cannot be packed */
@@ -59,7 +58,7 @@ int cli_finish(cli *c, nb_status status, char *json, cli_printer print, const vo
         int printed = print_result(c, json, print, user);
         if (printed != CLI_DONE) code = printed;
     } else if (c->json && status != NB_OK) {
-        print_failure(status, *message ? message : nb_status_text(status));
+        cli_print_failure(status, *message ? message : nb_status_text(status));
     }
     nb_free(json);
     if (cli_flush() != CLI_DONE) code = CLI_FAILED;

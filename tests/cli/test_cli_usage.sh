@@ -164,6 +164,11 @@ missing export --to c -o c -- no-such-model.onnx
 missing compare no-such-model.onnx no-such-model.onnx --data builtin:glyphs
 run 1 info no-such-model.onnx --json
 is_object out || fail "info --json of a missing model: $(cat out)"
+run 2 bench --json --layers m.onnx
+is_object out || fail "--json of wrong usage: $(cat out)"
+says out "bench has no option '--layers" "wrong usage"
+run 2 bench --layers m.onnx
+[[ ! -s out ]] || fail "wrong usage on stdout: $(cat out)"
 
 # list
 kinds="ops steps schemes searches costs kernels readers formats architectures"
