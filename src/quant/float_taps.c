@@ -55,9 +55,10 @@ static nb_status take(tapping *t, int tap, size_t first, size_t n) {
     if (v.dtype != NB_DTYPE_F32 || v.rank < 1)
         return nb_fail(t->ctx, NB_EUNSUPPORTED, "tensor '%s' is not float32",
                        t->taps->name[tap]);
-    if (v.dim[0] != (int64_t)t->batch)
-        return nb_fail(t->ctx, NB_EUNSUPPORTED, "tensor '%s' has %lld rows for %zu images",
-                       t->taps->name[tap], (long long)v.dim[0], t->batch);
+    const int64_t rows = t->graph->tensor[t->graph->input[0]]->dim[0]; /* more than n where the file fixes them */
+    if (v.dim[0] != rows)
+        return nb_fail(t->ctx, NB_EUNSUPPORTED, "tensor '%s' has %lld rows for %lld images",
+                       t->taps->name[tap], (long long)v.dim[0], (long long)rows);
     v.dim[0] = (int64_t)n;
     size_t total = (size_t)nbi_view_count(&v);
     if (total > t->room) {
