@@ -2,14 +2,12 @@
  * runs, and what lies in front of that operator is trained; a file that fixes its batch, likewise.
  */
 #include "hand_net.h"
+#include "work_folder.h"
 
 #include "onnx/onnx.h"
 
 #include <jansson.h>
 #include <nibble/nibble.h>
-#include <unistd.h>
-
-static char folder[64], path[96], output[96];
 
 /* conv, BatchNormalization, Relu; conv without; an addition; three convolutions; what Foo makes of
  * it; a dense layer. */
@@ -142,22 +140,6 @@ static void test_fixed_batch(void **state) {
     (void)state;
     train(1, false);
     train(3, false);
-}
-
-static int setup(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/nibble-decisions-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/model.onnx", folder);
-    snprintf(output, sizeof output, "%s/out", folder);
-    return 0;
-}
-
-static int teardown(void **state) {
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
 }
 
 int main(void) {

@@ -1,14 +1,12 @@
 /* Networks with several outputs: policies are judged by the model's first one, and the C gives out all,
  * or what float operators make them of. */
 #include "hand_net.h"
+#include "work_folder.h"
 
 #include "onnx/onnx.h"
 
 #include <jansson.h>
 #include <nibble/nibble.h>
-#include <unistd.h>
-
-static char folder[64], path[96], output[96];
 
 /* ---- which one is the first ------------------------------------------------------------------ */
 
@@ -167,22 +165,6 @@ static void test_rows_of_a_batch(void **state) {
         assert_non_null(strstr(nb_ctx_message(h->ctx), "image by image"));
         hand_free(h);
     }
-}
-
-static int setup(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/nibble-outputs-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/model.onnx", folder);
-    snprintf(output, sizeof output, "%s/out", folder);
-    return 0;
-}
-
-static int teardown(void **state) {
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    return system(command);
 }
 
 int main(void) {
